@@ -1,0 +1,356 @@
+"""Reads config.json and generation_config.json, in both dialects that exist.
+
+Google's file spells the shape of full-attention layers as `global_head_dim` and
+`num_global_key_value_heads`; Transformers >= 5.23 saves the same as `per_layer_config`. Sizes are
+never guessed: a missing one is a `ConfigError` that names the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, InputError
+
+logger = logging.getLogger(__name__)
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+# What Transformers writes into every file and no forward pass reads.
+_BOOKKEEPING = set(
+    """
+    transformers_version architectures dtype torch_dtype model_type _name_or_path id2label label2id
+    initializer_range attention_dropout chunk_size_feed_forward is_encoder_decoder problem_type return_dict
+    output_hidden_states output_attentions use_cache bos_token_id eos_token_id pad_token_id
+    tie_word_embeddings text_config vision_config quantization quantization_config
+    boi_token_id eoi_token_id image_token_id video_token_id canvas_length
+    global_head_dim num_global_key_value_heads per_layer_config head_dim num_key_value_heads
+    attention_bias use_bidirectional_attention hidden_activation
+    """.split()  # noqa: SIM905
+)
+
+
+class _Reader:
+    """One JSON object whose values are asked for by name; knows where it came from for messages."""
+
+    def __init__(self, values: Any, where: str, file: str = "config.json"):
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file}: {where or 'the top level'} must be an object, found {values!r}")
+        self.values, self.where, self.file = values, where, file
+
+    def name(self, key: str) -> str:
+        return f"{self.file}: {self.where}{'.' if self.where else ''}{key}"
+
+    def size(self, key: str, needed_for: str) -> int:
+        """A required positive integer."""
+        if self.values.get(key) is None:
+            raise ConfigError(f"{self.name(key)} is missing (needed {needed_for})")
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise ConfigError(f"{self.name(key)} must be a positive integer, found {value!r}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{self.name(key)} must be a number, found {value!r}")
+        return float(value)
+
+
+@dataclass(frozen=True)
+class RopeParameters:
+    """Rotary embedding of one layer type: `rotated` is the share of each head that turns."""
+
+    theta: float
+    rotated: float
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Shapes of the one stack of layers that both encodes and decodes (Hugging Face names).
+
+    `head_dims[i]`, `kv_heads[i]` and `layer_types[i]` belong to layer i.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    moe_intermediate_size: int
+    num_experts: int
+    top_k_experts: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    sliding_window: int
+    vocab_size: int
+    max_position_embeddings: int
+    layer_types: tuple[str, ...]
+    head_dims: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    rope: dict[str, RopeParameters]
+    rms_norm_eps: float = 1e-6
+    final_logit_softcapping: float = 30.0
+
+    @classmethod
+    def from_dict(cls, values: Any) -> TextConfig:
+        """Builds from config.json's `text_config`; `ConfigError` names a missing or bad key."""
+        read = _Reader(values, "text_config")
+        activation = values.get("hidden_activation", "gelu_pytorch_tanh")
+        if activation != "gelu_pytorch_tanh":
+            raise ConfigError(
+                f"{read.name('hidden_activation')} is {activation!r}, only gelu_pytorch_tanh exists"
+            )
+        if values.get("attention_bias"):
+            raise ConfigError(f"{read.name('attention_bias')} is true, but DiffusionGemma has no biases")
+        layers = read.size("num_hidden_layers", "to build the layers")
+        layer_types = _layer_types(read, layers)
+        head_dims, kv_heads = _attention_shapes(read, layer_types)
+        config = cls(
+            hidden_size=read.size("hidden_size", "to build every layer"),
+            intermediate_size=read.size("intermediate_size", "to build the dense MLP"),
+            moe_intermediate_size=read.size("moe_intermediate_size", "to build the experts"),
+            num_experts=read.size("num_experts", "to build the router"),
+            top_k_experts=read.size("top_k_experts", "to route tokens"),
+            num_hidden_layers=layers,
+            num_attention_heads=read.size("num_attention_heads", "to build attention"),
+            sliding_window=read.size("sliding_window", "to build sliding attention"),
+            vocab_size=read.size("vocab_size", "to build the embedding"),
+            max_position_embeddings=read.size("max_position_embeddings", "as the context limit"),
+            layer_types=layer_types,
+            head_dims=head_dims,
+            kv_heads=kv_heads,
+            rope=_rope_parameters(read),
+            rms_norm_eps=read.number("rms_norm_eps", cls.rms_norm_eps),
+            final_logit_softcapping=read.number("final_logit_softcapping", cls.final_logit_softcapping),
+        )
+        if config.top_k_experts > config.num_experts:
+            raise ConfigError(
+                f"{read.name('top_k_experts')} is {config.top_k_experts}, "
+                f"more than num_experts {config.num_experts}"
+            )
+        for i, heads in enumerate(kv_heads):
+            if config.num_attention_heads % heads:
+                raise ConfigError(
+                    f"{read.file}: layer {i} has {heads} key-value heads, "
+                    f"which do not divide num_attention_heads {config.num_attention_heads}"
+                )
+        _report_unknown(
+            values, "text_config", {f.name for f in dataclasses.fields(cls)} | {"rope_parameters"}
+        )
+        return config
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole config.json. `vision` and `quantization` stay as they were written (or None)."""
+
+    text: TextConfig
+    canvas_length: int
+    eos_token_id: tuple[int, ...]
+    image_token_id: int | None
+    vision: dict[str, Any] | None
+    quantization: dict[str, Any] | None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> ModelConfig:
+        """Builds from the parsed config.json; `ConfigError` names what is missing or wrong."""
+        read = _Reader(values, "")
+        if values.get("model_type") != "diffusion_gemma":
+            raise ConfigError(
+                f"{read.name('model_type')} is {values.get('model_type')!r}; "
+                "this package runs 'diffusion_gemma' only"
+            )
+        if "text_config" not in values:
+            raise ConfigError(f"{read.name('text_config')} is missing (needed to build the model)")
+        text = TextConfig.from_dict(values["text_config"])
+        _report_unknown(values, "", set())
+        eos = values.get("eos_token_id")
+        if eos is None:  # Transformers saves it in text_config only
+            eos = values["text_config"].get("eos_token_id", 1)
+        return cls(
+            text=text,
+            canvas_length=read.size("canvas_length", "to size the canvas"),
+            eos_token_id=_token_ids(eos, read.name("eos_token_id")),
+            image_token_id=values.get("image_token_id"),
+            vision=values.get("vision_config"),
+            quantization=values.get("quantization") or values.get("quantization_config"),
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ModelConfig:
+        """Reads `directory`/config.json; `ConfigError` when it is missing, unreadable or incomplete."""
+        return cls.from_dict(read_json(Path(directory) / "config.json"))
+
+
+# name -> (type, smallest, largest, unit); what generate() accepts as a setting
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "max_new_tokens": (int, 1, 2**31 - 1),
+    "max_denoising_steps": (int, 1, 10_000),
+    "t_min": (float, 1e-3, 100.0),
+    "t_max": (float, 1e-3, 100.0),
+    "entropy_bound": (float, 0.0, 1e6),
+    "stability_threshold": (int, 0, 10_000),
+    "confidence_threshold": (float, 0.0, 1e6),
+}
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How to denoise. Defaults are the released checkpoint's; entropies are in nats.
+
+    max_new_tokens: most tokens of a generation (prompt excluded).
+    max_denoising_steps: most decoder passes per canvas.
+    t_min, t_max: temperature runs linearly from near t_max (first step) to near t_min (last step).
+    entropy_bound: a step accepts the most certain positions, while the entropies before each add to at most
+        this.
+    stability_threshold: how many steps in a row must repeat the argmax canvas before stopping.
+    confidence_threshold: mean entropy below which a stable canvas is finished.
+    eos_token_id: ids that end the generation; pad_token_id: what fills a canvas after them.
+    """
+
+    max_new_tokens: int = 256
+    max_denoising_steps: int = 48
+    t_min: float = 0.4
+    t_max: float = 0.8
+    entropy_bound: float = 0.1
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+    eos_token_id: tuple[int, ...] = (1, 106, 50)
+    pad_token_id: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Any) -> GenerationConfig:
+        """Builds from the parsed generation_config.json, flat or nested (older files)."""
+        _Reader(values, "", "generation_config.json")
+        flat = dict(values)
+        for nested in ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config"):
+            flat |= flat.pop(nested, None) or {}
+        settings = {k: v for k, v in flat.items() if k in _RANGES and v is not None}
+        if flat.get("eos_token_id") is not None:
+            settings["eos_token_id"] = flat["eos_token_id"]
+        if flat.get("pad_token_id") is not None:
+            settings["pad_token_id"] = flat["pad_token_id"]
+        try:
+            return cls().override(**settings)
+        except InputError as error:
+            raise ConfigError(f"generation_config.json: {error}") from None
+
+    @classmethod
+    def load(cls, directory: str | Path, eos_token_id: tuple[int, ...] = eos_token_id) -> GenerationConfig:
+        """Reads `directory`/generation_config.json; without one, defaults with the model's stop ids."""
+        path = Path(directory) / "generation_config.json"
+        return cls.from_dict(read_json(path)) if path.exists() else cls(eos_token_id=eos_token_id)
+
+    def override(self, **settings: Any) -> GenerationConfig:
+        """A copy with `settings` replaced; None keeps a value. `InputError` names range or unknown name."""
+        changes: dict[str, Any] = {}
+        for name, value in settings.items():
+            if value is None:
+                continue
+            if name in _RANGES:
+                changes[name] = _in_range(name, value)
+            elif name == "eos_token_id":
+                changes[name] = _token_ids(value, name)
+            elif name == "pad_token_id":
+                changes[name] = _token_ids(value, name)[0]
+            else:
+                known = ", ".join([*_RANGES, "eos_token_id", "pad_token_id"])
+                raise InputError(f"unknown setting {name!r}; known settings are {known}")
+        config = dataclasses.replace(self, **changes)
+        if config.t_min > config.t_max:
+            raise InputError(
+                f"t_min {config.t_min:g} is above t_max {config.t_max:g}; it must be between 0.001 and t_max"
+            )
+        return config
+
+
+def read_json(path: Path) -> Any:
+    """Parses a JSON file; `ConfigError` says when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent}: no {path.name} in it; is this a model directory?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not readable as JSON ({error}); download it again") from None
+
+
+def _layer_types(read: _Reader, layers: int) -> tuple[str, ...]:
+    types = read.values.get("layer_types")
+    if types is None:
+        raise ConfigError(f"{read.name('layer_types')} is missing (needed to know which layers slide)")
+    if not isinstance(types, list) or len(types) != layers or any(t not in (SLIDING, FULL) for t in types):
+        raise ConfigError(
+            f"{read.name('layer_types')} must list {SLIDING} or {FULL} for each of {layers} layers"
+        )
+    return tuple(types)
+
+
+def _attention_shapes(read: _Reader, layer_types: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(head_dim, key-value heads) of each layer, from whichever dialect the file speaks."""
+    overrides = read.values.get("per_layer_config")
+    if overrides is not None and not isinstance(overrides, dict):
+        raise ConfigError(f"{read.name('per_layer_config')} must be an object, found {overrides!r}")
+    # Keys are layer numbers, zero-padded by Transformers ("05").
+    per_layer = {int(k): v for k, v in (overrides or {}).items() if str(k).isdigit()}
+    head_dims, kv_heads = [], []
+    for i, kind in enumerate(layer_types):
+        if i in per_layer:
+            # A value that equals the shared one is not repeated per layer.
+            layer = _Reader({**read.values, **per_layer[i]}, f"text_config.per_layer_config.{i}")
+            head_dims.append(layer.size("head_dim", f"to build attention of layer {i}"))
+            kv_heads.append(layer.size("num_key_value_heads", f"to build attention of layer {i}"))
+        elif kind == SLIDING or overrides is not None:
+            head_dims.append(read.size("head_dim", "to build attention"))
+            kv_heads.append(read.size("num_key_value_heads", "to build attention"))
+        else:
+            head_dims.append(read.size("global_head_dim", "to build full attention; or per_layer_config"))
+            kv_heads.append(
+                read.size("num_global_key_value_heads", "to build full attention; or per_layer_config")
+            )
+    return tuple(head_dims), tuple(kv_heads)
+
+
+def _rope_parameters(read: _Reader) -> dict[str, RopeParameters]:
+    parameters = read.values.get("rope_parameters")
+    if not isinstance(parameters, dict):
+        raise ConfigError(f"{read.name('rope_parameters')} is missing (needed to rotate queries and keys)")
+    rope = {}
+    for kind, rope_type in ((SLIDING, "default"), (FULL, "proportional")):
+        one = _Reader(parameters.get(kind, {}), f"text_config.rope_parameters.{kind}")
+        found = one.values.get("rope_type", rope_type)
+        if found != rope_type or one.number("factor", 1.0) != 1.0:
+            raise ConfigError(
+                f"{one.name('rope_type')} is {found!r} (scaled or not); only plain {rope_type!r} exists"
+            )
+        if "rope_theta" not in one.values:
+            raise ConfigError(f"{one.name('rope_theta')} is missing (needed to rotate queries and keys)")
+        rope[kind] = RopeParameters(one.number("rope_theta", 0.0), one.number("partial_rotary_factor", 1.0))
+    return rope
+
+
+def _token_ids(value: Any, name: str) -> tuple[int, ...]:
+    ids = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not ids or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
+        raise InputError(f"{name} must be a token id or a list of them, found {value!r}")
+    return ids
+
+
+def _in_range(name: str, value: Any) -> int | float:
+    kind, low, high = _RANGES[name]
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    ok = ok and (kind is float or float(value).is_integer()) and low <= value <= high
+    if not ok:
+        what = "an integer" if kind is int else "a number"
+        raise InputError(f"{name} must be {what} from {low:g} to {high:g}, found {value!r}")
+    return kind(value)
+
+
+def _report_unknown(values: dict[str, Any], where: str, known: set[str]) -> None:
+    unknown = sorted(set(values) - known - _BOOKKEEPING)
+    if unknown:
+        logger.warning("config.json: %s: unknown keys ignored: %s", where or "top level", ", ".join(unknown))

@@ -1,0 +1,218 @@
+"""Canvas after canvas: the `Generation` that a caller iterates."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .channels import ChannelParser, ToolCall
+from .config import GenerationConfig
+from .denoise import Step, denoise
+from .errors import InputError
+from .model import DiffusionGemma
+from .sampling import SeededDraws
+from .stats import Stats
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Block:
+    """One committed canvas, cut at the stop id and at `max_new_tokens`.
+
+    thought, answer, tool_calls: what this block added to each. token_ids: up to and including the stop id.
+    mean_entropy: nats, at the last step. converged: False when the step cap ended the canvas.
+    """
+
+    index: int
+    token_ids: list[int]
+    thought: str
+    answer: str
+    tool_calls: tuple[ToolCall, ...]
+    denoising_steps: int
+    mean_entropy: float
+    converged: bool
+    seconds: float
+
+
+def generate(
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[dict[str, Any]] | Sequence[int],
+    *,
+    thinking: bool = False,
+    system: str | None = None,
+    tools: Sequence[Any] | None = None,
+    seed: int | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    **settings: Any,
+) -> Generation:
+    """Prepares a generation; nothing runs before it is iterated or asked for a result.
+
+    prompt: a question, chat messages (dicts of role and content), or token ids that are taken as they are.
+    thinking: let the model think before it answers. system: a system message. tools: functions with
+    type hints, or their JSON descriptions. seed: same seed, same text; None chooses one (see `.seed`).
+    on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it
+    out when nobody watches. settings: fields of `GenerationConfig` that replace the checkpoint's, such as
+    `max_new_tokens=1024, entropy_bound=0.05`.
+
+    Raises `InputError` for an empty prompt, one beyond the context limit, or a bad setting.
+    """
+    return Generation(
+        model,
+        tokenizer,
+        tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools),
+        model.generation_config.override(**settings),
+        _checked_seed(seed),
+        on_step,
+    )
+
+
+class Generation:
+    """An answer in the making. Iterating yields each `Block` as its canvas converges.
+
+    `thought`, `answer`, `tool_calls`, `finish_reason`, `token_ids` and `str()` run to the end first;
+    `blocks`, `stats`, `seed` and `prompt_ids` show what is there. Iterating again replays the blocks.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionGemma,
+        tokenizer: Tokenizer,
+        prompt_ids: list[int],
+        settings: GenerationConfig,
+        seed: int,
+        on_step: Callable[[Step], None] | None = None,
+    ):
+        self.model, self.tokenizer, self.settings, self.on_step = model, tokenizer, settings, on_step
+        self.prompt_ids, self.seed = prompt_ids, seed
+        self.blocks: list[Block] = []
+        self.stats = Stats(model.config.canvas_length, len(prompt_ids))
+        self._finish_reason: str | None = None
+        self._canvases = math.ceil(settings.max_new_tokens / model.config.canvas_length)
+        self._check_context()
+        self._running = self._run()
+
+    def __iter__(self) -> Iterator[Block]:
+        index = 0
+        while index < len(self.blocks) or self._advance():
+            yield self.blocks[index]
+            index += 1
+
+    @property
+    def thought(self) -> str:
+        return "".join(block.thought for block in self)
+
+    @property
+    def answer(self) -> str:
+        return "".join(block.answer for block in self)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return [call for block in self for call in block.tool_calls]
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for block in self for token in block.token_ids]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """ "stop": a stop id came; "length": max_new_tokens was reached."""
+        list(self)
+        return self._finish_reason
+
+    def __str__(self) -> str:
+        return self.answer
+
+    def _advance(self) -> bool:
+        """Runs until the next block is there; False when there is none."""
+        block = next(self._running, None)
+        if block is not None:
+            self.blocks.append(block)
+        return block is not None
+
+    def _run(self) -> Iterator[Block]:
+        model, settings, stats = self.model, self.settings, self.stats
+        mx.reset_peak_memory()
+        clock = time.perf_counter()
+        cache = model.make_cache()
+        model.encode(mx.array([self.prompt_ids], dtype=mx.int32), cache)
+        stats.prefill_seconds = time.perf_counter() - clock
+
+        parser = ChannelParser(self.tokenizer)
+        remaining = settings.max_new_tokens
+        for index in range(self._canvases):
+            draws = SeededDraws(
+                self.seed,
+                [0],
+                index,
+                attempt=0,
+                length=stats.canvas_length,
+                vocab_size=model.config.text.vocab_size,
+            )
+            started = time.perf_counter()
+            canvas = denoise(model, cache, settings, draws, self.on_step)
+            now = time.perf_counter()
+            stats.denoising_seconds += now - started
+
+            ids, stopped = _until_stop(np.array(canvas.ids)[0, :remaining].tolist(), settings.eos_token_id)
+            remaining -= len(ids)
+            self._finish_reason = "stop" if stopped else "length" if remaining == 0 else None
+            delta = parser.feed(ids)
+            if self._finish_reason:
+                delta += parser.finish()
+
+            stats.blocks += 1
+            stats.denoising_steps += canvas.steps
+            stats.new_tokens += len(ids)
+            stats.answer_tokens += delta.answer_tokens
+            stats.peak_memory_gb = mx.get_peak_memory() / 1e9
+            stats.seconds += now - clock
+            yield Block(
+                index=index,
+                token_ids=ids,
+                thought=delta.thought,
+                answer=delta.answer,
+                tool_calls=delta.tool_calls,
+                denoising_steps=canvas.steps,
+                mean_entropy=canvas.mean_entropy[0],
+                converged=canvas.converged[0],
+                seconds=now - started,
+            )
+            clock = time.perf_counter()  # the caller's own time between blocks is not ours
+            if self._finish_reason:
+                return
+            model.encode(canvas.ids, cache)
+
+    def _check_context(self) -> None:
+        limit, length = self.model.config.text.max_position_embeddings, self.stats.canvas_length
+        needed = len(self.prompt_ids) + self._canvases * length
+        if needed > limit:
+            raise InputError(
+                f"the prompt has {len(self.prompt_ids)} tokens and max_new_tokens "
+                f"{self.settings.max_new_tokens} needs {self._canvases} canvases of {length}: "
+                f"{needed} positions, but the context holds {limit}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
+
+
+def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> tuple[list[int], bool]:
+    """`ids` up to and including the first stop id, and whether there was one."""
+    for position, token in enumerate(ids):
+        if token in stop_ids:
+            return ids[: position + 1], True
+    return ids, False
+
+
+def _checked_seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(32)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
+    return seed

@@ -1,0 +1,163 @@
+"""From a directory or a hub id to a model and a tokenizer.
+
+Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized if and only if its
+`.scales` are there. Nothing is built before names and shapes of all tensors have been checked.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from .config import GenerationConfig, ModelConfig
+from .errors import CheckpointError, ConfigError, InputError
+from .model import DiffusionGemma
+from .tokenizer import Tokenizer
+from .weights import read_tensors, tensor_infos, weight_files
+
+# Of the hub's files, those a model is loaded from.
+HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
+# Weights that the text path does not run; conversions keep them.
+_NOT_LOADED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
+
+
+def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[DiffusionGemma, Tokenizer]:
+    """Loads `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
+
+    dtype: of the activations and unquantized weights. None keeps the checkpoint's, except on MLX's CPU
+    backend, where bfloat16 is ten times slower than float32: there it is float32.
+    Raises `InputError` (a subclass names what is wrong) when the checkpoint cannot be used.
+    """
+    directory = resolve(path_or_hf_repo)
+    return load_model(directory, dtype), Tokenizer.load(directory)
+
+
+def resolve(path_or_hf_repo: str | Path) -> Path:
+    """The local directory of "demo", a path or a hub id; downloads what is not there yet."""
+    if str(path_or_hf_repo) == "demo":
+        return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"
+    path = Path(path_or_hf_repo).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(
+            f"{path} is a file; give the model's directory, a hub id such as owner/name, or 'demo'"
+        )
+    if len(path.parts) != 2 or path.is_absolute() or str(path_or_hf_repo).startswith((".", "~")):
+        raise InputError(
+            f"{path}: no such directory; give a model directory, a hub id such as owner/name, or 'demo'"
+        )
+    return _download(str(path_or_hf_repo))
+
+
+def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
+    """Builds a checkpoint directory's model with evaluated weights; see `load` for `dtype` and errors."""
+    directory = Path(directory)
+    config = ModelConfig.load(directory)
+    model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
+    shapes = {_module_name(name): info.shape for name, info in tensor_infos(directory).items()}
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)}
+    _quantize_like(model, shapes, config.quantization or {})
+    _check_names_and_shapes(model, shapes, directory)
+
+    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
+        dtype = mx.float32
+    weights = {_module_name(name): tensor for name, tensor in read_tensors(weight_files(directory)).items()}
+    weights = {name: _cast(weights[name], dtype) for name in shapes}
+    model.load_weights(list(weights.items()))
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{repo}: no such directory here and no such model on the hub; check the name, "
+            "or log in with `hf auth login` if it is gated or private"
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{repo}: no such directory here, and it could not be downloaded ({reason})"
+        ) from None
+
+
+def _module_name(name: str) -> str:
+    """Hugging Face stores expert stacks without the `.weight` that a module's parameter has."""
+    return f"{name}.weight" if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else name
+
+
+def _quantize_like(
+    model: nn.Module, shapes: dict[str, tuple[int, ...]], quantization: dict[str, Any]
+) -> None:
+    """Makes quantized modules of those that have `.scales` in the checkpoint, as `quantization` says."""
+
+    def parameters(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in shapes:
+            return False
+        if not hasattr(module, "to_quantized"):
+            raise CheckpointError(
+                f"{path} is quantized in the checkpoint, but only projections and embeddings can be"
+            )
+        chosen = quantization.get(path, quantization)
+        try:
+            # An override without `mode` means affine, whatever the rest of the model uses.
+            return {
+                "group_size": chosen["group_size"],
+                "bits": chosen["bits"],
+                "mode": chosen.get("mode", "affine"),
+            }
+        except (KeyError, TypeError):
+            raise ConfigError(f"config.json: quantization gives no group_size and bits for {path}") from None
+
+    try:
+        nn.quantize(model, class_predicate=parameters)
+    except ValueError as error:
+        raise CheckpointError(
+            f"config.json: the quantization block does not fit the model ({error})"
+        ) from None
+
+
+def _check_names_and_shapes(model: nn.Module, shapes: dict[str, tuple[int, ...]], directory: Path) -> None:
+    """Compares the checkpoint with what the config calls for; `CheckpointError` names at most ten tensors."""
+    parameters: Any = tree_flatten(model.parameters())
+    expected = {name: tuple(array.shape) for name, array in parameters}
+    missing = sorted(expected.keys() - shapes.keys())
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {_some(missing)} missing; the download is incomplete or config.json differs"
+        )
+    extra = sorted(shapes.keys() - expected.keys())
+    if extra:
+        raise CheckpointError(
+            f"{directory}: {_some(extra)} unknown to this model; config.json does not fit the weights"
+        )
+    wrong = [
+        f"{name} is {list(shapes[name])}, not {list(expected[name])}"
+        for name in expected
+        if shapes[name] != expected[name]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: wrong shapes, config.json does not fit the weights: {_some(wrong, '; ')}"
+        )
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return separator.join(names[:10]) + rest
+
+
+def _cast(tensor: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    return tensor.astype(dtype) if dtype is not None and mx.issubdtype(tensor.dtype, mx.floating) else tensor

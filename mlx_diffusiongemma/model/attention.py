@@ -1,0 +1,82 @@
+"""Attention of one layer; encode and decode differ only in the cache call and the mask."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache import FullLayerCache, KeysValues, SlidingLayerCache
+from ..config import FULL, RopeParameters, TextConfig
+
+Mask = mx.array | str | None
+
+
+class RoPE:
+    """Split-half rotary embedding of `rotated * head_dim` features per head, in pairs (i, i + head_dim / 2).
+
+    The frequency exponent is divided by the full head_dim even when few pairs turn ("proportional"
+    RoPE of Gemma 4); the others have infinite wavelength. Not a Module: nothing here is a parameter.
+    """
+
+    def __init__(self, head_dim: int, parameters: RopeParameters):
+        self.head_dim = head_dim
+        live = int(parameters.rotated * head_dim // 2)
+        exponents = mx.arange(0, 2 * live, 2, dtype=mx.float32) / head_dim
+        still = mx.full((head_dim // 2 - live,), mx.inf)
+        self.wavelengths = mx.concatenate([parameters.theta**exponents, still])
+        # Evaluated now: a lazy array belongs to this thread's stream and would fail in another thread.
+        mx.eval(self.wavelengths)
+
+    def __call__(self, x: mx.array, offset: int) -> mx.array:
+        """Rotates `x [B, heads, L, head_dim]` whose first row stands at position `offset`."""
+        return mx.fast.rope(
+            x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
+        )
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with per-head norms of q, k and v and a scale of 1."""
+
+    def __init__(self, config: TextConfig, layer: int):
+        super().__init__()
+        self.heads, self.kv_heads = config.num_attention_heads, config.kv_heads[layer]
+        self.head_dim, self.eps = config.head_dims[layer], config.rms_norm_eps
+        kind = config.layer_types[layer]
+        hidden, width = config.hidden_size, self.head_dim
+        self.q_proj = nn.Linear(hidden, self.heads * width, bias=False)
+        self.k_proj = nn.Linear(hidden, self.kv_heads * width, bias=False)
+        if kind != FULL:  # full layers have K = V
+            self.v_proj = nn.Linear(hidden, self.kv_heads * width, bias=False)
+        self.o_proj = nn.Linear(self.heads * width, hidden, bias=False)
+        self.q_norm = nn.RMSNorm(width, eps=self.eps)
+        self.k_norm = nn.RMSNorm(width, eps=self.eps)
+        self.rope = RoPE(width, config.rope[kind])
+
+    def keys_values(self, x: mx.array, offset: int) -> KeysValues:
+        """K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` at positions from `offset` on."""
+        keys = self._split(self.k_proj(x), self.kv_heads)
+        # On full layers V is the raw key projection: before its norm and before RoPE.
+        values = self._split(self.v_proj(x), self.kv_heads) if "v_proj" in self else keys
+        keys = self.rope(self.k_norm(keys).swapaxes(1, 2), offset)
+        values = mx.fast.rms_norm(values, None, self.eps).swapaxes(1, 2)
+        return keys, values
+
+    def encode(
+        self, x: mx.array, offset: int, mask: Mask, cache: FullLayerCache | SlidingLayerCache
+    ) -> mx.array:
+        """Rows `x [B, L, D]` attend to the cache and to themselves, and are stored."""
+        return self._attend(x, offset, cache.append(*self.keys_values(x, offset)), mask)
+
+    def decode(self, x: mx.array, offset: int, cache: FullLayerCache | SlidingLayerCache) -> mx.array:
+        """Every canvas row attends to all that the cache holds and to the whole canvas; nothing is stored."""
+        return self._attend(x, offset, cache.peek(*self.keys_values(x, offset)), None)
+
+    def _attend(self, x: mx.array, offset: int, keys_values: KeysValues, mask: Mask) -> mx.array:
+        queries = self.q_norm(self._split(self.q_proj(x), self.heads)).swapaxes(1, 2)
+        queries = self.rope(queries, offset)
+        keys, values = keys_values
+        out = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
+        return self.o_proj(out.swapaxes(1, 2).flatten(2))
+
+    def _split(self, x: mx.array, heads: int) -> mx.array:
+        return x.reshape(*x.shape[:2], heads, self.head_dim)

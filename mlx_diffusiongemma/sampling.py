@@ -1,0 +1,124 @@
+"""One denoising step as a pure function: `CanvasState -> CanvasState`.
+
+Also the temperature schedule and the random draws, so that everything that decides which token
+appears stands in one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from .cache import PrefixCache
+from .config import GenerationConfig
+from .ops import Acceptance, RowStatistics, accept_and_renoise, row_statistics
+
+if TYPE_CHECKING:
+    from .model import DiffusionGemma
+
+
+class Draws(Protocol):
+    """Where a canvas's randomness comes from: two draws per position and step."""
+
+    def initial(self) -> mx.array:
+        """The noise a canvas starts from: int32 `[B, C]`, uniform over the vocabulary."""
+        ...
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        """For step `index` (0, 1, ...): uniforms in [0, 1) fp32 `[B, C]` and noise tokens int32 `[B, C]`."""
+        ...
+
+
+class SeededDraws:
+    """Draws that depend only on (seed, candidate, block, attempt, step), never on the batch around them."""
+
+    def __init__(
+        self, seed: int, candidates: Sequence[int], block: int, attempt: int, length: int, vocab_size: int
+    ):
+        self.streams = [(seed, candidate, block, attempt) for candidate in candidates]
+        self.length, self.vocab_size = length, vocab_size
+
+    def initial(self) -> mx.array:
+        return self._noise([self._key(stream, 0) for stream in self.streams])
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        pairs = [mx.random.split(self._key(stream, index + 1)) for stream in self.streams]
+        uniforms = mx.stack([mx.random.uniform(shape=(self.length,), key=pair[0]) for pair in pairs])
+        return uniforms, self._noise([pair[1] for pair in pairs])
+
+    def _key(self, stream: tuple[int, ...], step: int) -> mx.array:
+        # SeedSequence mixes the coordinates; MLX has no fold_in.
+        return mx.random.key(int(np.random.SeedSequence((*stream, step)).generate_state(1, np.uint64)[0]))
+
+    def _noise(self, keys: list[mx.array]) -> mx.array:
+        return mx.stack([mx.random.randint(0, self.vocab_size, (self.length,), key=key) for key in keys])
+
+
+class CanvasState(NamedTuple):
+    """What one step hands to the next.
+
+    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`).
+    soft_embedding: `[B, C, D]`, None before the first step.
+    entropies: fp32 `[B, C]`, nats, of the step that made this state; None before the first.
+    """
+
+    acceptance: Acceptance
+    soft_embedding: mx.array | None
+    entropies: mx.array | None
+
+
+def initial_state(noise: mx.array) -> CanvasState:
+    """A canvas `[B, C]` of pure noise. No token equals the argmax -1, so step 1 is never stable."""
+    rows = noise.shape[0]
+    acceptance = Acceptance(
+        canvas=noise,
+        argmax=mx.full(noise.shape, -1, dtype=mx.int32),
+        accepted=mx.zeros(noise.shape, dtype=mx.bool_),
+        stable_steps=mx.zeros((rows,), dtype=mx.int32),
+        mean_entropy=mx.zeros((rows,)),
+        done=mx.zeros((rows,), dtype=mx.bool_),
+    )
+    return CanvasState(acceptance, soft_embedding=None, entropies=None)
+
+
+def temperature_at(step: int, settings: GenerationConfig) -> float:
+    """Linear schedule; `step` counts down from max_denoising_steps (near t_max) to 1 (near t_min)."""
+    return settings.t_min + (settings.t_max - settings.t_min) * step / settings.max_denoising_steps
+
+
+def denoise_step(
+    model: DiffusionGemma,
+    cache: PrefixCache,
+    state: CanvasState,
+    temperature: float,
+    draws: tuple[mx.array, mx.array],
+    settings: GenerationConfig,
+) -> CanvasState:
+    """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here."""
+    uniforms, noise = draws
+    before = state.acceptance
+    rows, length = before.canvas.shape
+
+    hidden = model.decode_hidden(before.canvas, cache, state.soft_embedding)
+    logits = model.logits(hidden).reshape(rows * length, -1)  # [B * C, V]
+    softcap = model.config.text.final_logit_softcapping
+    statistics = row_statistics(logits, uniforms.flatten(), temperature, softcap)
+    argmaxes, samples, entropies, _ = RowStatistics(*(x.reshape(rows, length) for x in statistics))
+    after = accept_and_renoise(
+        entropies=entropies,
+        samples=samples,
+        argmaxes=argmaxes,
+        noise=noise,
+        previous=before,
+        entropy_bound=settings.entropy_bound,
+        stability_threshold=settings.stability_threshold,
+        confidence_threshold=settings.confidence_threshold,
+    )
+    processed = mx.tanh(logits.astype(mx.float32) / softcap) * (softcap / temperature)
+    soft = model.soft_embedding(processed.reshape(rows, length, -1))
+    if state.soft_embedding is not None:
+        soft = mx.where(before.done[:, None, None], state.soft_embedding, soft)
+    return CanvasState(after, soft, entropies)

@@ -1,0 +1,83 @@
+"""What a generation cost. Three throughputs that are often mixed up, always under their own names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class Stats:
+    """Counts and times of one generation, so far; throughputs follow from them (0 before the first block).
+
+    Tokens: prompt_tokens; new_tokens, up to and including the stop id; answer_tokens, those of them that
+    reach the caller as answer or tool call (no thought, no delimiters). blocks: committed canvases.
+    denoising_steps: decoder passes. Times in seconds: prefill_seconds encodes the prompt,
+    denoising_seconds is spent in steps, seconds is everything.
+    peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
+    """
+
+    canvas_length: int
+    prompt_tokens: int
+    new_tokens: int = 0
+    answer_tokens: int = 0
+    blocks: int = 0
+    denoising_steps: int = 0
+    prefill_seconds: float = 0.0
+    denoising_seconds: float = 0.0
+    seconds: float = 0.0
+    peak_memory_gb: float = 0.0
+
+    @property
+    def steps_per_block(self) -> float:
+        return _ratio(self.denoising_steps, self.blocks)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """New tokens per denoising step, as the reference counts them."""
+        return _ratio(self.new_tokens, self.denoising_steps)
+
+    @property
+    def in_step_tokens_per_second(self) -> float:
+        """Canvas length over seconds per step: how fast the step is, whatever it takes to converge."""
+        return _ratio(self.canvas_length * self.denoising_steps, self.denoising_seconds)
+
+    @property
+    def gross_tokens_per_second(self) -> float:
+        """Canvas positions committed over all time, padding behind the stop id included."""
+        return _ratio(self.canvas_length * self.blocks, self.seconds)
+
+    @property
+    def net_tokens_per_second(self) -> float:
+        """Answer tokens delivered over all time: what a reader experiences."""
+        return _ratio(self.answer_tokens, self.seconds)
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        return _ratio(self.prompt_tokens, self.prefill_seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts, times and throughputs, ready for JSON."""
+        names = (
+            "steps_per_block tokens_per_forward in_step_tokens_per_second gross_tokens_per_second "
+            "net_tokens_per_second prefill_tokens_per_second"
+        )
+        return asdict(self) | {name: getattr(self, name) for name in names.split()}
+
+    def table(self) -> str:
+        """A few lines for people."""
+        return "\n".join(
+            [
+                f"prompt       {self.prompt_tokens} tokens, {self.prefill_tokens_per_second:.1f} tokens/s",
+                f"new tokens   {self.new_tokens}, {self.answer_tokens} in answer, {self.seconds:.2f} s",
+                f"denoising    {self.blocks} blocks, {self.steps_per_block:.1f} steps per block, "
+                f"{self.tokens_per_forward:.1f} tokens per forward",
+                f"throughput   in-step {self.in_step_tokens_per_second:.1f}, "
+                f"gross {self.gross_tokens_per_second:.1f}, net {self.net_tokens_per_second:.1f} tokens/s",
+                f"peak memory  {self.peak_memory_gb:.3f} GB",
+            ]
+        )
+
+
+def _ratio(amount: float, per: float) -> float:
+    return amount / per if per else 0.0
