@@ -12,8 +12,9 @@ from typing import Any
 import click
 import mlx.core as mx
 
-from mlx_diffusiongemma.config import GenerationConfig, ModelConfig, read_json
+from mlx_diffusiongemma.config import GenerationConfig, ModelConfig
 from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import resolve
 from mlx_diffusiongemma.weights import TensorInfo, read_tensors, tensor_infos
 

@@ -8,14 +8,13 @@ never guessed: a missing one is a `ConfigError` that names the key.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, InputError
+from .json_file import JsonObject, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -33,35 +32,6 @@ _BOOKKEEPING = set(
     attention_bias use_bidirectional_attention hidden_activation
     """.split()  # noqa: SIM905
 )
-
-
-class _Reader:
-    """One JSON object whose values are asked for by name; knows where it came from for messages."""
-
-    def __init__(self, values: Any, where: str, file: str = "config.json"):
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file}: {where or 'the top level'} must be an object, found {values!r}")
-        self.values, self.where, self.file = values, where, file
-
-    def name(self, key: str) -> str:
-        return f"{self.file}: {self.where}{'.' if self.where else ''}{key}"
-
-    def size(self, key: str, needed_for: str) -> int:
-        """A required positive integer."""
-        if self.values.get(key) is None:
-            raise ConfigError(f"{self.name(key)} is missing (needed {needed_for})")
-        value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise ConfigError(f"{self.name(key)} must be a positive integer, found {value!r}")
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{self.name(key)} must be a number, found {value!r}")
-        return float(value)
 
 
 @dataclass(frozen=True)
@@ -99,7 +69,7 @@ class TextConfig:
     @classmethod
     def from_dict(cls, values: Any) -> TextConfig:
         """Builds from config.json's `text_config`; `ConfigError` names a missing or bad key."""
-        read = _Reader(values, "text_config")
+        read = JsonObject(values, "text_config")
         activation = values.get("hidden_activation", "gelu_pytorch_tanh")
         if activation != "gelu_pytorch_tanh":
             raise ConfigError(
@@ -159,7 +129,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Any) -> ModelConfig:
         """Builds from the parsed config.json; `ConfigError` names what is missing or wrong."""
-        read = _Reader(values, "")
+        read = JsonObject(values, "")
         if values.get("model_type") != "diffusion_gemma":
             raise ConfigError(
                 f"{read.name('model_type')} is {values.get('model_type')!r}; "
@@ -226,7 +196,7 @@ class GenerationConfig:
     @classmethod
     def from_dict(cls, values: Any) -> GenerationConfig:
         """Builds from the parsed generation_config.json, flat or nested (older files)."""
-        _Reader(values, "", "generation_config.json")
+        JsonObject(values, "", "generation_config.json")
         flat = dict(values)
         for nested in ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config"):
             flat |= flat.pop(nested, None) or {}
@@ -269,17 +239,7 @@ class GenerationConfig:
         return config
 
 
-def read_json(path: Path) -> Any:
-    """Parses a JSON file; `ConfigError` says when it is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path.parent}: no {path.name} in it; is this a model directory?") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not readable as JSON ({error}); download it again") from None
-
-
-def _layer_types(read: _Reader, layers: int) -> tuple[str, ...]:
+def _layer_types(read: JsonObject, layers: int) -> tuple[str, ...]:
     types = read.values.get("layer_types")
     if types is None:
         raise ConfigError(f"{read.name('layer_types')} is missing (needed to know which layers slide)")
@@ -290,7 +250,9 @@ def _layer_types(read: _Reader, layers: int) -> tuple[str, ...]:
     return tuple(types)
 
 
-def _attention_shapes(read: _Reader, layer_types: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _attention_shapes(
+    read: JsonObject, layer_types: tuple[str, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(head_dim, key-value heads) of each layer, from whichever dialect the file speaks."""
     overrides = read.values.get("per_layer_config")
     if overrides is not None and not isinstance(overrides, dict):
@@ -301,7 +263,7 @@ def _attention_shapes(read: _Reader, layer_types: tuple[str, ...]) -> tuple[tupl
     for i, kind in enumerate(layer_types):
         if i in per_layer:
             # A value that equals the shared one is not repeated per layer.
-            layer = _Reader({**read.values, **per_layer[i]}, f"text_config.per_layer_config.{i}")
+            layer = JsonObject({**read.values, **per_layer[i]}, f"text_config.per_layer_config.{i}")
             head_dims.append(layer.size("head_dim", f"to build attention of layer {i}"))
             kv_heads.append(layer.size("num_key_value_heads", f"to build attention of layer {i}"))
         elif kind == SLIDING or overrides is not None:
@@ -315,13 +277,13 @@ def _attention_shapes(read: _Reader, layer_types: tuple[str, ...]) -> tuple[tupl
     return tuple(head_dims), tuple(kv_heads)
 
 
-def _rope_parameters(read: _Reader) -> dict[str, RopeParameters]:
+def _rope_parameters(read: JsonObject) -> dict[str, RopeParameters]:
     parameters = read.values.get("rope_parameters")
     if not isinstance(parameters, dict):
         raise ConfigError(f"{read.name('rope_parameters')} is missing (needed to rotate queries and keys)")
     rope = {}
     for kind, rope_type in ((SLIDING, "default"), (FULL, "proportional")):
-        one = _Reader(parameters.get(kind, {}), f"text_config.rope_parameters.{kind}")
+        one = JsonObject(parameters.get(kind, {}), f"text_config.rope_parameters.{kind}")
         found = one.values.get("rope_type", rope_type)
         if found != rope_type or one.number("factor", 1.0) != 1.0:
             raise ConfigError(

@@ -34,7 +34,10 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
     Raises `InputError` (a subclass names what is wrong) when the checkpoint cannot be used.
     """
     directory = resolve(path_or_hf_repo)
-    return load_model(directory, dtype), Tokenizer.load(directory)
+    # What is quick to check comes first: weights take minutes.
+    ModelConfig.load(directory)
+    tokenizer = Tokenizer.load(directory)
+    return load_model(directory, dtype), tokenizer
 
 
 def resolve(path_or_hf_repo: str | Path) -> Path:

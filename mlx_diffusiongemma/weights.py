@@ -10,8 +10,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from .config import read_json
 from .errors import CheckpointError
+from .json_file import JsonObject, read_json
 
 # Bits per element of the dtypes that checkpoints of this model use.
 _BITS = {
@@ -56,7 +56,7 @@ def weight_files(directory: Path) -> list[Path]:
     """The safetensors files: those that the index names, or all `model*.safetensors`."""
     index = directory / "model.safetensors.index.json"
     if index.exists():
-        weight_map = read_json(index).get("weight_map")
+        weight_map = JsonObject(read_json(index), "", index.name).values.get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{index}: no weight_map in it; download it again")
         files = [directory / name for name in sorted(set(weight_map.values()))]

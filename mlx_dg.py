@@ -1,0 +1,14 @@
+"""The short name of mlx_diffusiongemma: `import mlx_dg`.
+
+Everything is the same object under both names, and is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from mlx_diffusiongemma import __all__ as __all__
+from mlx_diffusiongemma import __dir__ as __dir__
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma import *  # noqa: F403
+else:
+    from mlx_diffusiongemma import __getattr__ as __getattr__

@@ -1,0 +1,94 @@
+"""DiffusionGemma with MLX: load a checkpoint, denoise canvas after canvas, get thought and answer.
+
+    import mlx_dg
+
+    model, tokenizer = mlx_dg.load("demo")
+    for block in mlx_dg.generate(model, tokenizer, "Why is the sky blue?", thinking=True, seed=0):
+        print(block.thought, block.answer)
+
+Importing this package is light: each name below is imported from its module when it is first used,
+so neither MLX nor transformers is loaded before something needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlx_diffusiongemma.errors import (
+    CheckpointError,
+    ConfigError,
+    DiffusionGemmaError,
+    GenerationError,
+    InputError,
+    TokenizerError,
+)
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma.channels import ToolCall
+    from mlx_diffusiongemma.config import GenerationConfig, ModelConfig
+    from mlx_diffusiongemma.converter import convert
+    from mlx_diffusiongemma.denoise import Step
+    from mlx_diffusiongemma.generation import Block, Generation, generate
+    from mlx_diffusiongemma.loading import load
+    from mlx_diffusiongemma.model import DiffusionGemma
+    from mlx_diffusiongemma.stats import Stats
+    from mlx_diffusiongemma.tokenizer import Tokenizer
+
+    __version__: str
+
+__all__ = [
+    "Block",
+    "CheckpointError",
+    "ConfigError",
+    "DiffusionGemma",
+    "DiffusionGemmaError",
+    "Generation",
+    "GenerationConfig",
+    "GenerationError",
+    "InputError",
+    "ModelConfig",
+    "Stats",
+    "Step",
+    "Tokenizer",
+    "TokenizerError",
+    "ToolCall",
+    "__version__",
+    "convert",
+    "generate",
+    "load",
+]
+
+_MODULE_OF = {
+    "Block": "generation",
+    "DiffusionGemma": "model",
+    "Generation": "generation",
+    "GenerationConfig": "config",
+    "ModelConfig": "config",
+    "Stats": "stats",
+    "Step": "denoise",
+    "Tokenizer": "tokenizer",
+    "ToolCall": "channels",
+    "convert": "converter",
+    "generate": "generation",
+    "load": "loading",
+}
+
+
+if not TYPE_CHECKING:  # or a type checker would believe in every name
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("mlx-diffusiongemma")
+        elif name in _MODULE_OF:
+            value = getattr(import_module(f"mlx_diffusiongemma.{_MODULE_OF[name]}"), name)
+        elif name in __all__:  # an error class, asked for through mlx_dg
+            value = globals()[name]
+        else:
+            raise AttributeError(f"module 'mlx_diffusiongemma' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

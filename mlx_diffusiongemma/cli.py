@@ -1,0 +1,166 @@
+"""The command `mlx_dg`: parses, calls, prints.
+
+Standard output carries the answer (with --json: one line of JSON) and nothing else; thought,
+progress, statistics and errors go to standard error. An error is one line. Exit status: 0 done,
+1 failure while working, 2 bad input or usage, 130 interrupted, 141 the reader of our output left.
+
+Modules that load MLX or transformers are imported inside the commands, so that --help stays quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
+
+NO_MODEL_GIVEN = (
+    "mlx_dg: no --model given, so this is the bundled demo, a toy that knows a few tasks. The real one: "
+    "--model mlx-community/diffusiongemma-26B-A4B-it-4bit (or convert it: "
+    "mlx_dg convert google/diffusiongemma-26B-A4B-it --mlx-path DIR)"
+)
+
+
+class CommandLine(click.Group):
+    """Ends every command as the module's docstring says."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DiffusionGemmaError as error:
+            complain(f"mlx_dg: error: {error}")
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            complain("mlx_dg: interrupted")
+            sys.exit(130)
+        except BrokenPipeError:
+            discard_stdout()
+            sys.exit(141)
+        except OSError as error:  # a full disk, a directory without permission
+            discard_stdout()
+            complain(f"mlx_dg: error: {error}")
+            sys.exit(1)
+
+
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlx-diffusiongemma", prog_name="mlx_dg")
+def main() -> None:
+    """DiffusionGemma with MLX: generate text, convert checkpoints."""
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
+@click.option("--seed", type=int, help="Same seed, same text.  [default: chosen anew, and reported]")
+@click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
+@click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the checkpoint's]")
+@click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
+@click.option(
+    "--entropy-bound",
+    type=float,
+    help="How much uncertainty (nats) a step may accept: lower is slower and more careful.  "
+    "[default: the checkpoint's]",
+)
+@click.option("--system", metavar="TEXT", help="A system message.")
+@click.option("--stats", is_flag=True, help="Statistics on stderr, block by block, terminal or not.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but one line of JSON, at the end.")
+def generate(
+    prompt: str,
+    model: str | None,
+    seed: int | None,
+    thinking: bool,
+    system: str | None,
+    stats: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Answer PROMPT; "-" reads it from standard input.
+
+    The answer appears on stdout block by block, as canvases converge. The thought goes to stderr, so a
+    pipe gets the answer alone. On a terminal, stderr also shows progress and, at the end, statistics.
+    """
+    prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
+    from mlx_diffusiongemma import GenerationConfig, load
+    from mlx_diffusiongemma import generate as start
+    from mlx_diffusiongemma.display.plain import PlainDisplay
+
+    GenerationConfig().override(**settings)  # a bad value is refused before minutes of loading
+    if model is None:
+        click.echo(NO_MODEL_GIVEN, err=True)
+    network, tokenizer = load(model or "demo")
+    display = PlainDisplay(as_json, stats)
+    generation = start(
+        network,
+        tokenizer,
+        prompt,
+        thinking=thinking,
+        system=system,
+        seed=seed,
+        on_step=display.step if display.watched else None,
+        **settings,
+    )
+    try:
+        for block in generation:
+            display.block(block, generation.stats.canvas_length)
+    except KeyboardInterrupt:
+        display.end(generation, finished=False)
+        raise
+    except DiffusionGemmaError:
+        display.tidy()
+        raise
+    display.end(generation)
+
+
+@main.command()
+@click.argument("source", metavar="SRC")
+@click.option(
+    "--mlx-path", metavar="OUT", default="mlx_model", show_default=True, help="Directory to create."
+)
+def convert(source: str, mlx_path: str) -> None:
+    """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a 4-bit MLX model.
+
+    Experts are stored at 4 bits; what precision matters to is stored at 8, or left as it is.
+    """
+    from mlx_diffusiongemma import convert as run
+
+    run(source, mlx_path)
+    click.echo(f"mlx_dg: wrote {mlx_path}", err=True)
+
+
+def read_prompt(prompt: str) -> str:
+    """The PROMPT argument, or for "-" standard input without its trailing newlines."""
+    if prompt != "-":
+        return checked_utf8(prompt, "PROMPT")
+    raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    try:
+        return raw.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); "
+            "convert it, for example with iconv"
+        ) from None
+
+
+def checked_utf8(text: str | None, name: str) -> Any:
+    """`text`, unless the shell handed over bytes that are no UTF-8 (Python keeps them as surrogates)."""
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not UTF-8 (character {error.start}); convert it first") from None
+    return text
+
+
+def complain(line: str) -> None:
+    """One line on stderr; silently nothing when nobody reads that either."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def discard_stdout() -> None:
+    """Sends what is still buffered to nowhere, or the interpreter would complain when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout is closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

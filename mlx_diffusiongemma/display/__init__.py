@@ -1,0 +1,1 @@
+"""Views of a generation. They consume blocks and steps and know no model."""
