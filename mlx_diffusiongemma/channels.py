@@ -1,0 +1,223 @@
+"""Token ids -> thought, answer and tool calls, as blocks of ids arrive.
+
+The model writes `<|channel>thought\\n...<channel|>answer<turn|>`, and tool calls between `<|tool_call>`
+and `<tool_call|>`. The delimiters are single tokens, so the parser looks at ids: a delimiter at the edge
+of a block, or text that merely spells one, needs no special care. What the model strays into (an empty
+thought, a second `<|turn>model\\n`, a `<channel|>` that closes nothing) leaves no trace in the text.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from .tokenizer import Tokenizer
+from .tool_calls import ToolCall, parse_tool_call
+
+__all__ = ["ChannelDelta", "ChannelParser", "TextStream", "ToolCall"]
+
+# What follows `<|channel>` or `<|turn>`: a name alone on its line.
+_HEADER = re.compile(r"[ \t]*([\w.-]{0,32})[ \t]*\n", re.ASCII)
+_HEADER_SO_FAR = re.compile(r"[ \t]*[\w.-]{0,32}[ \t]*", re.ASCII)
+
+Channel = Literal["thought", "answer"]
+
+
+@dataclass(frozen=True)
+class ChannelDelta:
+    """What one feed() added to each channel; deltas add up.
+
+    answer_tokens: how many ids went into the answer and into tool calls, without delimiters and headers.
+    """
+
+    thought: str = ""
+    answer: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    answer_tokens: int = 0
+
+    def __add__(self, other: "ChannelDelta") -> "ChannelDelta":
+        return ChannelDelta(
+            self.thought + other.thought,
+            self.answer + other.answer,
+            self.tool_calls + other.tool_calls,
+            self.answer_tokens + other.answer_tokens,
+        )
+
+
+class TextStream:
+    """Ids of one text -> the text, in pieces that join to what decoding all ids at once gives.
+
+    A character spelled by several byte tokens is held back until it is complete, also across feeds.
+    Bytes that can never become a character come out as U+FFFD, as in `bytes.decode(errors="replace")`.
+    The work is linear in the number of ids, whatever the feeds.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._context: list[
+            int
+        ] = []  # the last id so far: decoders treat the first piece of a text differently
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """The text that `ids` complete."""
+        byte_values = self._tokenizer.byte_values
+        parts: list[str] = []
+        for are_bytes, group in groupby(ids, key=byte_values.__contains__):
+            run = list(group)
+            if are_bytes:
+                parts.append(self._utf8.decode(bytes(byte_values[token] for token in run)))
+            else:
+                known = len(self._tokenizer.decode(self._context))
+                parts += [self.finish(), self._tokenizer.decode(self._context + run)[known:]]
+            self._context = run[-1:]
+        return "".join(parts)
+
+    def finish(self) -> str:
+        """What is held back: nothing, or U+FFFD for a character that never became complete."""
+        return self._utf8.decode(b"", final=True)
+
+
+class _Section:
+    """A stretch of one channel, perhaps with a header line that names the channel and is no text."""
+
+    def __init__(self, tokenizer: Tokenizer, channel: Channel, *, headed: bool = False) -> None:
+        self.channel = channel
+        self._stream = TextStream(tokenizer)
+        self._in_header = headed
+        self._header = ""  # as far as it is known
+        self._header_ids = 0
+
+    def feed(self, ids: list[int]) -> tuple[str, int]:
+        """The text that `ids` complete, and how many ids went into text rather than into the header."""
+        text, used = "", 0
+        while self._in_header and used < len(ids):  # one by one, to see where it ends
+            self._header_ids += 1
+            text = self._after_header(self._stream.feed(ids[used : used + 1]))
+            used += 1
+        if self._in_header:
+            return "", 0
+        count, self._header_ids = self._header_ids, 0  # not 0 only where no header followed after all
+        rest = ids[used:]
+        return text + self._stream.feed(rest), count + len(rest)
+
+    def finish(self) -> str:
+        """The held-back rest. A header that was cut off is dropped: it is a header all the same."""
+        return self._after_header(self._stream.finish())
+
+    def _after_header(self, text: str) -> str:
+        if not self._in_header:
+            return text
+        self._header += text
+        header = _HEADER.match(self._header)
+        if header is None and _HEADER_SO_FAR.fullmatch(self._header):
+            return ""
+        self._in_header = False
+        if header is None:  # a channel without a header: all of it is text
+            return self._header
+        if header[1] not in ("", "thought"):
+            self.channel = "answer"
+        self._header_ids = 0
+        return self._header[header.end() :]
+
+
+class ChannelParser:
+    """Sorts the ids of one answer into channels; feed() may cut them anywhere.
+
+    The deltas of each channel join to the same text however the ids were cut. Special tokens never show
+    in the text, so a stop id or padding that was fed by mistake does no harm.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._special = tokenizer.special
+        special = self._special
+        # These end a tool call; all other special tokens are noise and leave even a call in peace.
+        self._structure = {
+            special.channel_open,
+            special.channel_close,
+            special.tool_call_open,
+            special.tool_call_close,
+            special.tool_response_open,
+            special.turn_open,
+            special.turn_close,
+            special.eos,
+        }
+        self._answer = _Section(tokenizer, "answer")
+        self._section = self._answer
+        self._call: list[int] | None = None  # ids of the tool call that is open
+        self._texts: dict[Channel, list[str]] = {"thought": [], "answer": []}
+        self._calls: list[ToolCall] = []
+        self._answer_tokens = 0
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether what comes next belongs to the thought (also while its header is being written)."""
+        return self._section.channel == "thought"
+
+    def feed(self, ids: Iterable[int]) -> ChannelDelta:
+        """What `ids`, a block or any other stretch of the output, adds to each channel."""
+        for is_special, group in groupby(map(int, ids), key=self._tokenizer.hidden_ids.__contains__):
+            if is_special:
+                for token in group:
+                    self._control(token)
+            else:
+                self._text(list(group))
+        return self._take()
+
+    def finish(self) -> ChannelDelta:
+        """What was held back: incomplete characters (as U+FFFD) and a tool call that was never closed."""
+        self._end_call(closed=False)
+        for section in (self._section, self._answer):
+            self._add(section, section.finish())
+        return self._take()
+
+    def _text(self, ids: list[int]) -> None:
+        if self._call is not None:
+            self._call += ids
+            self._answer_tokens += len(ids)
+            return
+        text, count = self._section.feed(ids)
+        self._add(self._section, text)
+        if self._section.channel == "answer":
+            self._answer_tokens += count
+
+    def _control(self, token: int) -> None:
+        if token == self._special.quote and self._call is not None:
+            self._call.append(token)
+        if token not in self._structure:
+            return
+        self._end_call(closed=token == self._special.tool_call_close)
+        if token == self._special.tool_call_open:
+            self._call = []
+        elif token == self._special.channel_open:
+            self._enter(_Section(self._tokenizer, "thought", headed=True))
+        elif token == self._special.channel_close:
+            self._enter(self._answer)
+        elif token == self._special.turn_open:
+            self._enter(self._answer)
+            self._add(self._answer, self._answer.finish())
+            self._section = self._answer = _Section(self._tokenizer, "answer", headed=True)
+
+    def _enter(self, section: _Section) -> None:
+        """Go on in `section`. The answer may be entered again, so only other sections end here."""
+        if self._section is not self._answer:
+            self._add(self._section, self._section.finish())
+        self._section = section
+
+    def _end_call(self, *, closed: bool) -> None:
+        if self._call is not None:
+            stream = TextStream(self._tokenizer)
+            self._calls.append(parse_tool_call(stream.feed(self._call) + stream.finish(), closed=closed))
+            self._call = None
+
+    def _add(self, section: _Section, text: str) -> None:
+        self._texts[section.channel].append(text)
+
+    def _take(self) -> ChannelDelta:
+        """Hand out, and forget, what has gathered."""
+        texts, calls, tokens = self._texts, self._calls, self._answer_tokens
+        self._texts, self._calls, self._answer_tokens = {"thought": [], "answer": []}, [], 0
+        return ChannelDelta("".join(texts["thought"]), "".join(texts["answer"]), tuple(calls), tokens)

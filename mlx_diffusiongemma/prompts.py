@@ -1,0 +1,114 @@
+"""Checks what a caller gives as messages and tools, and puts it into the form chat templates expect."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import InputError
+
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any] | Callable[..., Any]
+
+# The roles callers write -> the roles chat templates know.
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+}
+
+
+def checked_messages(items: Sequence[Any], system: str | None = None) -> list[dict[str, Any]]:
+    """Messages with a known role and their content as one string, after `system` if that is given.
+
+    Other keys (name, tool_calls, ...) are kept. A tool's content may be a mapping; an assistant's may be
+    missing beside tool calls. Raises InputError with the index of the message that cannot be used.
+    """
+    messages = [_checked_message(index, item) for index, item in enumerate(items)]
+    if system is None:
+        return messages
+    if not isinstance(system, str):
+        raise InputError(f"system: found {type(system).__name__}; give text")
+    if any(message["role"] == "system" for message in messages):
+        raise InputError("system: the messages already hold a system message; give one of the two")
+    return [{"role": "system", "content": system}, *messages] if system.strip() else messages
+
+
+def _checked_message(index: int, message: Any) -> dict[str, Any]:
+    where = f"prompt: message {index}"
+    if not isinstance(message, Mapping):
+        raise InputError(f"{where} is {type(message).__name__}; a message is a dict with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise InputError(f"{where} has role {role!r}; use one of {', '.join(ROLES)}")
+    role, content = ROLES[role], message.get("content")
+    if isinstance(content, list | tuple):
+        content = "".join(_text_part(where, part) for part in content)
+    if content is None and (message.get("tool_calls") or message.get("tool_responses")):
+        content = ""
+    if isinstance(content, str):
+        if role == "user" and not content.strip():
+            raise InputError(f"{where} is empty; give text")
+    elif not (role == "tool" and isinstance(content, Mapping)):
+        found = "no content" if content is None else f"content of type {type(content).__name__}"
+        raise InputError(f"{where} has {found}; give text")
+    return {**message, "role": role, "content": content}
+
+
+def _text_part(where: str, part: Any) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise InputError(f"{where} has a content part of type {kind!r}; use parts of type 'text'")
+
+
+def described_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """JSON descriptions, {"type": "function", "function": {"name": ..., ...}}, of tools; None without any.
+
+    tools: descriptions in that form or without the wrapping, and Python functions with type hints and a
+    docstring that describes each argument. Raises InputError for anything else.
+    """
+    if tools is None:
+        return None
+    if not isinstance(tools, list | tuple):
+        raise InputError(f"tools: found {type(tools).__name__}; give a list of functions or descriptions")
+    return [_described(index, tool) for index, tool in enumerate(tools)] or None
+
+
+def _described(index: int, tool: Any) -> dict[str, Any]:
+    if isinstance(tool, Mapping):
+        return _description(index, tool)
+    if not callable(tool):
+        raise InputError(f"tools: item {index} is {type(tool).__name__}; give a function or a description")
+    from transformers.utils import get_json_schema
+
+    try:
+        return dict(get_json_schema(tool))
+    except Exception as error:  # whatever the function's hints and docstring make it stumble over
+        name = getattr(tool, "__name__", type(tool).__name__)
+        raise InputError(
+            f"tools: {name} cannot be described ({one_line(error)}); "
+            "give it type hints and a docstring that describes every argument"
+        ) from error
+
+
+def _description(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = tool.get("function", tool)
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise InputError(
+            f"tools: item {index} has no name; describe it as {{'name': ..., 'parameters': ...}}"
+        )
+    description = {"type": "function", "function": {k: v for k, v in function.items() if k != "type"}}
+    try:
+        json.dumps(description)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"tools: {name} cannot be written as JSON ({one_line(error)})") from error
+    return description
+
+
+def one_line(error: BaseException) -> str:
+    """What `error` says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

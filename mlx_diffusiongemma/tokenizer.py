@@ -1,0 +1,253 @@
+"""The checkpoint's own tokenizer and chat template, behind a small interface.
+
+Transformers does the work (byte-pair encoding, rendering templates) and is imported by `Tokenizer.load`
+only. `tokenizer.json` is taken as it is: `tokenizer_class` in tokenizer_config.json, which makes
+Transformers rebuild parts of some tokenizers, and config.json, whose model type an older Transformers
+does not know, are not consulted.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .errors import InputError, TokenizerError
+from .prompts import Message, Tool, checked_messages, described_tools, one_line
+
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+def _spelled(text: str) -> Any:
+    return field(default=None, metadata={"spelling": text})
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that carry structure, by spelling; None where the vocabulary has no such token."""
+
+    bos: int | None = _spelled("<bos>")
+    eos: int | None = _spelled("<eos>")  # not the configured eos_token, which may be the end of a turn
+    pad: int | None = _spelled("<pad>")
+    unk: int | None = _spelled("<unk>")
+    mask: int | None = _spelled("<mask>")
+    turn_open: int | None = _spelled("<|turn>")
+    turn_close: int | None = _spelled("<turn|>")
+    channel_open: int | None = _spelled("<|channel>")
+    channel_close: int | None = _spelled("<channel|>")
+    think: int | None = _spelled("<|think|>")
+    tool_open: int | None = _spelled("<|tool>")
+    tool_close: int | None = _spelled("<tool|>")
+    tool_call_open: int | None = _spelled("<|tool_call>")
+    tool_call_close: int | None = _spelled("<tool_call|>")
+    tool_response_open: int | None = _spelled("<|tool_response>")
+    tool_response_close: int | None = _spelled("<tool_response|>")
+    quote: int | None = _spelled('<|"|>')
+    image_open: int | None = _spelled("<|image>")
+    image: int | None = _spelled("<|image|>")
+    image_close: int | None = _spelled("<image|>")
+
+    @classmethod
+    def in_vocabulary(cls, vocabulary: Mapping[str, int]) -> "SpecialTokens":
+        return cls(**{token.name: vocabulary.get(token.metadata["spelling"]) for token in fields(cls)})
+
+    def ids(self) -> set[int]:
+        """All ids that there are."""
+        return {getattr(self, token.name) for token in fields(self)} - {None}
+
+
+class Tokenizer:
+    """Text <-> token ids, and prompts -> token ids.
+
+    special: ids of the structural tokens.
+    vocab_size: one more than the largest id.
+    hidden_ids: ids that are never text: structure, padding, image placeholders, unused entries.
+    byte_values: id -> byte, for the tokens `<0x00>`..`<0xFF>` that spell what the vocabulary lacks.
+    """
+
+    def __init__(self, hf_tokenizer: Any, source: str = "tokenizer") -> None:
+        """hf_tokenizer: a fast tokenizer of Transformers. source: what error messages call it."""
+        self._hf = hf_tokenizer
+        self._source = source
+        self._backend = hf_tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # tokenizer.json may ask for both; a prompt is never cut or filled up
+        self._backend.no_padding()
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.special = SpecialTokens.in_vocabulary(vocabulary)
+        added = self._backend.get_added_tokens_decoder().items()
+        marked = {token_id for token_id, token in added if token.special and not token.content.isspace()}
+        unused = {token_id for text, token_id in vocabulary.items() if text.startswith("<unused")}
+        self.hidden_ids = frozenset(self.special.ids() | marked | unused)
+        spelled = {f"<0x{value:02X}>": value for value in range(256)}
+        self.byte_values = {vocabulary[text]: value for text, value in spelled.items() if text in vocabulary}
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "Tokenizer":
+        """The tokenizer of a checkpoint: its tokenizer.json, or else its sentencepiece tokenizer.model.
+
+        tokenizer_config.json and chat_template.jinja are read when they are there. Nothing is downloaded.
+        Raises TokenizerError when the directory holds no tokenizer or a file of it cannot be used.
+        """
+        path = Path(directory)
+        if not path.is_dir():
+            raise TokenizerError(f"{path}: no such directory; give the directory of a checkpoint")
+        config = _read_config(path / "tokenizer_config.json")
+        hf = _load_transformers(path)
+        hf.chat_template = _read_template(path / "chat_template.jinja", config)
+        for name in ("bos", "eos", "unk", "pad", "mask"):  # templates use them by these names
+            named = config.get(f"{name}_token")
+            for text in (named.get("content") if isinstance(named, dict) else named, f"<{name}>"):
+                # Only tokens that exist: what a template writes for any other would be plain text.
+                if isinstance(text, str) and hf.backend_tokenizer.token_to_id(text) is not None:
+                    setattr(hf, f"{name}_token", text)
+                    break
+        return cls(hf, source=str(path))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without bos. Delimiters spelled in the text become their single ids."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a half of a surrogate pair, from undecodable bytes
+            raise InputError(f"prompt: not valid Unicode ({error.reason}); decode it as UTF-8") from None
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """The text of `ids`; ids beyond the vocabulary are skipped."""
+        return str(self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens))
+
+    def apply_chat_template(
+        self, messages: Sequence[Message], *, thinking: bool = False, tools: Sequence[Tool] | None = None
+    ) -> list[int]:
+        """The ids of a chat, rendered by the checkpoint's own template up to where the model's turn begins.
+
+        The template writes bos itself; no other is added. Raises TokenizerError when there is no usable
+        template, InputError when it cannot render these messages.
+        """
+        if not self._hf.chat_template:
+            raise TokenizerError(
+                f"{self._source}: no chat_template.jinja found; add the checkpoint's own or give token ids"
+            )
+        described = described_tools(tools)
+        try:
+            text = self._hf.apply_chat_template(
+                list(messages),
+                tools=described,
+                add_generation_prompt=True,
+                enable_thinking=thinking,
+                tokenize=False,  # what Transformers returns as ids differs between its versions
+            )
+        except Exception as error:  # templates raise whatever their expressions raise
+            unusable = isinstance(error, ImportError) or type(error).__name__ == "TemplateSyntaxError"
+            raise (TokenizerError if unusable else InputError)(
+                f"{self._source}: the chat template cannot render the messages ({one_line(error)})"
+            ) from error
+        return self.encode(text)
+
+    def prompt_ids(
+        self,
+        prompt: Prompt,
+        *,
+        thinking: bool = False,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
+    ) -> list[int]:
+        """The ids that the model is given for a prompt of any kind.
+
+        prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids,
+            which pass through unchanged and exclude the other arguments.
+        thinking: ask for a thought before the answer. system: text of a system message. tools: JSON
+            descriptions, or Python functions with type hints and a docstring.
+        Raises InputError for what cannot be used, TokenizerError for a chat without a chat template.
+        """
+        if isinstance(prompt, str):
+            items: list[Any] = [{"role": "user", "content": prompt}] if prompt.strip() else []
+        elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
+            items = list(prompt.tolist() if hasattr(prompt, "tolist") else prompt)  # arrays of ids, too
+        else:
+            raise InputError(f"prompt: found {type(prompt).__name__}; give text, messages or token ids")
+        if not items:
+            raise InputError("prompt: empty; give text, messages or token ids")
+        if isinstance(items[0], Mapping):
+            return self.apply_chat_template(checked_messages(items, system), thinking=thinking, tools=tools)
+        ids = [self._checked_id(index, item) for index, item in enumerate(items)]
+        if thinking or system is not None or tools:
+            raise InputError("prompt: token ids leave no room for thinking, system or tools; give messages")
+        return ids
+
+    def _checked_id(self, index: int, item: Any) -> int:
+        if isinstance(item, bool) or not hasattr(item, "__index__"):
+            found = f"{type(item).__name__} {item!r}"[:60]
+            raise InputError(f"prompt: item {index} is {found}; a list holds messages or token ids")
+        token = int(item.__index__())
+        if not 0 <= token < self.vocab_size:
+            raise InputError(f"prompt: item {index} is {token}; token ids are 0 to {self.vocab_size - 1}")
+        return token
+
+
+def _load_transformers(path: Path) -> Any:
+    """The fast tokenizer of Transformers, from tokenizer.json or tokenizer.model in `path`."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        file = path / "tokenizer.model"
+    if not file.is_file():
+        raise TokenizerError(f"{path}: no tokenizer.json found; copy it from the original checkpoint")
+    try:
+        with _no_advice():
+            from transformers import PreTrainedTokenizerFast
+        if file.suffix == ".json":
+            return PreTrainedTokenizerFast(tokenizer_file=str(file))
+        with TemporaryDirectory() as alone:  # beside its configuration, that would have a say
+            shutil.copy(file, alone)
+            return PreTrainedTokenizerFast.from_pretrained(alone, local_files_only=True)
+    except ImportError as error:
+        raise TokenizerError(f"{file}: not loadable ({one_line(error)}); install what is missing") from error
+    except Exception as error:  # what `tokenizers` raises for a broken file is a plain Exception
+        raise TokenizerError(
+            f"{file}: not a usable tokenizer ({one_line(error)}); copy it from the original checkpoint"
+        ) from error
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Transformers, when first imported, advises to install PyTorch, which a tokenizer does not need."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """What tokenizer_config.json holds; {} when there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{file}: not readable as JSON ({one_line(error)}); copy it again") from error
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{file}: holds {type(config).__name__}, not an object; copy it again")
+    return config
+
+
+def _read_template(file: Path, config: Mapping[str, Any]) -> Any:
+    """The chat template: `file`, or else what tokenizer_config.json holds; None without either."""
+    template = config.get("chat_template")
+    try:
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        if isinstance(template, list):  # several, each with a name
+            return {entry["name"]: entry["template"] for entry in template}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TokenizerError(f"{file}: no usable chat template ({one_line(error)}); copy it again") from error
+    return template

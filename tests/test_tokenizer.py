@@ -1,0 +1,416 @@
+"""Tokenizer: loading, encoding, chat prompts, and what it says about unusable files and prompts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as RawTokenizer
+
+from mlx_diffusiongemma.errors import InputError, TokenizerError
+from mlx_diffusiongemma.tokenizer import Tokenizer
+
+from .fixtures_tokenizer import SPECIAL, TEMPLATE, write_tokenizer
+
+DEMO = Path(__file__).parents[1] / "mlx_diffusiongemma" / "demo" / "checkpoint"
+TEXTS = [
+    "thought and  two spaces",
+    " leading",
+    "héllo wörld",
+    "日本語 😀👩‍🚀\n\tend",
+    "a\n\nb",
+    'a <|"|> <turn|>',
+    "",
+    "\u2581",
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(directory: Path) -> Tokenizer:
+    return Tokenizer.load(directory)
+
+
+def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
+    message = str(error.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+# --- loading and encoding ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strip_first_space", [False, True])
+def test_the_file_is_what_counts(tmp_path: Path, strip_first_space: bool) -> None:
+    """Neither tokenizer_class nor the truncation, padding and bos of tokenizer.json changes an encoding."""
+    write_tokenizer(tmp_path, strip_first_space=strip_first_space)
+    tokenizer = Tokenizer.load(tmp_path)
+    raw = RawTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    raw.no_truncation()
+    raw.no_padding()
+    assert tokenizer.vocab_size == raw.get_vocab_size()
+    for text in TEXTS:
+        ids = raw.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text) == ids
+        assert tokenizer.decode(ids) == raw.decode(ids, skip_special_tokens=False)
+        assert tokenizer.decode(np.array(ids, np.int32), skip_special_tokens=True) == raw.decode(ids)
+
+
+def test_special_tokens_are_found_by_spelling(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    special = tokenizer.special
+    assert (special.bos, special.eos, special.pad) == (SPECIAL.index("<bos>"), SPECIAL.index("<eos>"), 0)
+    assert special.turn_open == SPECIAL.index("<|turn>")
+    assert special.turn_close == SPECIAL.index("<turn|>")
+    assert special.channel_open == SPECIAL.index("<|channel>")
+    assert special.channel_close == SPECIAL.index("<channel|>")
+    assert special.think == SPECIAL.index("<|think|>")
+    assert (special.tool_open, special.tool_close) == (SPECIAL.index("<|tool>"), SPECIAL.index("<tool|>"))
+    assert special.tool_call_open == SPECIAL.index("<|tool_call>")
+    assert special.tool_call_close == SPECIAL.index("<tool_call|>")
+    assert special.tool_response_open == SPECIAL.index("<|tool_response>")
+    assert special.tool_response_close == SPECIAL.index("<tool_response|>")
+    assert special.quote == SPECIAL.index('<|"|>')
+    assert special.image_open == SPECIAL.index("<|image>")
+    assert special.image == SPECIAL.index("<|image|>")
+    assert special.image_close == SPECIAL.index("<image|>")
+    assert len(special.ids()) == 20
+
+    write_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|think|>", "<|other|>").replace("<mask>", "<gone>"))
+    other = Tokenizer.load(tmp_path).special
+    assert other.think is None
+    assert other.mask is None
+    assert other.turn_open == special.turn_open
+
+
+def test_what_is_never_text(tokenizer: Tokenizer) -> None:
+    hidden = {tokenizer.decode([token]) for token in tokenizer.hidden_ids}
+    assert hidden == {*SPECIAL, "<unused0>"}  # and no newlines, even if marked as special
+    assert {tokenizer.byte_values[tokenizer.encode("😀")[0]]} == {0xF0}
+    assert sorted(tokenizer.byte_values.values()) == list(range(256))
+
+
+def test_ids_beyond_the_vocabulary_decode_to_nothing(tokenizer: Tokenizer) -> None:
+    assert (
+        tokenizer.decode([*tokenizer.encode("a"), tokenizer.vocab_size + 7, *tokenizer.encode("b")]) == "ab"
+    )
+
+
+def test_sentencepiece_model_alone(tmp_path: Path) -> None:
+    import sentencepiece
+
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the quick brown fox\njumps over the lazy dog\nwhy is the sky blue\n" * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(lines), model_prefix=str(tmp_path / "tokenizer"), vocab_size=320, model_type="bpe",
+        byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False, minloglevel=2,
+        normalization_rule_name="identity", hard_vocab_limit=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
+        user_defined_symbols=["<|turn>", "<turn|>", "<|channel>", "<channel|>", "\n"],
+    )  # fmt: skip
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    shutil.copy(write_tokenizer(tmp_path / "other") / "tokenizer_config.json", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "diffusion_gemma_9"}')
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.vocab_size == oracle.vocab_size()
+    assert (tokenizer.special.bos, tokenizer.special.turn_open) == (2, oracle.piece_to_id("<|turn>"))
+    for text in ["the sky", "<|turn>user\nwhy?<turn|>\n", " zürich  😀"]:
+        assert tokenizer.encode(text) == oracle.encode(text)
+        assert tokenizer.decode(oracle.encode(text)) == text
+    assert tokenizer.special.turn_close in tokenizer.hidden_ids
+    assert tokenizer.encode("\n")[0] not in tokenizer.hidden_ids
+
+
+def test_loads_silently_without_torch_and_network(directory: Path) -> None:
+    code = f"""
+        import os, socket, sys
+        sys.modules["torch"] = None
+        def refuse(*_): raise AssertionError("network")
+        socket.socket.connect = socket.getaddrinfo = refuse
+        from mlx_diffusiongemma.tokenizer import Tokenizer
+        assert "transformers" not in sys.modules and "tokenizers" not in sys.modules
+        before = dict(os.environ)
+        tokenizer = Tokenizer.load({str(directory)!r})
+        assert dict(os.environ) == before
+        print(tokenizer.decode(tokenizer.prompt_ids("hello", thinking=True)))
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFORMERS_")}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("<bos><|turn>system")
+
+
+# --- files that cannot be used ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", None, "no tokenizer.json found; copy it"),
+        ("tokenizer.json", b"", "tokenizer.json: not a usable tokenizer"),
+        ("tokenizer.json", b'{"version": "1.0"', "tokenizer.json: not a usable tokenizer"),
+        ("tokenizer.json", b"\xff\xfe\x00", "tokenizer.json: not a usable tokenizer"),
+        ("tokenizer_config.json", b"{", "tokenizer_config.json: not readable as JSON"),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json: holds list"),
+        ("tokenizer_config.json", b"\xff", "tokenizer_config.json: not readable as JSON"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja: no usable chat template"),
+    ],
+)
+def test_unusable_file(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
+    write_tokenizer(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(TokenizerError) as error:
+        Tokenizer.load(tmp_path)
+    assert message in one_line(error)
+
+
+def test_unusable_sentencepiece_model(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(TokenizerError) as error:
+        Tokenizer.load(tmp_path)
+    assert "tokenizer.model: not" in one_line(error)
+
+
+def test_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="no such directory"):
+        Tokenizer.load(tmp_path / "nowhere")
+
+
+def test_tokenizer_json_alone_encodes_but_renders_no_chat(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, template=False)
+    (tmp_path / "tokenizer_config.json").unlink()
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.prompt_ids(tokenizer.encode("hello")) == tokenizer.encode("hello")
+    with pytest.raises(TokenizerError) as error:
+        tokenizer.prompt_ids("hello")
+    assert "no chat_template.jinja" in one_line(error)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"bos_token": "<s>"}, {"bos_token": None}])
+def test_template_writes_a_bos_that_exists(tmp_path: Path, config: dict[str, Any] | None) -> None:
+    file = write_tokenizer(tmp_path) / "tokenizer_config.json"
+    if config is None:
+        file.unlink()
+    else:
+        file.write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.prompt_ids("hello")[0] == tokenizer.special.bos
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_template_inside_the_configuration(tmp_path: Path, named: bool) -> None:
+    write_tokenizer(tmp_path, template=False)
+    template = [{"name": "default", "template": TEMPLATE}] if named else TEMPLATE
+    config = {"bos_token": "<bos>", "chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Tokenizer.load(tmp_path).prompt_ids("hello")
+
+
+def test_broken_template(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(TokenizerError) as error:
+        Tokenizer.load(tmp_path).prompt_ids("hello")
+    assert "chat template" in one_line(error)
+
+
+# --- prompts ----------------------------------------------------------------------------------------------
+
+
+def get_weather(city: str, days: int = 1) -> str:
+    """The weather.
+
+    Args:
+        city: Where.
+        days: For how long.
+    """
+    return f"{city} {days}"
+
+
+WEATHER: dict[str, Any] = {
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+}
+SAME_TOOL = [get_weather, WEATHER, {"type": "function", "function": WEATHER}, {"type": "function", **WEATHER}]
+DECLARED = "<|turn>system\n<|tool>get_weather(city,days)<tool|><turn|>\n"
+USER = {"role": "user", "content": "hi"}
+MAIN = {"role": "system", "content": "brief"}
+CALL = {"function": {"name": "now", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "expected"),
+    [
+        ("hi\n", {}, "<|turn>user\nhi\n<turn|>\n"),
+        ("hi", {"thinking": True}, "<|turn>system\n<|think|>\n<turn|>\n<|turn>user\nhi<turn|>\n"),
+        ("hi", {"system": "brief"}, "<|turn>system\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"),
+        ("hi", {"system": "  "}, "<|turn>user\nhi<turn|>\n"),
+        *(("hi", {"tools": [tool]}, DECLARED + "<|turn>user\nhi<turn|>\n") for tool in SAME_TOOL),
+        ("hi", {"tools": []}, "<|turn>user\nhi<turn|>\n"),
+        (
+            [
+                {"role": "developer", "content": "brief"},
+                {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},
+                {"role": "model", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "content": {"value": 3}},
+            ],
+            {"thinking": True},
+            "<|turn>system\n<|think|>\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"
+            "<|turn>model\n<|tool_call>call:now{}<tool_call|><turn|>\n<|turn>tool\n3<turn|>\n",
+        ),
+        (
+            (USER, {"role": "assistant", "content": ""}, USER),
+            {"system": "s"},
+            "<|turn>system\ns<turn|>\n<|turn>user\nhi<turn|>\n<|turn>model\n<turn|>\n<|turn>user\nhi<turn|>\n",
+        ),
+    ],
+)  # fmt: skip
+def test_prompt(tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], expected: str) -> None:
+    ids = tokenizer.prompt_ids(prompt, **options)
+    assert ids == [tokenizer.special.bos, *tokenizer.encode(expected + "<|turn>model\n")]
+    assert ids.count(tokenizer.special.bos or -1) == 1
+
+
+def test_token_ids_pass_through(tokenizer: Tokenizer) -> None:
+    ids = [0, 5, tokenizer.vocab_size - 1]
+    for prompt in (ids, tuple(ids), np.array(ids, np.int32), np.array(ids, np.int64)):
+        result = tokenizer.prompt_ids(prompt)
+        assert result == ids
+        assert {type(token) for token in result} == {int}
+
+
+def undocumented(city: str) -> str:
+    return city
+
+
+def untyped(city):
+    """The weather.
+
+    Args:
+        city: Where.
+    """
+    return city
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", {}, "prompt: empty"),
+        (" \n\t", {}, "prompt: empty"),
+        ([], {}, "prompt: empty"),
+        (None, {}, "prompt: found NoneType"),
+        (b"hi", {}, "prompt: found bytes"),
+        (USER, {}, "prompt: found dict"),
+        ("\ud800", {}, "not valid Unicode"),
+        ([USER, {"role": "bot", "content": "x"}], {}, "message 1 has role 'bot'"),
+        ([{"content": "x"}], {}, "message 0 has role None"),
+        ([{"role": ["user"], "content": "x"}], {}, "message 0 has role"),
+        ([USER, {"role": "user"}], {}, "message 1 has no content"),
+        ([USER, {"role": "assistant", "content": None}], {}, "message 1 has no content"),
+        ([{"role": "user", "content": 3}], {}, "message 0 has content of type int"),
+        ([{"role": "user", "content": {"value": 3}}], {}, "message 0 has content of type dict"),
+        ([USER, {"role": "user", "content": " "}], {}, "message 1 is empty"),
+        ([{"role": "user", "content": []}], {}, "message 0 is empty"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            {},
+            "message 0 has a content part of type 'image'",
+        ),
+        ([{"role": "user", "content": ["hi"]}], {}, "message 0 has a content part of type 'str'"),
+        ([USER, "hi"], {}, "message 1 is str"),
+        ([USER, 3], {}, "message 1 is int"),
+        ([USER, MAIN], {}, "the system message comes first"),  # the template's own refusal
+        ([MAIN, USER], {"system": "brief"}, "system: the messages already hold"),
+        ("hi", {"system": 3}, "system: found int"),
+        ([5, True], {}, "item 1 is bool True"),
+        ([True], {}, "item 0 is bool True"),
+        ([5, USER], {}, "item 1 is dict"),
+        ([5, 2.0], {}, "item 1 is float 2.0"),
+        (["hi"], {}, "item 0 is str 'hi'"),
+        ([[5]], {}, "item 0 is list"),
+        ([5, -1], {}, "item 1 is -1; token ids are 0 to "),
+        ([10**9], {}, "item 0 is 1000000000; token ids are 0 to "),
+        ([5], {"thinking": True}, "token ids leave no room"),
+        ([5], {"system": "brief"}, "token ids leave no room"),
+        ([5], {"tools": [WEATHER]}, "token ids leave no room"),
+        ("hi", {"tools": get_weather}, "tools: found function; give a list"),
+        ("hi", {"tools": {}}, "tools: found dict; give a list"),
+        ("hi", {"tools": ["get_weather"]}, "tools: item 0 is str"),
+        ("hi", {"tools": [WEATHER, {"parameters": {}}]}, "tools: item 1 has no name"),
+        ("hi", {"tools": [{"function": "get_weather"}]}, "tools: item 0 has no name"),
+        ("hi", {"tools": [{"name": "f", "parameters": {1, 2}}]}, "tools: f cannot be written as JSON"),
+        ("hi", {"tools": [undocumented]}, "tools: undocumented cannot be described"),
+        ("hi", {"tools": [untyped]}, "tools: untyped cannot be described"),
+    ],
+)
+def test_refused_prompt(tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        tokenizer.prompt_ids(prompt, **options)
+    assert message in one_line(error)
+    assert error.value.exit_code == 2
+    assert not isinstance(error.value, TokenizerError)
+
+
+# --- the bundled demo -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo() -> Tokenizer:
+    return Tokenizer.load(DEMO)
+
+
+def test_demo_has_gemmas_ids(demo: Tokenizer) -> None:
+    special = demo.special
+    assert (special.pad, special.eos, special.bos, special.unk, special.mask) == (0, 1, 2, 3, 4)
+    assert (special.tool_call_open, special.tool_call_close, special.tool_response_open) == (48, 49, 50)
+    assert (special.quote, special.think) == (52, 98)
+    assert (special.channel_open, special.channel_close) == (100, 101)
+    assert (special.turn_open, special.turn_close) == (105, 106)
+    assert demo.encode("\n") == [107]
+    assert len(demo.byte_values) == 256
+    config = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+    assert demo.vocab_size == len(config["model"]["vocab"])
+
+
+@pytest.mark.parametrize("text", ["What is 345 + 78?", "émoji 😀\t中文", " a  b\n\nc"])
+def test_demo_round_trip(demo: Tokenizer, text: str) -> None:
+    assert demo.decode(demo.encode(text)) == text
+
+
+@pytest.mark.parametrize("tool", [get_weather, WEATHER])
+def test_demo_prompt(demo: Tokenizer, tool: Callable[..., Any] | dict[str, Any]) -> None:
+    ids = demo.prompt_ids("What is 3 + 4?", thinking=True, system="Be brief.", tools=[tool])
+    text = demo.decode(ids)
+    assert ids.count(2) == 1
+    pattern = (
+        r"<bos><\|turn>system\n<\|think\|>\nBe brief\.<\|tool>declaration:get_weather\{.*\}<tool\|><turn\|>\n"
+        r"<\|turn>user\nWhat is 3 \+ 4\?<turn\|>\n<\|turn>model\n"
+    )
+    assert re.fullmatch(pattern, text, re.DOTALL)
+    plain = demo.decode(demo.prompt_ids("What is 3 + 4?"))
+    assert plain == "<bos><|turn>user\nWhat is 3 + 4?<turn|>\n<|turn>model\n"
