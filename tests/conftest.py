@@ -1,0 +1,25 @@
+"""Puts this folder on the import path, so that tests can import `oracle`, and what several of them share."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def bf16_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets unquantized bf16 experts run on MLX's CPU backend, whose `gather_mm` knows float32 only.
+
+    The products are those of bf16 numbers, summed in float32 and rounded once: what a GPU does.
+    """
+    gather_mm = mx.gather_mm
+
+    def widened(a: mx.array, b: mx.array, **kwargs: Any) -> mx.array:
+        return gather_mm(a.astype(mx.float32), b.astype(mx.float32), **kwargs).astype(a.dtype)
+
+    if mx.default_device() == mx.Device(mx.cpu):
+        monkeypatch.setattr(mx, "gather_mm", widened)

@@ -1,0 +1,56 @@
+"""The bundled demo checkpoint as a source of traces: where it lies, and which prompts are traced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_diffusiongemma.tokenizer import Tokenizer
+
+from .traces import GenerationCase
+
+DIRECTORY = Path(__file__).resolve().parents[2] / "mlx_diffusiongemma" / "demo" / "checkpoint"
+
+# label, user message, thinking
+PROMPTS = (
+    ("capital", "What is the capital of Norway?", False),
+    ("addition", "What is 345 + 78?", True),
+    ("json", "JSON for Paris and Rome", False),
+    ("counting", "Count to 37.", True),
+    ("backwards", 'Spell "planet" backwards.', True),
+)
+
+
+def fingerprint() -> str:
+    """SHA-256 of the weight files: a trace of other weights is stale."""
+    digest = hashlib.sha256()
+    for path in sorted(DIRECTORY.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def settings() -> dict[str, Any]:
+    """generation_config.json in the flat form that GenerationConfig.override and the reference both take."""
+    stored = json.loads((DIRECTORY / "generation_config.json").read_text())
+    out = {key: stored[key] for key in ("max_denoising_steps", "t_min", "t_max", "stability_threshold")}
+    out["confidence_threshold"] = stored["confidence_threshold"]
+    out["entropy_bound"] = stored["sampler_config"]["entropy_bound"]
+    out["eos_token_id"] = stored["eos_token_id"]
+    out["pad_token_id"] = stored["pad_token_id"]
+    out["max_new_tokens"] = 4 * json.loads((DIRECTORY / "config.json").read_text())["canvas_length"]
+    return out
+
+
+def prompt_ids(text: str, thinking: bool) -> np.ndarray:
+    """Token ids [1, L] of a user message, as `generate` makes them."""
+    return np.array([Tokenizer.load(DIRECTORY).prompt_ids(text, thinking=thinking)])
+
+
+def cases() -> list[tuple[GenerationCase, np.ndarray]]:
+    """The traced prompts of the demo model, as cases and token ids [1, L]."""
+    prompts = [(label, prompt_ids(text, thinking)) for label, text, thinking in PROMPTS]
+    return [(GenerationCase("demo", label, ids.shape[1], settings=settings()), ids) for label, ids in prompts]

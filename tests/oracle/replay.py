@@ -1,0 +1,150 @@
+"""Drives our engine from a committed trace: canvases, draws and settings go in, what we compute comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffusiongemma.config import GenerationConfig
+from mlx_diffusiongemma.denoise import DenoisedCanvas, Step, denoise
+from mlx_diffusiongemma.loading import load_model
+
+from . import demo, tiny
+from .traces import SELF_CONDITIONING_TEMPERATURE, Trace
+
+
+def load_traced(name: str, scratch: Path, dialect: str = "transformers", **changes: Any) -> Any:
+    """Our model of a trace's `model` name ("rough", "sharp" or "demo"), in fp32."""
+    if name == "demo":
+        return load_model(demo.DIRECTORY, dtype=mx.float32)
+    directory = scratch / f"{name}-{dialect}"
+    return load_model(tiny.build(tiny.SPECS[name], directory, dialect, **changes), dtype=mx.float32)
+
+
+def ids(array: np.ndarray) -> mx.array:
+    return mx.array(array.astype(np.int32))
+
+
+def encode(model: Any, array: np.ndarray, cache: Any, chunk_size: int | None = None) -> None:
+    if chunk_size is None:
+        model.encode(ids(array), cache)
+    else:
+        model.encode(ids(array), cache, chunk_size=chunk_size)
+
+
+def encode_in_pieces(model: Any, array: np.ndarray, cache: Any, pieces: Sequence[int]) -> None:
+    """Several `encode` calls of these lengths, repeated until all is encoded."""
+    start, turn = 0, 0
+    while start < array.shape[1]:
+        end = start + pieces[turn % len(pieces)]
+        encode(model, array[:, start:end], cache)
+        start, turn = end, turn + 1
+
+
+def forward_logits(
+    model: Any, trace: Trace, chunk_size: int | None = None, pieces: Sequence[int] = ()
+) -> np.ndarray:
+    """Our logits [K, 2, B, C, V] of a forward case, the prompt encoded as asked."""
+    cache, out = model.make_cache(), []
+    if pieces:
+        encode_in_pieces(model, trace["prompt"], cache, pieces)
+    else:
+        encode(model, trace["prompt"], cache, chunk_size)
+    for canvases, committed in zip(trace["canvases"], trace["committed"], strict=True):
+        first = model.decode(ids(canvases[0]), cache)
+        soft = model.soft_embedding(first / SELF_CONDITIONING_TEMPERATURE)
+        second = model.decode(ids(canvases[1]), cache, soft)
+        out.append(np.stack([np.array(first), np.array(second)]))
+        encode(model, committed, cache, chunk_size)
+    return np.stack(out)
+
+
+def settings_of(trace: Trace) -> GenerationConfig:
+    return GenerationConfig().override(**overrides(trace))
+
+
+def overrides(trace: Trace) -> dict[str, Any]:
+    """The trace's settings as keywords of `generate`; a stop id that never comes where it had none."""
+    settings = {key: value for key, value in trace.meta["settings"].items() if value is not None}
+    return {"eos_token_id": [2**31 - 1]} | settings
+
+
+class RecordedDraws:
+    """The draws protocol over one block of a trace; asking for a step beyond the reference's is an error."""
+
+    def __init__(self, trace: Trace, block: int):
+        steps = trace.blocks()[block]
+        self._initial = trace["initial"][block]
+        self.uniforms, self.noise = trace["uniforms"][steps], trace["noise"][steps]
+
+    def initial(self) -> mx.array:
+        return ids(self._initial)
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        if index >= len(self.uniforms):
+            raise AssertionError(
+                f"step {index} was asked for, but the reference stopped after {len(self.uniforms)}"
+            )
+        return mx.array(self.uniforms[index]), ids(self.noise[index])
+
+
+@dataclass
+class ReplayedBlock:
+    canvas: DenoisedCanvas
+    steps: list[Step]
+
+    def stacked(self, name: str) -> np.ndarray:
+        return np.stack([getattr(step, name) for step in self.steps])
+
+
+def denoise_all(model: Any, trace: Trace) -> list[ReplayedBlock]:
+    """Denoises every block of a trace under its recorded draws.
+
+    Between blocks the reference's ids are encoded: a finished row's canvas holds pads there.
+    """
+    cache, out = model.make_cache(), []
+    encode(model, trace["prompt"], cache)
+    for block in range(len(trace["initial"])):
+        steps: list[Step] = []
+        canvas = denoise(model, cache, settings_of(trace), RecordedDraws(trace, block), on_step=steps.append)
+        out.append(ReplayedBlock(canvas, steps))
+        encode(model, trace["appended"][block], cache)
+    return out
+
+
+def expected_ids(trace: Trace) -> tuple[list[int], str]:
+    """Row 0's new ids as `generate` delivers them, and the finish reason.
+
+    The reference fills whole canvases: it pads after a stop id and exceeds max_new_tokens.
+    """
+    settings = trace.meta["settings"]
+    new = trace["sequences"][0, trace["prompt"].shape[1] :].tolist()[: settings["max_new_tokens"]]
+    stops = [position for position, token in enumerate(new) if token in (settings["eos_token_id"] or ())]
+    return (new[: stops[0] + 1], "stop") if stops else (new, "length")
+
+
+def processed_logits(model: Any, trace: Trace) -> np.ndarray:
+    """Our processed logits [S, B, C, V], every step fed what the reference fed it.
+
+    That is its canvas and its last logits, or ours where the trace has no whole logits. As in the reference,
+    a row that is done keeps the logits it is conditioned on.
+    """
+    cache, out = model.make_cache(), []
+    encode(model, trace["prompt"], cache)
+    for block, steps in enumerate(trace.blocks()):
+        canvas, soft, kept = trace["initial"][block], None, None
+        for index in range(steps.start, steps.stop):
+            logits = model.decode(ids(canvas), cache, soft) / float(trace["temperature"][index])
+            out.append(np.array(logits))
+            if "processed" in trace.arrays:
+                logits = mx.array(trace["processed"][index])
+            if kept is not None:
+                logits = mx.where(mx.array(trace["done"][index - 1])[:, None, None], kept, logits)
+            kept, soft, canvas = logits, model.soft_embedding(logits), trace["canvas"][index]
+        encode(model, trace["appended"][block], cache)
+    return np.stack(out)

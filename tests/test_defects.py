@@ -1,0 +1,235 @@
+"""Defects that other ports shipped and that no trace can show: precision, quantization, threads and memory.
+
+The others (what the router sees, windows, chunks, stability, self-conditioning, stop ids) make the traces of
+test_traces.py differ.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from oracle import replay, tiny, traces
+from safetensors.numpy import save_file
+
+import mlx_dg
+from mlx_diffusiongemma.denoise import Step, denoise
+from mlx_diffusiongemma.loading import load_model
+from mlx_diffusiongemma.model import DiffusionGemma
+
+
+def softcap(raw: np.ndarray, cap: float = 30.0) -> np.ndarray:
+    return cap * np.tanh(raw.astype(np.float64) / cap)
+
+
+def prefix(model: DiffusionGemma, length: int = 20) -> Any:
+    cache = model.make_cache()
+    model.encode(mx.arange(3, 3 + length)[None], cache)
+    return cache
+
+
+CANVAS = mx.array([[(7 * i + 11) % 96 for i in range(16)]])
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build(tiny.SHARP, tmp_path_factory.mktemp("sharp"))
+
+
+@pytest.mark.usefixtures("bf16_experts")
+def test_softcap_is_fp32_in_a_bf16_model(sharp: Path) -> None:
+    model = load_model(sharp, dtype=mx.bfloat16)
+    cache = prefix(model)
+    hidden = model.decode_hidden(CANVAS, cache, None)
+    assert hidden.dtype == mx.bfloat16
+    raw = np.array(model.logits(hidden).astype(mx.float32))
+    logits = model.decode(CANVAS, cache)
+    assert logits.dtype == mx.float32
+    np.testing.assert_allclose(np.array(logits), softcap(raw), atol=1e-4)
+
+
+@pytest.mark.usefixtures("bf16_experts")
+def test_entropies_of_a_bf16_model_are_those_of_its_fp32_softcapped_logits(sharp: Path) -> None:
+    """The sampler works on raw logits: it must not cap or exponentiate them in bf16 either."""
+    model = load_model(sharp, dtype=mx.bfloat16)
+    trace = traces.load("generate-sharp-stable1")
+    cache = model.make_cache()
+    replay.encode(model, trace["prompt"], cache)
+    draws, steps = replay.RecordedDraws(trace, 0), list[Step]()
+    settings = replay.settings_of(trace).override(max_denoising_steps=1)
+    denoise(model, cache, settings, draws, on_step=steps.append)
+    processed = np.array(model.decode(draws.initial(), cache)).astype(np.float64) / steps[0].temperature
+    mass = np.exp(processed - processed.max(axis=-1, keepdims=True))
+    p = mass / mass.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(steps[0].entropies, -(p * np.log(p + 1e-300)).sum(axis=-1), atol=1e-4)
+    assert steps[0].entropies.dtype == np.float32
+
+
+# --- quantization -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionGemma, DiffusionGemma]:
+    """A quantized model, and one without quantized modules whose weights have the dequantized values."""
+    folder = tmp_path_factory.mktemp("quantized")
+    source = tiny.build(tiny.ROUGH, folder / "source")
+    packed = load_model(mlx_dg.convert(source, folder / "packed"), dtype=mx.float32)
+    tensors = tiny.weights(tiny.ROUGH)
+    modules = dict(packed.named_modules())
+    parameters = dict(tree_flatten(packed.parameters()))
+    for name in [name for name in parameters if name.endswith(".scales")]:
+        path = name.removesuffix(".scales")
+        module: Any = modules[path]
+        whole = mx.dequantize(
+            parameters[f"{path}.weight"],
+            parameters[name],
+            parameters.get(f"{path}.biases"),
+            group_size=module.group_size,
+            bits=module.bits,
+            mode=module.mode,
+        )
+        stored = path if ".experts." in path else f"{path}.weight"
+        assert not np.array_equal(np.array(whole), tensors[stored])
+        tensors[stored] = np.array(whole)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    return packed, load_model(source, dtype=mx.float32)
+
+
+# 20 tokens choose fewer experts than the engine sorts by, 40 and the window's length more.
+@pytest.mark.parametrize("length", [5, 20, 40, 60])
+def test_a_quantized_model_computes_what_its_dequantized_weights_say(
+    quantized: tuple[DiffusionGemma, DiffusionGemma], length: int
+) -> None:
+    """Zeros from a lazily sliced expert weight, or a packed one multiplied as it is, are far from this."""
+    outputs = []
+    for model in quantized:
+        first = model.decode(CANVAS, cache := prefix(model, length))
+        second = model.decode(CANVAS, cache, model.soft_embedding(first / 0.8))
+        wide = model.decode(mx.concatenate([CANVAS, CANVAS[:, ::-1], CANVAS], axis=1), cache)
+        outputs.append([np.array(x) for x in (first, second, wide)])
+    for ours, expected in zip(*outputs, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-3)
+
+
+def test_soft_embedding_of_a_quantized_table(quantized: tuple[DiffusionGemma, DiffusionGemma]) -> None:
+    packed, plain = quantized
+    processed = mx.array(np.random.default_rng(0).normal(size=(2, 16, 96), scale=3).astype(np.float32))
+    soft = packed.soft_embedding(processed)
+    assert soft.shape == (2, 16, 64)
+    np.testing.assert_allclose(np.array(soft), np.array(plain.soft_embedding(processed)), atol=1e-4)
+    table = np.array(plain.decoder.embed_tokens.weight).astype(np.float64)
+    mass = np.exp(np.array(processed).astype(np.float64))
+    expected = mass / mass.sum(axis=-1, keepdims=True) @ table * 8.0  # sqrt(64)
+    np.testing.assert_allclose(np.array(soft), expected, atol=1e-4)
+
+
+# --- threads ------------------------------------------------------------------------------------------------
+
+
+def in_thread(task: Callable[[], Any]) -> Any:
+    """Runs `task` in a new thread; an error there is an error here."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, task()))
+        except BaseException as error:
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    succeeded, value = outcome[0]
+    if not succeeded:
+        raise value
+    return value
+
+
+@pytest.mark.parametrize("loaded_in_thread", [True, False])
+@pytest.mark.parametrize("run_in_thread", [True, False])
+def test_a_model_may_be_loaded_in_one_thread_and_run_in_another(
+    sharp: Path, loaded_in_thread: bool, run_in_thread: bool
+) -> None:
+    """MLX's streams belong to threads: an array left unevaluated by one fails or is lost in another."""
+    trace = traces.load("forward-sharp-b1-l37")
+
+    def load() -> DiffusionGemma:
+        return load_model(sharp, dtype=mx.float32)
+
+    model = in_thread(load) if loaded_in_thread else load()
+
+    def run() -> np.ndarray:
+        return replay.forward_logits(model, trace)
+
+    for _ in range(2):  # each in a thread of its own
+        logits = in_thread(run) if run_in_thread else run()
+        np.testing.assert_allclose(logits, trace["logits"], atol=1e-4)
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def test_a_long_prompt_is_encoded_in_chunks_and_their_buffers_given_back(
+    sharp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(sharp, dtype=mx.float32)
+    attend, clear = mx.fast.scaled_dot_product_attention, mx.clear_cache
+    queries: list[int] = []
+    calls: list[str] = []
+
+    def spying_attend(q: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        queries.append(q.shape[2])
+        return attend(q, *args, **kwargs)
+
+    def spying_clear() -> None:
+        calls.append("clear")
+        clear()
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spying_attend)
+    monkeypatch.setattr(mx, "clear_cache", spying_clear)
+    length = 4000
+    model.encode(mx.zeros((1, length), dtype=mx.int32), cache := model.make_cache())
+    assert cache.offset == length
+    assert max(queries) <= 2048
+    chunks = -(-length // max(queries))
+    assert len(calls) >= chunks
+    held = [layer.keys.shape[2] for layer in cache.layers]
+    windows = [h for h, kind in zip(held, tiny.SHARP.layer_types, strict=True) if kind == "sliding_attention"]
+    assert set(windows) == {tiny.SHARP.window - 1}  # what slides out of the window is not kept
+
+
+def test_generations_leave_nothing_behind(sharp: Path) -> None:
+    """No time or memory that grows with the number of generations in a process: nothing is held after one."""
+    model = load_model(sharp, dtype=mx.float32)
+    trace = traces.load("generate-sharp-stop-id")
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        mx.clear_cache()
+        return mx.get_active_memory(), sum(type(thing) is mx.array for thing in gc.get_objects())
+
+    replay.denoise_all(model, trace)
+    after_one = held()
+    for _ in range(3):
+        replay.denoise_all(model, trace)
+    assert held() == after_one
+
+
+def test_decoding_leaves_the_prefix_as_it_was(sharp: Path) -> None:
+    """A canvas only reads the cache: the same look gives the same logits, whatever was looked at before."""
+    model = load_model(sharp, dtype=mx.float32)
+    for length in (5, 40, 256, 300):  # 256: where a growing buffer is full
+        cache = prefix(model, length) if length < 90 else model.make_cache()
+        if not cache.offset:
+            model.encode(mx.arange(length)[None] % 90, cache)
+        first = np.array(model.decode(CANVAS, cache))
+        model.decode(CANVAS[:, ::-1], cache)
+        assert cache.offset == length
+        np.testing.assert_array_equal(np.array(model.decode(CANVAS, cache)), first)
