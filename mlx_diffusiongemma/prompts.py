@@ -101,7 +101,7 @@ def _description(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"tools: item {index} has no name; describe it as {{'name': ..., 'parameters': ...}}"
         )
-    description = {"type": "function", "function": {k: v for k, v in function.items() if k != "type"}}
+    description = {"type": "function", "function": dict(function)}
     try:
         json.dumps(description)
     except (TypeError, ValueError) as error:

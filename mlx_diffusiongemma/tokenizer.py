@@ -164,10 +164,12 @@ class Tokenizer:
             descriptions, or Python functions with type hints and a docstring.
         Raises InputError for what cannot be used, TokenizerError for a chat without a chat template.
         """
+        if hasattr(prompt, "tolist"):  # an array of ids
+            prompt = prompt.tolist()
         if isinstance(prompt, str):
             items: list[Any] = [{"role": "user", "content": prompt}] if prompt.strip() else []
         elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
-            items = list(prompt.tolist() if hasattr(prompt, "tolist") else prompt)  # arrays of ids, too
+            items = list(prompt)
         else:
             raise InputError(f"prompt: found {type(prompt).__name__}; give text, messages or token ids")
         if not items:

@@ -28,7 +28,7 @@ TEMPLATE = """{{ bos_token }}
 {%- endif -%}
 {%- for message in messages[(1 if has_system else 0):] -%}
 {%- if message.role == 'system' -%}{{ raise_exception('the system message comes\\nfirst') }}{%- endif -%}
-{{ '<|turn>' }}{{ 'model' if message.role == 'assistant' else message.role }}{{ '\\n' }}
+{{ '<|turn>' }}{{ {'user': 'user', 'assistant': 'model', 'tool': 'tool'}[message.role] }}{{ '\\n' }}
 {%- for call in message.tool_calls or [] -%}
 <|tool_call>call:{{ call.function.name }}{}<tool_call|>
 {%- endfor -%}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
@@ -228,7 +229,10 @@ def test_template_inside_the_configuration(tmp_path: Path, named: bool) -> None:
     template = [{"name": "default", "template": TEMPLATE}] if named else TEMPLATE
     config = {"bos_token": "<bos>", "chat_template": template}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert Tokenizer.load(tmp_path).prompt_ids("hello")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode(tokenizer.prompt_ids("hello")).endswith(
+        "<|turn>user\nhello<turn|>\n<|turn>model\n"
+    )
 
 
 def test_broken_template(tmp_path: Path) -> None:
@@ -298,10 +302,12 @@ def test_prompt(tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], expe
 
 def test_token_ids_pass_through(tokenizer: Tokenizer) -> None:
     ids = [0, 5, tokenizer.vocab_size - 1]
-    for prompt in (ids, tuple(ids), np.array(ids, np.int32), np.array(ids, np.int64)):
+    for prompt in (ids, tuple(ids), np.array(ids, np.int64), mx.array(ids, mx.int32)):
         result = tokenizer.prompt_ids(prompt)
         assert result == ids
         assert {type(token) for token in result} == {int}
+    with pytest.raises(InputError, match=f"item 3 is {tokenizer.vocab_size}; token ids are 0 to {ids[-1]}"):
+        tokenizer.prompt_ids([*ids, tokenizer.vocab_size])
 
 
 def undocumented(city: str) -> str:
@@ -353,6 +359,9 @@ def untyped(city):
         ([5, 2.0], {}, "item 1 is float 2.0"),
         (["hi"], {}, "item 0 is str 'hi'"),
         ([[5]], {}, "item 0 is list"),
+        (np.array([[5]]), {}, "item 0 is list"),
+        (np.array(5), {}, "prompt: found int"),
+        (mx.array([5.0]), {}, "item 0 is float 5.0"),
         ([5, -1], {}, "item 1 is -1; token ids are 0 to "),
         ([10**9], {}, "item 0 is 1000000000; token ids are 0 to "),
         ([5], {"thinking": True}, "token ids leave no room"),

@@ -1,0 +1,1 @@
+"""The bundled demo checkpoint, its synthetic tasks and the scripts that trained and measure it."""
