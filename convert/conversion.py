@@ -12,10 +12,10 @@ from typing import Any
 import click
 import mlx.core as mx
 
-from mlx_diffusiongemma.config import GenerationConfig, ModelConfig
+from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.json_file import read_json
-from mlx_diffusiongemma.loading import resolve
+from mlx_diffusiongemma.loading import checked_model, resolve
 from mlx_diffusiongemma.weights import TensorInfo, read_tensors, tensor_infos
 
 from .planning import DEFAULT, Quantization, module_path, plan
@@ -38,7 +38,7 @@ def convert(hf_path: str | Path, mlx_path: str | Path = "mlx_model") -> Path:
     source = resolve(hf_path)
     if ModelConfig.load(source).quantization is not None:
         raise InputError(f"{source} is quantized already; convert the original checkpoint")
-    GenerationConfig.load(source)
+    checked_model(source)
     infos = tensor_infos(source)
     quantizations = plan({name: info.shape for name, info in infos.items()})
 

@@ -61,21 +61,28 @@ def resolve(path_or_hf_repo: str | Path) -> Path:
 def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
     """Builds a checkpoint directory's model with evaluated weights; see `load` for `dtype` and errors."""
     directory = Path(directory)
+    model, names = checked_model(directory)
+    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
+        dtype = mx.float32
+    weights = {_module_name(name): tensor for name, tensor in read_tensors(weight_files(directory)).items()}
+    model.load_weights([(name, _cast(weights[name], dtype)) for name in names])
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
+    """A checkpoint's model, its weights not read yet, and the names of those it wants.
+
+    Raises `ConfigError` or `CheckpointError` unless names and shapes are what config.json calls for.
+    """
     config = ModelConfig.load(directory)
     model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
     shapes = {_module_name(name): info.shape for name, info in tensor_infos(directory).items()}
     shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)}
     _quantize_like(model, shapes, config.quantization or {})
     _check_names_and_shapes(model, shapes, directory)
-
-    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
-        dtype = mx.float32
-    weights = {_module_name(name): tensor for name, tensor in read_tensors(weight_files(directory)).items()}
-    weights = {name: _cast(weights[name], dtype) for name in shapes}
-    model.load_weights(list(weights.items()))
-    model.eval()
-    mx.eval(model.parameters())
-    return model
+    return model, list(shapes)
 
 
 def _download(repo: str) -> Path:
