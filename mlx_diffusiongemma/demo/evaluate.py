@@ -1,8 +1,9 @@
 """Held-out accuracy of the demo checkpoint through this package's own generator.
 
-    python -m mlx_diffusiongemma.demo.evaluate [--model DIRECTORY] [--items 50] [--seed 0]
+    python -m mlx_diffusiongemma.demo.evaluate [--model DIRECTORY] [--bits 8] [--items 50] [--seed 0]
 
-`--model` takes the Hugging Face directory (default: the bundled one) or a converted one. Every item comes
+`--model` takes the Hugging Face directory (default: the bundled one) or a converted one; `--bits` rounds an
+unconverted one to so many bits in memory, everything but the router. Every item comes
 from the side of the split that training never saw; the answer must be right to the letter (JSON: as a
 value), and a thought must be there exactly when thinking is on.
 """
@@ -98,9 +99,19 @@ def evaluate(model: Any, tokenizer: Any, items: list[tasks.Item], seed: int, **s
     return list(rows.values())
 
 
+def quantize(model: Any, bits: int) -> None:
+    import mlx.nn as nn
+
+    def chosen(path: str, module: Any) -> bool:
+        return hasattr(module, "to_quantized") and "router" not in path
+
+    nn.quantize(model, group_size=64, bits=bits, class_predicate=chosen)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=str(CHECKPOINT), help="Hugging Face or converted directory")
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="quantize in memory")
     parser.add_argument("--items", type=int, default=50, help="held-out items per task and thinking mode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--failures", type=int, default=0, help="show so many wrong answers of each task")
@@ -110,6 +121,8 @@ def main() -> None:
     import mlx_diffusiongemma as package
 
     model, tokenizer = package.load(args.model)
+    if args.bits:
+        quantize(model, args.bits)
     started = time.perf_counter()
     rows = evaluate(model, tokenizer, held_out_items(args.items, args.seed), args.seed)
     total = Row("all")
