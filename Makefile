@@ -26,7 +26,7 @@ PACKAGING := pyproject.toml setup.py
 demo: $(DEMO)/config.json
 	@for prompt in $(DEMO_PROMPTS); do \
 	  printf "\n%s '%s'\n" '$$ mlx_dg generate --model $(DEMO) --thinking --seed 0 --stats' "$$prompt"; \
-	  $(BIN)/mlx_dg generate --model $(DEMO) --thinking --seed 0 --stats "$$prompt" || exit 1; \
+	  $(BIN)/mlx_dg generate --model $(DEMO) --thinking --seed 0 --stats "$$prompt" 2>&1 || exit 1; \
 	done
 
 test: $(VENV)/.test
