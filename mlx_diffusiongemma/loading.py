@@ -35,7 +35,12 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
     """
     directory = resolve(path_or_hf_repo)
     # What is quick to check comes first: weights take minutes.
-    ModelConfig.load(directory)
+    config = ModelConfig.load(directory)
+    if _on_cpu() and config.quantization is None and dtype not in (None, mx.float32):
+        raise InputError(
+            f"dtype {dtype}: MLX's CPU backend multiplies unquantized experts in float32 only; "
+            "leave dtype out"
+        )
     tokenizer = Tokenizer.load(directory)
     return load_model(directory, dtype), tokenizer
 
@@ -62,7 +67,7 @@ def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> Diffusio
     """Builds a checkpoint directory's model with evaluated weights; see `load` for `dtype` and errors."""
     directory = Path(directory)
     model, names = checked_model(directory)
-    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
+    if dtype is None and _on_cpu():
         dtype = mx.float32
     weights = {_module_name(name): tensor for name, tensor in read_tensors(weight_files(directory)).items()}
     model.load_weights([(name, _cast(weights[name], dtype)) for name in names])
@@ -83,6 +88,10 @@ def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
     _quantize_like(model, shapes, config.quantization or {})
     _check_names_and_shapes(model, shapes, directory)
     return model, list(shapes)
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
 def _download(repo: str) -> Path:

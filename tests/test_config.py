@@ -55,7 +55,9 @@ def test_the_released_shapes_are_read() -> None:
 def test_per_layer_config_says_the_same(key: str) -> None:
     original = released()
     saved = released(
-        per_layer_config={key.format(i): {"head_dim": 512, "num_key_value_heads": 2} for i in (5, 11, 17, 23, 29)}
+        per_layer_config={
+            key.format(i): {"head_dim": 512, "num_key_value_heads": 2} for i in (5, 11, 17, 23, 29)
+        }
     )
     for name in ("global_head_dim", "num_global_key_value_heads"):
         del saved["text_config"][name]
@@ -82,7 +84,10 @@ def test_a_missing_size_is_named_and_never_guessed(name: str) -> None:
         ({"attention_bias": True}, "attention_bias is true"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps must be a number, found 'tiny'"),
         ({"per_layer_config": []}, r"per_layer_config must be an object, found \[\]"),
-        ({"rope_parameters": {FULL: {"rope_type": "yarn"}, SLIDING: {"rope_theta": 1.0}}}, "rope_type is 'yarn'"),
+        (
+            {"rope_parameters": {FULL: {"rope_type": "yarn"}, SLIDING: {"rope_theta": 1.0}}},
+            "rope_type is 'yarn'",
+        ),
     ],
 )
 def test_impossible_values_are_named(change: dict[str, Any], complaint: str) -> None:
@@ -91,7 +96,9 @@ def test_impossible_values_are_named(change: dict[str, Any], complaint: str) -> 
 
 
 def test_other_models_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model_type is 'gemma3'; this package runs 'diffusion_gemma' only"):
+    with pytest.raises(
+        ConfigError, match=r"model_type is 'gemma3'; this package runs 'diffusion_gemma' only"
+    ):
         ModelConfig.from_dict(released() | {"model_type": "gemma3"})
 
 
@@ -109,9 +116,10 @@ def test_what_transformers_writes_has_no_unknown_keys(dialect: str, caplog: pyte
 
 def test_generation_config_in_both_dialects() -> None:
     flat = {
-        "max_new_tokens": 512, "max_denoising_steps": 24, "t_min": 0.3, "t_max": 0.9, "stability_threshold": 2,
-        "confidence_threshold": 0.01, "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.2},
-        "eos_token_id": [1, 9], "pad_token_id": 3, "transformers_version": "5.23.0",
+        "max_new_tokens": 512, "max_denoising_steps": 24, "t_min": 0.3, "t_max": 0.9,
+        "stability_threshold": 2, "confidence_threshold": 0.01, "eos_token_id": [1, 9], "pad_token_id": 3,
+        "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.2},
+        "transformers_version": "5.23.0",
     }  # fmt: skip
     nested = {k: v for k, v in flat.items() if not k.startswith("t_") and not k.endswith("threshold")} | {
         "linear_temperature_schedule_config": {"t_min": 0.3, "t_max": 0.9},

@@ -69,7 +69,9 @@ def test_quantized_weights_are_what_quantize_and_dequantize_make_of_the_source(
     np.testing.assert_allclose(soft_a, soft_b, atol=1e-4)  # the packed table, multiplied untransposed
 
 
-def test_shards_and_index_hold_everything(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_and_index_hold_everything(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = canvas_logits(convert(source, tmp_path / "whole"))
     monkeypatch.setattr(conversion, "_SHARD_BYTES", 50_000)
     target = convert(source, tmp_path / "sharded")
@@ -89,7 +91,9 @@ def test_both_names_of_the_quantization_block_are_written(source: Path, tmp_path
     assert config["quantization"]["model.decoder.embed_tokens"] == {"group_size": 64, "bits": 8}
 
 
-def test_a_failure_leaves_nothing_behind(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_nothing_behind(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
@@ -112,6 +116,8 @@ def test_what_cannot_be_converted_is_refused_before_anything_is_written(source: 
 
 def test_a_width_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
     narrow = tiny.build(tiny.ROUGH, tmp_path / "narrow", "original", expert=32)
-    with pytest.raises(InputError, match=r"experts\.down_proj has width 32, which groups of 64 do not divide"):
+    with pytest.raises(
+        InputError, match=r"experts\.down_proj has width 32, which groups of 64 do not divide"
+    ):
         convert(narrow, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -118,6 +118,24 @@ def test_a_quantized_model_computes_what_its_dequantized_weights_say(
         np.testing.assert_allclose(ours, expected, atol=2e-3)
 
 
+def test_stored_expert_weights_are_never_sliced_on_their_way_to_gather_qmm(
+    quantized: tuple[DiffusionGemma, DiffusionGemma], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some builds of MLX read zeros through a lazy slice of a packed weight, others (MLX's CPU) do not."""
+    packed = quantized[0]
+    gather_qmm, seen = mx.gather_qmm, list[mx.array]()
+
+    def spying(x: mx.array, *weight: mx.array, **kwargs: Any) -> mx.array:
+        seen.extend(weight)
+        return gather_qmm(x, *weight, **kwargs)
+
+    monkeypatch.setattr(mx, "gather_qmm", spying)
+    mx.eval(packed.decode(CANVAS, prefix(packed)))
+    stored = {id(array) for _, array in tree_flatten(packed.parameters())}
+    assert seen
+    assert all(id(array) in stored for array in seen)
+
+
 def test_soft_embedding_of_a_quantized_table(quantized: tuple[DiffusionGemma, DiffusionGemma]) -> None:
     packed, plain = quantized
     processed = mx.array(np.random.default_rng(0).normal(size=(2, 16, 96), scale=3).astype(np.float32))

@@ -198,3 +198,9 @@ def test_a_generation_runs_in_another_thread() -> None:
     thread.start()
     thread.join()
     assert results == [generate(model, tokenizer, "What is 12 + 30?", seed=1).answer]
+
+
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="what MLX's CPU backend lacks")
+def test_bfloat16_without_quantization_is_refused_on_the_cpu() -> None:
+    with pytest.raises(InputError, match="in float32 only; leave dtype out"):
+        load("demo", dtype=mx.bfloat16)

@@ -176,7 +176,9 @@ def test_done_rows_are_frozen() -> None:
     assert np.array(result.done).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("mode", [None, ("affine", 64, 4), ("affine", 64, 8), ("mxfp4", 32, 4), ("nvfp4", 16, 4)])
+@pytest.mark.parametrize(
+    "mode", [None, ("affine", 64, 4), ("affine", 64, 8), ("mxfp4", 32, 4), ("nvfp4", 16, 4)]
+)
 def test_soft_embedding_is_the_expected_embedding(mode: tuple[str, int, int] | None) -> None:
     rng = np.random.default_rng(0)
     table = nn.Embedding(96, 64)

@@ -15,13 +15,16 @@ from .traces import GenerationCase
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "mlx_diffusiongemma" / "demo" / "checkpoint"
 
-# label, user message, thinking
+# label, user message, thinking. The first ones are what the demo was trained for and converge at once; the
+# last two are beyond it, which takes more steps and more accepting and renoising.
 PROMPTS = (
     ("capital", "What is the capital of Norway?", False),
     ("addition", "What is 345 + 78?", True),
     ("json", "JSON for Paris and Rome", False),
-    ("counting", "Count to 37.", True),
+    ("counting", "Count to 99.", True),
     ("backwards", 'Spell "planet" backwards.', True),
+    ("unworked", "What is 999 + 888?", False),
+    ("mixed", "Tell me about the sea, 12 + 7 and Rome in JSON", True),
 )
 
 

@@ -102,7 +102,7 @@ def _draw_order(arrays: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
 
 @contextlib.contextmanager
 def router_gaps(model: Any) -> Iterator[list[float]]:
-    """Collects, per router call, the least log-probability gap between the last expert chosen and the next."""
+    """Collects, per router call, the least log-probability gap of the last expert chosen to the next."""
     gaps: list[float] = []
     top_k = model.config.text_config.top_k_experts
 

@@ -221,12 +221,12 @@ def config(spec: TinySpec, dialect: str) -> dict[str, Any]:
 
 def generation_config(dialect: str) -> dict[str, Any]:
     """generation_config.json. The older files nest the schedule and the stopping rule."""
-    schedule = {"t_min": 0.4, "t_max": 0.8}
-    stopping = {"stability_threshold": 1, "confidence_threshold": 0.005}
+    schedule = {"t_min": 0.35, "t_max": 0.85}  # no number is the default, so that a key left unread shows
+    stopping = {"stability_threshold": 2, "confidence_threshold": 0.006}
     out: dict[str, Any] = {
         "max_new_tokens": 64,
         "max_denoising_steps": 12,
-        "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.1},
+        "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.12},
         "bos_token_id": 2,
         "eos_token_id": [1, 5],
         "pad_token_id": 0,

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch  # noqa: F401  the parity tests fail without torch and transformers; they never skip
-from oracle import demo, replay, tiny, traces
-from oracle.reference import Draws, load_reference, run_generation
+from oracle import demo, margins, replay, tiny, traces
+from oracle.reference import Draws, load_reference, router_gaps, run_generation
 
 from mlx_diffusiongemma import generation
 from mlx_diffusiongemma.loading import load
@@ -53,34 +53,48 @@ def test_committed_traces_are_fresh(references: Any, name: str) -> None:
         np.testing.assert_allclose(live["processed"], trace["processed"], atol=STALE)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+class Recording(SeededDraws):
+    """Our own seeded draws, and what they were."""
+
+    arrays: dict[str, list[Any]]
+
+    def initial(self) -> mx.array:
+        self.arrays["initial"].append(np.array(out := super().initial()))
+        return out
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        uniforms, noise = super().step(index)
+        self.arrays["uniforms"].append(np.array(uniforms))
+        self.arrays["noise"].append(np.array(noise))
+        return uniforms, noise
+
+
+@pytest.mark.parametrize("first_seed", [100, 200])
 @pytest.mark.parametrize(("text", "thinking"), [(text, thinking) for _, text, thinking in demo.PROMPTS])
 def test_the_demo_generates_the_same_ids(
-    references: Any, text: str, thinking: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+    references: Any, text: str, thinking: bool, first_seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Our own seeded draws, recorded while `generate` takes them, make the reference say the same."""
-    arrays: dict[str, list[Any]] = {"initial": [], "uniforms": [], "noise": []}
+    """Whole generations: the draws that our `generate` takes make the reference's say the same.
 
-    class Recording(SeededDraws):
-        def initial(self) -> mx.array:
-            arrays["initial"].append(np.array(out := super().initial()))
-            return out
-
-        def step(self, index: int) -> tuple[mx.array, mx.array]:
-            uniforms, noise = super().step(index)
-            arrays["uniforms"].append(np.array(uniforms))
-            arrays["noise"].append(np.array(noise))
-            return uniforms, noise
-
+    From `first_seed` on, the first seed whose generation keeps clear of decisions that rounding could flip.
+    """
     monkeypatch.setattr(generation, "SeededDraws", Recording)
     model, tokenizer = load(demo.DIRECTORY, dtype=mx.float32)
     settings = demo.settings()
-    ours = generation.generate(model, tokenizer, text, thinking=thinking, seed=seed, **settings)
-    steps = np.array([block.denoising_steps for block in ours])
-    recorded = {key: np.stack(value) for key, value in arrays.items()} | {"steps_per_block": steps}
-
-    prompt = np.array([ours.prompt_ids])
-    live = run_generation(references("demo"), prompt, settings, Draws(arrays=recorded))
+    for seed in range(first_seed, first_seed + 50):
+        Recording.arrays = {"initial": [], "uniforms": [], "noise": []}
+        ours = generation.generate(model, tokenizer, text, thinking=thinking, seed=seed, **settings)
+        steps = np.array([block.denoising_steps for block in ours])
+        recorded = {key: np.stack(value) for key, value in Recording.arrays.items()}
+        draws = Draws(arrays=recorded | {"steps_per_block": steps})
+        prompt = np.array([ours.prompt_ids])
+        with router_gaps(references("demo")) as gaps:
+            live = run_generation(references("demo"), prompt, settings, draws)
+        kept = margins.measure(live, settings, draws.margin, min(gaps)) | {"shake": 0.0}
+        if not margins.complaints(kept):
+            break
+    else:
+        pytest.fail("every generation came close to a decision that rounding could flip")
     np.testing.assert_array_equal(live["steps_per_block"], steps)
     theirs = traces.Trace("live", {"settings": settings}, live | {"prompt": prompt})
     assert (ours.token_ids, ours.finish_reason) == replay.expected_ids(theirs)
