@@ -36,7 +36,7 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
     directory = resolve(path_or_hf_repo)
     # What is quick to check comes first: weights take minutes.
     config = ModelConfig.load(directory)
-    if _on_cpu() and config.quantization is None and dtype not in (None, mx.float32):
+    if _on_cpu() and config.quantization is None and dtype is not None and dtype != mx.float32:
         raise InputError(
             f"dtype {dtype}: MLX's CPU backend multiplies unquantized experts in float32 only; "
             "leave dtype out"
