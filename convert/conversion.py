@@ -16,6 +16,7 @@ from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import checked_model, resolve
+from mlx_diffusiongemma.tokenizer import Tokenizer
 from mlx_diffusiongemma.weights import TensorInfo, read_tensors, tensor_infos
 
 from .planning import DEFAULT, Quantization, module_path, plan
@@ -32,13 +33,14 @@ def convert(hf_path: str | Path, mlx_path: str | Path = "mlx_model") -> Path:
     written beside its target and moved there when it is complete. Returns the directory.
     Raises `InputError` when the source cannot be used or the target exists.
     """
-    target = Path(mlx_path)
+    target = Path(mlx_path).expanduser()
     if target.exists() or target.is_symlink():
         raise InputError(f"{target} exists already; remove it or give another --mlx-path")
     source = resolve(hf_path)
     if ModelConfig.load(source).quantization is not None:
         raise InputError(f"{source} is quantized already; convert the original checkpoint")
     checked_model(source)
+    Tokenizer.load(source)  # without one the result could not be loaded
     infos = tensor_infos(source)
     quantizations = plan({name: info.shape for name, info in infos.items()})
 
@@ -47,7 +49,7 @@ def convert(hf_path: str | Path, mlx_path: str | Path = "mlx_model") -> Path:
     try:
         _write_weights(infos, quantizations, workspace)
         for pattern in _COPIED:
-            for file in source.glob(pattern):
+            for file in filter(Path.is_file, source.glob(pattern)):
                 shutil.copy(file, workspace / file.name)
         config = read_json(source / "config.json") | _quantization_block(quantizations)
         _write_json(workspace / "config.json", config)

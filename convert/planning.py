@@ -16,7 +16,7 @@ _GROUP_SIZE = 64
 # The first pattern found in a tensor's name decides; names without any stay unquantized.
 _BITS_BY_PATTERN = [
     (re.compile(r"^model\.encoder\."), None),
-    (re.compile(r"\.experts\.(gate_up_proj|down_proj)$"), 4),
+    (re.compile(r"\.experts\.(gate_up_proj|down_proj)(\.weight)?$"), 4),
     (re.compile(r"\.self_attn\.[qkvo]_proj\.weight$"), 8),
     (re.compile(r"\.(mlp|self_conditioning)\.(gate|up|down)_proj\.weight$"), 8),
     (re.compile(r"\.embed_tokens\.weight$"), 8),

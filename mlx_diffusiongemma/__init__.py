@@ -24,10 +24,11 @@ from mlx_diffusiongemma.errors import (
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma.channels import ToolCall
-    from mlx_diffusiongemma.config import GenerationConfig, ModelConfig
+    from mlx_diffusiongemma.config import ModelConfig
     from mlx_diffusiongemma.converter import convert
     from mlx_diffusiongemma.denoise import Step
     from mlx_diffusiongemma.generation import Block, Generation, generate
+    from mlx_diffusiongemma.generation_config import GenerationConfig
     from mlx_diffusiongemma.loading import load
     from mlx_diffusiongemma.model import DiffusionGemma
     from mlx_diffusiongemma.stats import Stats
@@ -61,7 +62,7 @@ _MODULE_OF = {
     "Block": "generation",
     "DiffusionGemma": "model",
     "Generation": "generation",
-    "GenerationConfig": "config",
+    "GenerationConfig": "generation_config",
     "ModelConfig": "config",
     "Stats": "stats",
     "Step": "denoise",

@@ -50,12 +50,17 @@ class CommandLine(click.Group):
 @click.version_option(package_name="mlx-diffusiongemma", prog_name="mlx_dg")
 def main() -> None:
     """DiffusionGemma with MLX: generate text, convert checkpoints."""
+    fill_closed_streams()
 
 
 @main.command()
 @click.argument("prompt")
 @click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
-@click.option("--seed", type=int, help="Same seed, same text.  [default: chosen anew, and reported]")
+@click.option(
+    "--seed",
+    type=int,
+    help="Same seed, same text.  [default: chosen anew, and reported]",
+)
 @click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
 @click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the checkpoint's]")
 @click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
@@ -84,14 +89,21 @@ def generate(
     pipe gets the answer alone. On a terminal, stderr also shows progress and, at the end, statistics.
     """
     prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
+    if not prompt.strip():
+        raise InputError("the prompt is empty; give text, or - and text on standard input")
     from mlx_diffusiongemma import GenerationConfig, load
     from mlx_diffusiongemma import generate as start
     from mlx_diffusiongemma.display.plain import PlainDisplay
+    from mlx_diffusiongemma.generation import checked_seed
 
-    GenerationConfig().override(**settings)  # a bad value is refused before minutes of loading
+    # Bad values are refused before minutes of loading.
+    GenerationConfig().override(**settings)
+    chosen_seed = checked_seed(seed)
+    if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
+        click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
     if model is None:
         click.echo(NO_MODEL_GIVEN, err=True)
-    network, tokenizer = load(model or "demo")
+    network, tokenizer = load("demo" if model is None else model)
     display = PlainDisplay(as_json, stats)
     generation = start(
         network,
@@ -99,7 +111,7 @@ def generate(
         prompt,
         thinking=thinking,
         system=system,
-        seed=seed,
+        seed=chosen_seed,
         on_step=display.step if display.watched else None,
         **settings,
     )
@@ -131,13 +143,22 @@ def convert(source: str, mlx_path: str) -> None:
     click.echo(f"mlx_dg: wrote {mlx_path}", err=True)
 
 
+def fill_closed_streams() -> None:
+    """Opens /dev/null for closed standard streams; else weights become file 0, which MLX cannot read."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
 def read_prompt(prompt: str) -> str:
     """The PROMPT argument, or for "-" standard input without its trailing newlines."""
     if prompt != "-":
         return checked_utf8(prompt, "PROMPT")
     raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
     try:
-        return raw.decode("utf-8-sig").rstrip("\r\n")
+        return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(
             f"standard input is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); "

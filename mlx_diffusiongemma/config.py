@@ -1,4 +1,4 @@
-"""Reads config.json and generation_config.json, in both dialects that exist.
+"""Reads config.json, in both dialects that exist.
 
 Google's file spells the shape of full-attention layers as `global_head_dim` and
 `num_global_key_value_heads`; Transformers >= 5.23 saves the same as `per_layer_config`. Sizes are
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, InputError
-from .json_file import JsonObject, read_json
+from .errors import ConfigError
+from .json_file import JsonObject, read_json, token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,13 @@ class TextConfig:
             rms_norm_eps=read.number("rms_norm_eps", cls.rms_norm_eps),
             final_logit_softcapping=read.number("final_logit_softcapping", cls.final_logit_softcapping),
         )
+        for name in ("rms_norm_eps", "final_logit_softcapping"):
+            if getattr(config, name) <= 0:
+                raise ConfigError(f"{read.name(name)} must be above 0, found {getattr(config, name):g}")
+        if values.get("use_bidirectional_attention") == "all":
+            raise ConfigError(
+                f"{read.name('use_bidirectional_attention')} is 'all'; only a causal encoder exists"
+            )
         if config.top_k_experts > config.num_experts:
             raise ConfigError(
                 f"{read.name('top_k_experts')} is {config.top_k_experts}, "
@@ -117,13 +125,11 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole config.json. `vision` and `quantization` stay as they were written (or None)."""
+    """What the text path needs of a config.json; `quantization` is its block of that name, or None."""
 
     text: TextConfig
     canvas_length: int
     eos_token_id: tuple[int, ...]
-    image_token_id: int | None
-    vision: dict[str, Any] | None
     quantization: dict[str, Any] | None
 
     @classmethod
@@ -145,10 +151,8 @@ class ModelConfig:
         return cls(
             text=text,
             canvas_length=read.size("canvas_length", "to size the canvas"),
-            eos_token_id=_token_ids(eos, read.name("eos_token_id")),
-            image_token_id=values.get("image_token_id"),
-            vision=values.get("vision_config"),
-            quantization=values.get("quantization") or values.get("quantization_config"),
+            eos_token_id=token_ids(eos, read.name("eos_token_id")),
+            quantization=_quantization(values),
         )
 
     @classmethod
@@ -157,86 +161,12 @@ class ModelConfig:
         return cls.from_dict(read_json(Path(directory) / "config.json"))
 
 
-# name -> (type, smallest, largest, unit); what generate() accepts as a setting
-_RANGES: dict[str, tuple[type, float, float]] = {
-    "max_new_tokens": (int, 1, 2**31 - 1),
-    "max_denoising_steps": (int, 1, 10_000),
-    "t_min": (float, 1e-3, 100.0),
-    "t_max": (float, 1e-3, 100.0),
-    "entropy_bound": (float, 0.0, 1e6),
-    "stability_threshold": (int, 0, 10_000),
-    "confidence_threshold": (float, 0.0, 1e6),
-}
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How to denoise. Defaults are the released checkpoint's; entropies are in nats.
-
-    max_new_tokens: most tokens of a generation (prompt excluded).
-    max_denoising_steps: most decoder passes per canvas.
-    t_min, t_max: temperature runs linearly from near t_max (first step) to near t_min (last step).
-    entropy_bound: a step accepts the most certain positions, while the entropies before each add to at most
-        this.
-    stability_threshold: how many steps in a row must repeat the argmax canvas before stopping.
-    confidence_threshold: mean entropy below which a stable canvas is finished.
-    eos_token_id: ids that end the generation; pad_token_id: what fills a canvas after them.
-    """
-
-    max_new_tokens: int = 256
-    max_denoising_steps: int = 48
-    t_min: float = 0.4
-    t_max: float = 0.8
-    entropy_bound: float = 0.1
-    stability_threshold: int = 1
-    confidence_threshold: float = 0.005
-    eos_token_id: tuple[int, ...] = (1, 106, 50)
-    pad_token_id: int = 0
-
-    @classmethod
-    def from_dict(cls, values: Any) -> GenerationConfig:
-        """Builds from the parsed generation_config.json, flat or nested (older files)."""
-        JsonObject(values, "", "generation_config.json")
-        flat = dict(values)
-        for nested in ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config"):
-            flat |= flat.pop(nested, None) or {}
-        settings = {k: v for k, v in flat.items() if k in _RANGES and v is not None}
-        if flat.get("eos_token_id") is not None:
-            settings["eos_token_id"] = flat["eos_token_id"]
-        if flat.get("pad_token_id") is not None:
-            settings["pad_token_id"] = flat["pad_token_id"]
-        try:
-            return cls().override(**settings)
-        except InputError as error:
-            raise ConfigError(f"generation_config.json: {error}") from None
-
-    @classmethod
-    def load(cls, directory: str | Path, eos_token_id: tuple[int, ...] = eos_token_id) -> GenerationConfig:
-        """Reads `directory`/generation_config.json; without one, defaults with the model's stop ids."""
-        path = Path(directory) / "generation_config.json"
-        return cls.from_dict(read_json(path)) if path.exists() else cls(eos_token_id=eos_token_id)
-
-    def override(self, **settings: Any) -> GenerationConfig:
-        """A copy with `settings` replaced; None keeps a value. `InputError` names range or unknown name."""
-        changes: dict[str, Any] = {}
-        for name, value in settings.items():
-            if value is None:
-                continue
-            if name in _RANGES:
-                changes[name] = _in_range(name, value)
-            elif name == "eos_token_id":
-                changes[name] = _token_ids(value, name)
-            elif name == "pad_token_id":
-                changes[name] = _token_ids(value, name)[0]
-            else:
-                known = ", ".join([*_RANGES, "eos_token_id", "pad_token_id"])
-                raise InputError(f"unknown setting {name!r}; known settings are {known}")
-        config = dataclasses.replace(self, **changes)
-        if config.t_min > config.t_max:
-            raise InputError(
-                f"t_min {config.t_min:g} is above t_max {config.t_max:g}; it must be between 0.001 and t_max"
-            )
-        return config
+def _quantization(values: dict[str, Any]) -> dict[str, Any] | None:
+    """The quantization block, under either of its names; an empty one counts as none."""
+    for name in ("quantization", "quantization_config"):
+        if values.get(name):
+            return JsonObject(values[name], name).values
+    return None
 
 
 def _layer_types(read: JsonObject, layers: int) -> tuple[str, ...]:
@@ -257,8 +187,7 @@ def _attention_shapes(
     overrides = read.values.get("per_layer_config")
     if overrides is not None and not isinstance(overrides, dict):
         raise ConfigError(f"{read.name('per_layer_config')} must be an object, found {overrides!r}")
-    # Keys are layer numbers, zero-padded by Transformers ("05").
-    per_layer = {int(k): v for k, v in (overrides or {}).items() if str(k).isdigit()}
+    per_layer = _by_layer(read, overrides or {}, len(layer_types))
     head_dims, kv_heads = [], []
     for i, kind in enumerate(layer_types):
         if i in per_layer:
@@ -277,6 +206,18 @@ def _attention_shapes(
     return tuple(head_dims), tuple(kv_heads)
 
 
+def _by_layer(read: JsonObject, overrides: dict[str, Any], layers: int) -> dict[int, dict[str, Any]]:
+    """`per_layer_config` by layer number; Transformers pads its keys with zeros ("05")."""
+    by_layer = {}
+    for key, values in overrides.items():
+        if not re.fullmatch("[0-9]{1,4}", key) or int(key) >= layers:
+            raise ConfigError(
+                f"{read.name('per_layer_config')} has key {key!r}; layers are 0 to {layers - 1}"
+            )
+        by_layer[int(key)] = JsonObject(values, f"text_config.per_layer_config.{key}").values
+    return by_layer
+
+
 def _rope_parameters(read: JsonObject) -> dict[str, RopeParameters]:
     parameters = read.values.get("rope_parameters")
     if not isinstance(parameters, dict):
@@ -291,25 +232,14 @@ def _rope_parameters(read: JsonObject) -> dict[str, RopeParameters]:
             )
         if "rope_theta" not in one.values:
             raise ConfigError(f"{one.name('rope_theta')} is missing (needed to rotate queries and keys)")
-        rope[kind] = RopeParameters(one.number("rope_theta", 0.0), one.number("partial_rotary_factor", 1.0))
+        theta, rotated = one.number("rope_theta", 0.0), one.number("partial_rotary_factor", 1.0)
+        if theta <= 0 or not 0 < rotated <= 1:
+            raise ConfigError(
+                f"{one.file}: {one.where} has rope_theta {theta:g} and partial_rotary_factor {rotated:g}; "
+                "the first must be above 0, the second above 0 and at most 1"
+            )
+        rope[kind] = RopeParameters(theta, rotated)
     return rope
-
-
-def _token_ids(value: Any, name: str) -> tuple[int, ...]:
-    ids = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if not ids or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
-        raise InputError(f"{name} must be a token id or a list of them, found {value!r}")
-    return ids
-
-
-def _in_range(name: str, value: Any) -> int | float:
-    kind, low, high = _RANGES[name]
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    ok = ok and (kind is float or float(value).is_integer()) and low <= value <= high
-    if not ok:
-        what = "an integer" if kind is int else "a number"
-        raise InputError(f"{name} must be {what} from {low:g} to {high:g}, found {value!r}")
-    return kind(value)
 
 
 def _report_unknown(values: dict[str, Any], where: str, known: set[str]) -> None:

@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import PrefixCache
-from .config import GenerationConfig
 from .errors import GenerationError
+from .generation_config import GenerationConfig
 from .sampling import CanvasState, Draws, denoise_step, initial_state, temperature_at
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def denoise(
         temperature = temperature_at(step, settings)
         state = denoise_step(model, cache, state, temperature, draws.step(index), settings)
 
-        # The whole state is evaluated at once; only these two small vectors are read.
-        mx.eval(state)
+        # Only these two small vectors are read. The soft embedding waits for the next step, if there is one.
+        mx.eval(state.acceptance, state.entropies)
         converged = np.array(state.acceptance.done).tolist()
         mean_entropy = np.array(state.acceptance.mean_entropy).tolist()
         if on_step is not None:

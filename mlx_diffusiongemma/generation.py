@@ -13,9 +13,9 @@ import mlx.core as mx
 import numpy as np
 
 from .channels import ChannelParser, ToolCall
-from .config import GenerationConfig
 from .denoise import Step, denoise
-from .errors import InputError
+from .errors import GenerationError, InputError
+from .generation_config import GenerationConfig
 from .model import DiffusionGemma
 from .sampling import SeededDraws
 from .stats import Stats
@@ -69,7 +69,7 @@ def generate(
         tokenizer,
         tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools),
         model.generation_config.override(**settings),
-        _checked_seed(seed),
+        checked_seed(seed),
         on_step,
     )
 
@@ -96,8 +96,10 @@ class Generation:
         self.stats = Stats(model.config.canvas_length, len(prompt_ids))
         self._finish_reason: str | None = None
         self._canvases = math.ceil(settings.max_new_tokens / model.config.canvas_length)
-        self._check_context()
+        self._check_prompt()
         self._running = self._run()
+        self._failure: Exception | None = None
+        self._busy = False
 
     def __iter__(self) -> Iterator[Block]:
         index = 0
@@ -132,7 +134,23 @@ class Generation:
 
     def _advance(self) -> bool:
         """Runs until the next block is there; False when there is none."""
-        block = next(self._running, None)
+        if self._failure is not None:
+            raise GenerationError(
+                f"this generation failed ({type(self._failure).__name__}); start a new one, "
+                "what it delivered is in .blocks"
+            ) from self._failure
+        if self._busy:
+            raise GenerationError(
+                "this generation is running already; ask it neither from its own on_step nor from two threads"
+            )
+        self._busy = True
+        try:
+            block = next(self._running, None)
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._busy = False
         if block is not None:
             self.blocks.append(block)
         return block is not None
@@ -172,7 +190,7 @@ class Generation:
             stats.denoising_steps += canvas.steps
             stats.new_tokens += len(ids)
             stats.answer_tokens += delta.answer_tokens
-            stats.peak_memory_gb = mx.get_peak_memory() / 1e9
+            stats.peak_memory_gb = max(stats.peak_memory_gb, mx.get_peak_memory() / 1e9)
             stats.seconds += now - clock
             yield Block(
                 index=index,
@@ -190,7 +208,12 @@ class Generation:
                 return
             model.encode(canvas.ids, cache)
 
-    def _check_context(self) -> None:
+    def _check_prompt(self) -> None:
+        vocab_size = self.model.config.text.vocab_size
+        if max(self.prompt_ids) >= vocab_size:  # MLX would read beyond the embedding table without a word
+            raise InputError(
+                f"the prompt has token id {max(self.prompt_ids)}, but the model's ids end at {vocab_size - 1}"
+            )
         limit, length = self.model.config.text.max_position_embeddings, self.stats.canvas_length
         needed = len(self.prompt_ids) + self._canvases * length
         if needed > limit:
@@ -210,9 +233,10 @@ def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> tuple[list[int], b
     return ids, False
 
 
-def _checked_seed(seed: int | None) -> int:
+def checked_seed(seed: int | None) -> int:
+    """`seed`, or a new one for None; `InputError` when it is out of range."""
     if seed is None:
         return secrets.randbits(32)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
         raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
-    return seed
+    return int(seed)

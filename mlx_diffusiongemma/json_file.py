@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, InputError
 
 
 def read_json(path: Path) -> Any:
@@ -16,8 +16,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path.parent}: no {path.name} in it; is this a model directory?") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not readable as JSON ({error}); download it again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: not readable as JSON ({reason}); download it again") from None
 
 
 class JsonObject:
@@ -36,14 +37,23 @@ class JsonObject:
         if self.values.get(key) is None:
             raise ConfigError(f"{self.name(key)} is missing (needed {needed_for})")
         value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise ConfigError(f"{self.name(key)} must be a positive integer, found {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+            raise ConfigError(f"{self.name(key)} must be a positive integer below 2**31, found {value!r}")
         return value
 
     def number(self, key: str, default: float) -> float:
         value = self.values.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        known = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not known or not -1e30 < value < 1e30:
             raise ConfigError(f"{self.name(key)} must be a number, found {value!r}")
         return float(value)
+
+
+def token_ids(value: Any, name: str) -> tuple[int, ...]:
+    """A token id or a list of them (NumPy's integers too) as a tuple; `InputError` when it is neither."""
+    ids = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)) else (value,)
+    if not ids or any(isinstance(i, bool) or not hasattr(i, "__index__") or not 0 <= i < 2**31 for i in ids):
+        raise InputError(f"{name} must be a token id or a list of them, found {value!r}")
+    return tuple(int(i) for i in ids)

@@ -14,14 +14,22 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .config import GenerationConfig, ModelConfig
+from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, InputError
+from .generation_config import GenerationConfig
 from .model import DiffusionGemma
 from .tokenizer import Tokenizer
 from .weights import read_tensors, tensor_infos, weight_files
 
 # Of the hub's files, those a model is loaded from.
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
+# mode -> (bits, group sizes) that MLX knows
+_QUANTIZATIONS: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "affine": ((1, 2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
 # Weights that the text path does not run; conversions keep them.
 _NOT_LOADED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 
@@ -42,6 +50,11 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
             "leave dtype out"
         )
     tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
+            f"{config.text.vocab_size}; they do not belong together"
+        )
     return load_model(directory, dtype), tokenizer
 
 
@@ -49,10 +62,20 @@ def resolve(path_or_hf_repo: str | Path) -> Path:
     """The local directory of "demo", a path or a hub id; downloads what is not there yet."""
     if str(path_or_hf_repo) == "demo":
         return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"
-    path = Path(path_or_hf_repo).expanduser()
-    if path.is_dir():
+    if not str(path_or_hf_repo):
+        raise InputError("the model's name is empty; give a model directory, a hub id, or 'demo'")
+    try:
+        path = Path(path_or_hf_repo).expanduser()
+        is_directory, exists = path.is_dir(), path.exists()
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # no permission, no such user, NUL or too long a name
+        raise InputError(f"{str(path_or_hf_repo)[:80]!r} cannot be a model directory ({error})") from None
+    if is_directory:
         return path
-    if path.exists():
+    if exists:
         raise InputError(
             f"{path} is a file; give the model's directory, a hub id such as owner/name, or 'demo'"
         )
@@ -83,7 +106,15 @@ def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
     """
     config = ModelConfig.load(directory)
     model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
-    shapes = {_module_name(name): info.shape for name, info in tensor_infos(directory).items()}
+    infos = {_module_name(name): info for name, info in tensor_infos(directory).items()}
+    for name, info in infos.items():
+        # Packed weights and the scales of mx formats are unsigned; nothing else may be an integer.
+        packed = f"{name.rpartition('.')[0]}.scales" in infos
+        if not packed and info.dtype not in ("F64", "F32", "F16", "BF16"):
+            raise CheckpointError(
+                f"{info.file}: {name} is {info.dtype}, not floating point; it cannot be a weight"
+            )
+    shapes = {name: info.shape for name, info in infos.items()}
     shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)}
     _quantize_like(model, shapes, config.quantization or {})
     _check_names_and_shapes(model, shapes, directory)
@@ -96,7 +127,12 @@ def _on_cpu() -> bool:
 
 def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
@@ -105,7 +141,7 @@ def _download(repo: str) -> Path:
             f"{repo}: no such directory here and no such model on the hub; check the name, "
             "or log in with `hf auth login` if it is gated or private"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{repo}: no such directory here, and it could not be downloaded ({reason})"
@@ -130,15 +166,20 @@ def _quantize_like(
                 f"{path} is quantized in the checkpoint, but only projections and embeddings can be"
             )
         chosen = quantization.get(path, quantization)
-        try:
-            # An override without `mode` means affine, whatever the rest of the model uses.
-            return {
-                "group_size": chosen["group_size"],
-                "bits": chosen["bits"],
-                "mode": chosen.get("mode", "affine"),
-            }
-        except (KeyError, TypeError):
-            raise ConfigError(f"config.json: quantization gives no group_size and bits for {path}") from None
+        if not isinstance(chosen, dict):
+            raise ConfigError(f"config.json: quantization of {path} must be an object, found {chosen!r}")
+        # An override without `mode` means affine, whatever the rest of the model uses.
+        mode, bits, group_size = chosen.get("mode", "affine"), chosen.get("bits"), chosen.get("group_size")
+        if (
+            mode not in _QUANTIZATIONS
+            or bits not in _QUANTIZATIONS[mode][0]
+            or group_size not in _QUANTIZATIONS[mode][1]
+        ):
+            raise ConfigError(
+                f"config.json: quantization of {path} is {bits!r} bits in groups of {group_size!r}, "
+                f"mode {mode!r}; MLX has no such quantization"
+            )
+        return {"group_size": group_size, "bits": bits, "mode": mode}
 
     try:
         nn.quantize(model, class_predicate=parameters)

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import PrefixCache
-from .config import GenerationConfig
+from .generation_config import GenerationConfig
 from .ops import Acceptance, RowStatistics, accept_and_renoise, row_statistics
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -61,9 +62,10 @@ def weight_files(directory: Path) -> list[Path]:
             raise CheckpointError(f"{index}: no weight_map in it; download it again")
         files = [directory / name for name in sorted(set(weight_map.values()))]
         for file in files:
-            if file.parent != directory or not file.is_file():
+            if file.parent != directory or file.suffix != ".safetensors" or not _is_file(file):
                 raise CheckpointError(
-                    f"{index.name} names {file.name}, which is not in {directory}; download it again"
+                    f"{index.name} names {file.name[:80]}, which is no safetensors file in {directory}; "
+                    "download it again"
                 )
         return files
     files = sorted(directory.glob("model*.safetensors"))
@@ -76,10 +78,19 @@ def read_tensors(files: list[Path]) -> dict[str, mx.array]:
     """All tensors of `files`, lazily: each is read when it is first evaluated."""
     tensors: dict[str, mx.array] = {}
     for file in files:
-        loaded = mx.load(str(file))
-        assert isinstance(loaded, dict)
+        try:
+            loaded: Any = mx.load(str(file))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{file}: MLX cannot read it ({str(error).splitlines()[0]})") from None
         tensors.update(loaded)
     return tensors
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def _read_header(file: Path) -> dict[str, TensorInfo]:
@@ -100,23 +111,28 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
             header = json.loads(stream.read(length))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged("its header is not JSON") from None
 
     infos: dict[str, TensorInfo] = {}
-    data_bytes, end = size - 8 - length, 0
+    data_bytes, covered = size - 8 - length, 0
     for name, entry in header.items() if isinstance(header, dict) else ():
         if name == "__metadata__":
             continue
+        if not name.isprintable():
+            raise damaged("the header names a tensor in unprintable characters")
         try:
             dtype, shape, (begin, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             expected = math.prod(shape) * _BITS[dtype] // 8
+            fits = 0 <= begin <= stop <= data_bytes and stop - begin == expected
         except (KeyError, TypeError, ValueError):
             raise damaged(f"the header's entry for {name} is not understood") from None
-        if not 0 <= begin <= stop <= data_bytes or stop - begin != expected:
+        if not fits:
             raise damaged(f"{name} lies at bytes {begin}..{stop} of {data_bytes}, expected {expected} bytes")
         infos[name] = TensorInfo(file, dtype, shape, expected)
-        end = max(end, stop)
+        covered += expected
     if not infos:
         raise damaged("it holds no tensors")
+    if covered != data_bytes:
+        raise damaged(f"its tensors cover {covered} of {data_bytes} bytes")
     return infos

@@ -1,8 +1,13 @@
 """Puts this folder on the import path, so that tests can import `oracle`, and what several of them share."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+# float32 means float32 here: from M5 on, MLX multiplies in TF32 unless told otherwise. It reads this
+# when it is imported.
+os.environ["MLX_ENABLE_TF32"] = "0"
 
 import mlx.core as mx
 import pytest

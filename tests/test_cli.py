@@ -32,6 +32,8 @@ JSON_KEYS = ["answer", "thought", "tool_calls", "finish_reason", "seed", "stats"
 
 
 def invoke(*arguments: str, stdin: bytes | None = None) -> Result:
+    if arguments[0] == "generate" and "--seed" not in arguments:
+        arguments = (*arguments, "--seed", "11")  # or it would be chosen, and told on stderr
     result = CliRunner().invoke(main, arguments, input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
@@ -215,6 +217,11 @@ def test_default_model_is_the_demo_and_says_so(scripted: Scripted) -> None:
     assert "mlx-community/diffusiongemma-26B-A4B-it-4bit" in line
 
 
+def test_a_chosen_seed_is_told(scripted: Scripted) -> None:
+    result = CliRunner().invoke(main, ["generate", "--model", "m", "why?"])
+    assert result.stderr == f"mlx_dg: seed {scripted.calls[0]['seed']}\n"
+
+
 def test_interrupt_keeps_what_has_converged(scripted: Scripted) -> None:
     scripted.script = [block(0, "one two", "hm"), KeyboardInterrupt()]
     result = invoke("generate", "--model", "m", "count")
@@ -236,7 +243,8 @@ def test_interrupt_with_json(scripted: Scripted) -> None:
 
 # Runs the command with a generation that tells, over stdout, when its first block has been printed.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background ignores it
 sys.path.insert(0, {tests!r})
 import mlx_diffusiongemma
 from test_cli import Scripted, block
@@ -250,7 +258,7 @@ class Slow(Scripted):
 
 mlx_diffusiongemma.load = lambda name: (name, None)
 mlx_diffusiongemma.generate = Slow([])
-main(["generate", "--model", "m", "count"])
+main(["generate", "--model", "m", "--seed", "11", "count"])
 """
 
 
@@ -286,6 +294,7 @@ def test_closed_pipe() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which only Linux has")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk to test with")
 def test_full_disk() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(

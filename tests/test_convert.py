@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from oracle import tiny
+from oracle import demo, tiny
 
 from mlx_diffusiongemma.converter import conversion, convert
 from mlx_diffusiongemma.errors import InputError
@@ -20,7 +21,9 @@ from mlx_diffusiongemma.weights import tensor_infos
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return tiny.build(tiny.ROUGH, tmp_path / "source", "transformers")
+    directory = tiny.build(tiny.ROUGH, tmp_path / "source", "transformers")
+    shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
+    return directory
 
 
 def canvas_logits(directory: Path) -> np.ndarray:
@@ -116,6 +119,7 @@ def test_what_cannot_be_converted_is_refused_before_anything_is_written(source: 
 
 def test_a_width_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
     narrow = tiny.build(tiny.ROUGH, tmp_path / "narrow", "original", expert=32)
+    shutil.copy(demo.DIRECTORY / "tokenizer.json", narrow)
     with pytest.raises(
         InputError, match=r"experts\.down_proj has width 32, which groups of 64 do not divide"
     ):

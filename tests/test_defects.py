@@ -7,6 +7,7 @@ test_traces.py differ.
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from oracle import replay, tiny, traces
+from oracle import demo, replay, tiny, traces
 from safetensors.numpy import save_file
 
 import mlx_dg
@@ -80,6 +81,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionGemma,
     """A quantized model, and one without quantized modules whose weights have the dequantized values."""
     folder = tmp_path_factory.mktemp("quantized")
     source = tiny.build(tiny.ROUGH, folder / "source")
+    shutil.copy(demo.DIRECTORY / "tokenizer.json", source)
     packed = load_model(mlx_dg.convert(source, folder / "packed"), dtype=mx.float32)
     tensors = tiny.weights(tiny.ROUGH)
     modules = dict(packed.named_modules())

@@ -9,9 +9,10 @@ import mlx.core as mx
 import pytest
 
 import mlx_dg
-from mlx_diffusiongemma.config import GenerationConfig, ModelConfig
+from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
+from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load, resolve
 from mlx_diffusiongemma.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ import pytest
 from oracle import demo, margins, replay, tiny, traces
 
 from mlx_diffusiongemma import generation
-from mlx_diffusiongemma.config import GenerationConfig
+from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # logits (softcapped at 30) and entropies (nats), fp32

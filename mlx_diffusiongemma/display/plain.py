@@ -58,7 +58,8 @@ class PlainDisplay:
             self._thought(block.thought)
             self._answer(block.answer)
             for call in block.tool_calls:
-                line = json.dumps({"tool_call": call.name, "arguments": call.arguments})
+                wrong = {} if call.error is None else {"error": call.error, "raw": call.raw}
+                line = json.dumps({"tool_call": call.name, "arguments": call.arguments} | wrong)
                 self._answer(("\n" if self.partial_line else "") + line + "\n")
         if self.statistics:
             self._own_line()

@@ -10,7 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import PrefixCache
-from ..config import SLIDING, GenerationConfig, ModelConfig, TextConfig
+from ..config import SLIDING, ModelConfig, TextConfig
+from ..generation_config import GenerationConfig
 from ..ops import soft_embedding
 from .attention import Mask
 from .layers import DecoderLayer

@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusiongemma.config import GenerationConfig
 from mlx_diffusiongemma.denoise import DenoisedCanvas, Step, denoise
+from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model
 
 from . import demo, tiny
@@ -71,6 +71,7 @@ def settings_of(trace: Trace) -> GenerationConfig:
 def overrides(trace: Trace) -> dict[str, Any]:
     """The trace's settings as keywords of `generate`; a stop id that never comes where it had none."""
     settings = {key: value for key, value in trace.meta["settings"].items() if value is not None}
+    settings.pop("pad_token_id", None)  # what the reference fills up with; we cut instead
     return {"eos_token_id": [2**31 - 1]} | settings
 
 

@@ -13,7 +13,7 @@ import transformers  # noqa: F401
 from oracle import demo, margins, replay, tiny, traces
 from oracle.reference import load_reference, router_gaps, run_forward
 
-from mlx_diffusiongemma.config import GenerationConfig
+from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model
 
 TOLERANCE = 1e-4
