@@ -81,7 +81,9 @@ def _write_weights(
         by_file.setdefault(info.file, []).append(name)
     megabytes = {name: info.nbytes / 1e6 for name, info in infos.items()}
     length = round(sum(megabytes.values()))
-    with click.progressbar(length=length, label="Converting", file=sys.stderr) as progress:
+    with click.progressbar(
+        length=length, label="Converting", file=sys.stderr, hidden=not (sys.stderr and sys.stderr.isatty())
+    ) as progress:
         for file, names in by_file.items():
             tensors = read_tensors([file])
             for name in names:

@@ -222,3 +222,113 @@ def test_unknown_setting() -> None:
 @pytest.mark.parametrize("seed", ["-1", str(2**80)])
 def test_seed_out_of_range(seed: str) -> None:
     assert "seed" in complaint("generate", "--seed", seed, "hi")
+
+
+# --- damaged checkpoints, in more ways ----------------------------------------------------------------------
+
+
+def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> None:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "found"),
+    [
+        (b"[" * 100_000, b"", "not JSON"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}', b"1234", "not understood"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}', b"1234", "expected 4 bytes"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"12345", "cover 4 of 5 bytes"),
+        (b'{"a\\nb": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"1234", "unprintable"),
+        (b"{}", b"", "no tensors"),
+    ],
+)
+def test_bad_safetensors_headers(checkpoint: Path, header: bytes, data: bytes, found: str) -> None:
+    (file,) = checkpoint.glob("*.safetensors")
+    write_safetensors(file, header, data)
+    assert found in complaint("generate", "--model", str(checkpoint), "hi")
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "../model.safetensors", "x" * 5000, "missing.safetensors"])
+def test_an_index_that_names_what_is_no_shard(checkpoint: Path, name: str) -> None:
+    (checkpoint / "weights.bin").write_bytes(b"")
+    index = {"weight_map": {"model.decoder.norm.weight": name}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "which is no safetensors file" in complaint("generate", "--model", str(checkpoint), "hi")
+
+
+def test_integer_weights(checkpoint: Path) -> None:
+    name = "model.decoder.norm.weight"
+    edit_weights(checkpoint, lambda weights: weights.update({name: weights[name].astype(mx.int32)}))
+    assert f"{name} is I32, not floating point" in complaint("generate", "--model", str(checkpoint), "hi")
+
+
+def test_a_tokenizer_larger_than_the_model(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", lambda values: values["text_config"].update(vocab_size=700))
+    line = complaint("generate", "--model", str(checkpoint), "hi")
+    assert "the tokenizer has 704 tokens, the model 700" in line
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"group_size": 0, "bits": 4},
+        {"group_size": 64, "bits": "4"},
+        {"group_size": 64, "bits": 4, "mode": "fp9"},
+    ],
+)
+def test_impossible_quantization(tmp_path: Path, block: dict[str, Any]) -> None:
+    converted = mlx_dg.convert("demo", tmp_path / "converted")
+    edit_json(converted / "config.json", lambda values: values.update(quantization=block))
+    assert "MLX has no such quantization" in complaint("generate", "--model", str(converted), "hi")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"per_layer_config": {"3": []}}, "per_layer_config.3 must be an object"),
+        ({"per_layer_config": {"x": {}}}, "has key 'x'; layers are 0 to 3"),
+        ({"hidden_size": 10**12}, "hidden_size must be a positive integer"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number"),
+        ({"final_logit_softcapping": 0}, "final_logit_softcapping must be above 0"),
+        ({"use_bidirectional_attention": "all"}, "only a causal encoder exists"),
+    ],
+)
+def test_impossible_configurations(checkpoint: Path, change: dict[str, Any], found: str) -> None:
+    edit_json(checkpoint / "config.json", lambda values: values["text_config"].update(change))
+    assert found in complaint("generate", "--model", str(checkpoint), "hi")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"sampler_config": "eb"}, "sampler_config must be an object"),
+        ({"sampler_config": {"_cls_name": "Other", "entropy_bound": 0.1}}, "sampler_config is a Other"),
+        ({"max_denoising_steps": 10**400}, "max_denoising_steps must be an integer from 1 to 10000"),
+    ],
+)
+def test_impossible_generation_configurations(checkpoint: Path, change: dict[str, Any], found: str) -> None:
+    edit_json(checkpoint / "generation_config.json", lambda values: values.update(change))
+    assert found in complaint("generate", "--model", str(checkpoint), "hi")
+
+
+@pytest.mark.parametrize("model", ["", "a b/c", "foo--bar/x", "~nosuchuser/x", "x" * 5000])
+def test_names_that_no_model_can_have(model: str) -> None:
+    complaint("generate", "--model", model, "hi")
+
+
+def test_the_offending_byte_is_named_behind_a_byte_order_mark() -> None:
+    assert "byte 0xff at offset 5" in complaint("generate", "-", stdin=b"\xef\xbb\xbfab\xff")
+
+
+def test_convert_needs_a_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    assert "tokenizer.json" in complaint("convert", str(checkpoint), "--mlx-path", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are POSIX")
+def test_closed_standard_input_does_no_harm() -> None:
+    command = f"{sys.executable} -m mlx_diffusiongemma generate --model demo --seed 1 hi <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()

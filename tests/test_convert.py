@@ -125,3 +125,36 @@ def test_a_width_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
     ):
         convert(narrow, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_expert_stacks_may_have_a_weight_suffix(source: Path, tmp_path: Path) -> None:
+    """As other MLX conversions name them; they must not slip through unquantized."""
+    (file,) = source.glob("*.safetensors")
+    tensors: Any = mx.load(str(file))
+    renamed = {
+        f"{k}.weight" if k.endswith(("experts.gate_up_proj", "experts.down_proj")) else k: v
+        for k, v in tensors.items()
+    }
+    plain = canvas_logits(convert(source, tmp_path / "plain"))
+    mx.eval(renamed)
+    mx.save_safetensors(str(file), renamed)
+    np.testing.assert_array_equal(canvas_logits(convert(source, tmp_path / "suffixed")), plain)
+
+
+def test_sorted_rows_are_really_sorted(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sorted_indices=True` on unsorted rows is wrong on a GPU and passes unnoticed on the CPU."""
+    model, seen = load_model(source), []
+    gather_mm = mx.gather_mm
+
+    def watched(a: mx.array, b: mx.array, **kwargs: Any) -> mx.array:
+        ids = np.array(kwargs["rhs_indices"]).ravel()
+        seen.append(kwargs.get("sorted_indices", False))
+        assert not seen[-1] or (np.diff(ids.astype(np.int64)) >= 0).all()
+        return gather_mm(a, b, **kwargs)
+
+    monkeypatch.setattr(mx, "gather_mm", watched)
+    cache = model.make_cache()
+    model.encode(mx.arange(90)[None], cache)
+    model.encode(mx.arange(3)[None], cache)
+    assert True in seen
+    assert False in seen

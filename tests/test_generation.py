@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import mlx_dg
 from mlx_diffusiongemma.config import ModelConfig
@@ -14,6 +17,7 @@ from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load, resolve
+from mlx_diffusiongemma.sampling import SeededDraws
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
 TURN_END = 106
@@ -205,3 +209,76 @@ def test_a_generation_runs_in_another_thread() -> None:
 def test_bfloat16_without_quantization_is_refused_on_the_cpu() -> None:
     with pytest.raises(InputError, match="in float32 only; leave dtype out"):
         load("demo", dtype=mx.bfloat16)
+
+
+def test_a_failed_generation_never_passes_for_a_complete_one(tokenizer: Tokenizer) -> None:
+    def fail(step: mlx_dg.Step) -> None:
+        raise ZeroDivisionError
+
+    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
+    generation = generate(model, tokenizer, "hello", on_step=fail)
+    with pytest.raises(ZeroDivisionError):
+        str(generation)
+    with pytest.raises(GenerationError, match=r"this generation failed \(ZeroDivisionError\)"):
+        str(generation)
+
+
+def test_a_generation_asked_from_its_own_watcher_says_so(tokenizer: Tokenizer) -> None:
+    generations: list[mlx_dg.Generation] = []
+    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
+    generations.append(generate(model, tokenizer, "hello", on_step=lambda step: list(generations[0]).clear()))
+    with pytest.raises(GenerationError, match="running already"):
+        str(generations[0])
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
+    model: Any = Scripted([])
+    tokenizer: Any = SimpleNamespace(prompt_ids=lambda prompt, **_: prompt)
+    with pytest.raises(InputError, match="the prompt has token id 704, but the model's ids end at 703"):
+        generate(model, tokenizer, [5, 704])
+
+
+def test_memory_and_prefill_are_measured() -> None:
+    model, tokenizer = load("demo")
+    generation = generate(model, tokenizer, "hello", seed=1)
+    assert generation.finish_reason == "stop"
+    assert generation.stats.prefill_tokens_per_second > 0
+    weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    assert weights < generation.stats.peak_memory_gb * 1e9 < 50 * weights
+
+
+def test_the_callers_time_is_not_counted(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))  # every look at the clock is 10 s after the last
+    monkeypatch.setattr(
+        "mlx_diffusiongemma.generation.time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    ids = text_ids(tokenizer, "ab ", 64)
+    model: Any = Scripted([ids, ids])
+    generation = generate(model, tokenizer, "hello", max_new_tokens=128)
+    blocks = iter(generation)
+    next(blocks)
+    before = generation.stats.seconds
+    for _ in range(100):
+        next(clock)
+    next(blocks)
+    assert generation.stats.seconds - before < 100
+
+
+def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
+    def draw(
+        seed: int = 1, candidate: int = 0, block: int = 0, attempt: int = 0, step: int = 0
+    ) -> tuple[Any, ...]:
+        draws = SeededDraws(seed, [candidate], block, attempt, length=64, vocab_size=1000)
+        uniforms, noise = draws.step(step)
+        return tuple(np.array(draws.initial())[0]), tuple(np.array(uniforms)[0]), tuple(np.array(noise)[0])
+
+    base = draw()
+    assert draw() == base
+    for other in (draw(seed=2), draw(candidate=1), draw(block=1), draw(attempt=1)):
+        assert all(a != b for a, b in zip(base, other, strict=True))
+    assert draw(step=1)[1:] != base[1:]
+    uniforms, noise = np.array(base[1]), np.array(base[2]) / 1000
+    assert abs(np.corrcoef(uniforms, noise)[0, 1]) < 0.5  # not one stream read twice
+
+    pair = SeededDraws(1, [0, 1], 0, 0, length=64, vocab_size=1000)
+    assert tuple(np.array(pair.step(0)[0])[0]) == base[1]  # a row does not depend on its batch
