@@ -89,9 +89,15 @@ class _Section:
         self._in_header = headed
         self._header = ""  # as far as it is known
         self._header_ids = 0
+        self._has_text = False
+        self._blank = ""  # a thought's white space so far, as long as nothing else has come
 
     def feed(self, ids: list[int]) -> tuple[str, int]:
         """The text that `ids` complete, and how many ids went into text rather than into the header."""
+        text, count = self._text_of(ids)
+        return self._unless_blank(text), count
+
+    def _text_of(self, ids: list[int]) -> tuple[str, int]:
         text, used = "", 0
         while self._in_header and used < len(ids):  # one by one, to see where it ends
             self._header_ids += 1
@@ -105,7 +111,15 @@ class _Section:
 
     def finish(self) -> str:
         """The held-back rest. A header that was cut off is dropped: it is a header all the same."""
-        return self._after_header(self._stream.finish())
+        return self._unless_blank(self._after_header(self._stream.finish()))
+
+    def _unless_blank(self, text: str) -> str:
+        """`text`, held back while a thought is nothing but white space: an empty thought leaves no trace."""
+        if self.channel != "thought" or self._has_text:
+            return text
+        self._blank += text
+        self._has_text = bool(self._blank.strip())
+        return self._blank if self._has_text else ""
 
     def _after_header(self, text: str) -> str:
         if not self._in_header:

@@ -31,6 +31,10 @@ class CommandLine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "mlx_dg"
+            complain(f"mlx_dg: error: {error.format_message()} See: {where} --help")
+            sys.exit(2)
         except DiffusionGemmaError as error:
             complain(f"mlx_dg: error: {error}")
             sys.exit(error.exit_code)

@@ -125,7 +125,7 @@ class Generation:
 
     @property
     def finish_reason(self) -> str | None:
-        """ "stop": a stop id came; "length": max_new_tokens was reached."""
+        """Why it ended: "stop", a stop id; "length", max_new_tokens; None when it was interrupted."""
         list(self)
         return self._finish_reason
 

@@ -37,7 +37,7 @@ def fingerprint() -> str:
 
 
 def settings() -> dict[str, Any]:
-    """generation_config.json in the flat form that GenerationConfig.override and the reference both take."""
+    """generation_config.json flat, as the reference takes it and, but for the padding, `generate`."""
     stored = json.loads((DIRECTORY / "generation_config.json").read_text())
     out = {key: stored[key] for key in ("max_denoising_steps", "t_min", "t_max", "stability_threshold")}
     out["confidence_threshold"] = stored["confidence_threshold"]

@@ -81,9 +81,10 @@ def test_the_demo_generates_the_same_ids(
     monkeypatch.setattr(generation, "SeededDraws", Recording)
     model, tokenizer = load(demo.DIRECTORY, dtype=mx.float32)
     settings = demo.settings()
+    ours_only = {key: value for key, value in settings.items() if key != "pad_token_id"}  # we cut, it pads
     for seed in range(first_seed, first_seed + 50):
         Recording.arrays = {"initial": [], "uniforms": [], "noise": []}
-        ours = generation.generate(model, tokenizer, text, thinking=thinking, seed=seed, **settings)
+        ours = generation.generate(model, tokenizer, text, thinking=thinking, seed=seed, **ours_only)
         steps = np.array([block.denoising_steps for block in ours])
         recorded = {key: np.stack(value) for key, value in Recording.arrays.items()}
         draws = Draws(arrays=recorded | {"steps_per_block": steps})
