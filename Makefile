@@ -76,7 +76,7 @@ $(VENV)/.parity: $(VENV)/.package
 	@$(PIP) --editable '.[parity]'
 	@touch $@
 
-$(DEMO)/config.json: $(VENV)/.package $(wildcard mlx_diffusiongemma/demo/checkpoint/*)
+$(DEMO)/config.json: $(VENV)/.package $(wildcard mlx_diffusiongemma/demo/checkpoint/* convert/*.py)
 	@rm -rf $(DEMO)
 	$(BIN)/mlx_dg convert demo --mlx-path $(DEMO)
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def convert(hf_path: str | Path, mlx_path: str | Path = "mlx_model") -> Path:
     Raises `InputError` when the source cannot be used or the target exists.
     """
     target = Path(mlx_path).expanduser()
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise InputError(f"{target} exists already; remove it or give another --mlx-path")
     source = resolve(hf_path)
     if ModelConfig.load(source).quantization is not None:
@@ -44,8 +45,13 @@ def convert(hf_path: str | Path, mlx_path: str | Path = "mlx_model") -> Path:
     infos = tensor_infos(source)
     quantizations = plan({name: info.shape for name, info in infos.items()})
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{str(target)[:80]!r} cannot be created ({error}); give another --mlx-path"
+        ) from None
     try:
         _write_weights(infos, quantizations, workspace)
         for pattern in _COPIED:

@@ -47,7 +47,7 @@ class ChannelDelta:
 
 
 class TextStream:
-    """Ids of one text -> the text, in pieces that join to what decoding all ids at once gives.
+    """Ids of one text -> the text, in pieces that join to what decoding all its valid ids at once gives.
 
     A character spelled by several byte tokens is held back until it is complete, also across feeds.
     Bytes that can never become a character come out as U+FFFD, as in `bytes.decode(errors="replace")`.

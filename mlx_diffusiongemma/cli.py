@@ -103,8 +103,6 @@ def generate(
     # Bad values are refused before minutes of loading.
     GenerationConfig().override(**settings)
     chosen_seed = checked_seed(seed)
-    if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
-        click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
     if model is None:
         click.echo(NO_MODEL_GIVEN, err=True)
     network, tokenizer = load("demo" if model is None else model)
@@ -119,6 +117,8 @@ def generate(
         on_step=display.step if display.watched else None,
         **settings,
     )
+    if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
+        click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
     try:
         for block in generation:
             display.block(block, generation.stats.canvas_length)

@@ -34,7 +34,7 @@ class Stats:
 
     @property
     def tokens_per_forward(self) -> float:
-        """New tokens per denoising step, as the reference counts them."""
+        """New tokens per denoising step: the reference's count, less what max_new_tokens cuts."""
         return _ratio(self.new_tokens, self.denoising_steps)
 
     @property

@@ -115,7 +115,8 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
         raise damaged("its header is not JSON") from None
 
     infos: dict[str, TensorInfo] = {}
-    data_bytes, covered = size - 8 - length, 0
+    data_bytes = size - 8 - length
+    spans: list[tuple[int, int]] = []
     for name, entry in header.items() if isinstance(header, dict) else ():
         if name == "__metadata__":
             continue
@@ -130,9 +131,14 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
         if not fits:
             raise damaged(f"{name} lies at bytes {begin}..{stop} of {data_bytes}, expected {expected} bytes")
         infos[name] = TensorInfo(file, dtype, shape, expected)
-        covered += expected
+        spans.append((begin, stop))
     if not infos:
         raise damaged("it holds no tensors")
+    covered = 0
+    for begin, stop in sorted(spans):
+        if begin != covered:
+            raise damaged(f"its tensors overlap or leave a gap at byte {min(begin, covered)}")
+        covered = stop
     if covered != data_bytes:
         raise damaged(f"its tensors cover {covered} of {data_bytes} bytes")
     return infos
