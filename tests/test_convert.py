@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -158,3 +159,37 @@ def test_sorted_rows_are_really_sorted(source: Path, monkeypatch: pytest.MonkeyP
     model.encode(mx.arange(3)[None], cache)
     assert True in seen
     assert False in seen
+
+
+@pytest.mark.parametrize(
+    ("mode", "group_size", "bits"), [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]
+)
+def test_an_override_without_mode_means_affine(
+    source: Path, tmp_path: Path, mode: str, group_size: int, bits: int
+) -> None:
+    """As repositories of the other modes have it for their 8-bit embeddings."""
+    whole = {"group_size": group_size, "bits": bits, "mode": mode}
+    override = {"group_size": 64, "bits": 8}
+    model = load_model(source)
+
+    def chosen(path: str, module: Any) -> bool | dict[str, Any]:
+        if "router" in path or not hasattr(module, "to_quantized"):
+            return False
+        return override if path == "model.decoder.embed_tokens" else whole
+
+    nn.quantize(model, class_predicate=chosen)
+    target = tmp_path / mode
+    shutil.copytree(source, target)
+    parameters: Any = tree_flatten(model.parameters())
+    mx.save_safetensors(str(target / "model.safetensors"), dict(parameters))
+    config = json.loads((target / "config.json").read_text())
+    config["quantization"] = {**whole, "model.decoder.embed_tokens": override}
+    (target / "config.json").write_text(json.dumps(config))
+
+    loaded: Any = load_model(target)
+    assert loaded.decoder.embed_tokens.mode == "affine"
+    assert loaded.decoder.layers[0].experts.down_proj.mode == mode
+    cache = model.make_cache()
+    model.encode(mx.arange(20)[None], cache)
+    expected = np.array(model.decode(mx.arange(16)[None], cache))
+    np.testing.assert_allclose(canvas_logits(target), expected, atol=1e-5)
