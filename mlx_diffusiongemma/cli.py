@@ -60,11 +60,7 @@ def main() -> None:
 @main.command()
 @click.argument("prompt")
 @click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
-@click.option(
-    "--seed",
-    type=int,
-    help="Same seed, same text.  [default: chosen anew, and reported]",
-)
+@click.option("--seed", type=int, help="Same seed, same text.  [default: chosen anew, and reported]")
 @click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
 @click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the checkpoint's]")
 @click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
@@ -105,7 +101,8 @@ def generate(
     chosen_seed = checked_seed(seed)
     if model is None:
         click.echo(NO_MODEL_GIVEN, err=True)
-    network, tokenizer = load("demo" if model is None else model)
+        model = "demo"
+    network, tokenizer = load(model)
     display = PlainDisplay(as_json, stats)
     generation = start(
         network,

@@ -24,7 +24,7 @@ from .weights import read_tensors, tensor_infos, weight_files
 # Of the hub's files, those a model is loaded from.
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 # mode -> (bits, group sizes) that MLX knows
-_QUANTIZATIONS: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {
+_QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "affine": ((1, 2, 3, 4, 5, 6, 8), (32, 64, 128)),
     "mxfp4": ((4,), (32,)),
     "mxfp8": ((8,), (32,)),
@@ -67,11 +67,8 @@ def resolve(path_or_hf_repo: str | Path) -> Path:
     try:
         path = Path(path_or_hf_repo).expanduser()
         is_directory, exists = path.is_dir(), path.exists()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # no permission, no such user, NUL or too long a name
+    # No permission or too long a name, no such user, a NUL.
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path_or_hf_repo)[:80]!r} cannot be a model directory ({error})") from None
     if is_directory:
         return path
@@ -106,7 +103,11 @@ def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
     """
     config = ModelConfig.load(directory)
     model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
-    infos = {_module_name(name): info for name, info in tensor_infos(directory).items()}
+    infos = {
+        _module_name(name): info
+        for name, info in tensor_infos(directory).items()
+        if not name.startswith(_NOT_LOADED)
+    }
     for name, info in infos.items():
         # Packed weights and the scales of mx formats are unsigned; nothing else may be an integer.
         packed = f"{name.rpartition('.')[0]}.scales" in infos
@@ -115,7 +116,6 @@ def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
                 f"{info.file}: {name} is {info.dtype}, not floating point; it cannot be a weight"
             )
     shapes = {name: info.shape for name, info in infos.items()}
-    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)}
     _quantize_like(model, shapes, config.quantization or {})
     _check_names_and_shapes(model, shapes, directory)
     return model, list(shapes)
@@ -170,11 +170,8 @@ def _quantize_like(
             raise ConfigError(f"config.json: quantization of {path} must be an object, found {chosen!r}")
         # An override without `mode` means affine, whatever the rest of the model uses.
         mode, bits, group_size = chosen.get("mode", "affine"), chosen.get("bits"), chosen.get("group_size")
-        if (
-            mode not in _QUANTIZATIONS
-            or bits not in _QUANTIZATIONS[mode][0]
-            or group_size not in _QUANTIZATIONS[mode][1]
-        ):
+        known_bits, known_groups = _QUANTIZATIONS.get(str(mode), ((), ()))
+        if bits not in known_bits or group_size not in known_groups:
             raise ConfigError(
                 f"config.json: quantization of {path} is {bits!r} bits in groups of {group_size!r}, "
                 f"mode {mode!r}; MLX has no such quantization"

@@ -124,8 +124,6 @@ def imported_from(site: Path, *, pth: bool) -> dict[str, str]:
         f"import json, site, sys; sys.path[:0] = {[str(site)]!r}; sys.path += {sorted(libraries)!r}\n"
         f"{f'site.addsitedir({str(site)!r})' if pth else ''}\n"
         "import mlx_dg, mlx_diffusiongemma.converter, mlx_diffusiongemma.errors\n"
-        "from importlib.resources import files\n"
-        "kernels = [p for p in map(str, (files('mlx_diffusiongemma') / 'kernels',))]\n"
         "print(json.dumps({n: sys.modules[n].__file__ for n in sys.modules if n.startswith('mlx_d')}))"
     )
     done = subprocess.run(
