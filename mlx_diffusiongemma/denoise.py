@@ -13,7 +13,7 @@ import numpy as np
 from .cache import PrefixCache
 from .errors import GenerationError
 from .generation_config import GenerationConfig
-from .sampling import CanvasState, Draws, denoise_step, initial_state, temperature_at
+from .sampling import CanvasState, Draws, denoise_step, initial_state, settle, temperature_at
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
@@ -62,28 +62,32 @@ def denoise(
 ) -> DenoisedCanvas:
     """Denoises one canvas per cached row until every row is done or the step cap is reached.
 
-    Raises `GenerationError` when the model's logits are NaN.
+    Raises `GenerationError` when the logits of some position hold NaN or +inf, or nothing finite.
     """
     state = initial_state(draws.initial())
     converged, mean_entropy = [False], [math.nan]
     for index in range(settings.max_denoising_steps):
         step = settings.max_denoising_steps - index
         temperature = temperature_at(step, settings)
-        state = denoise_step(model, cache, state, temperature, draws.step(index), settings)
+        before = state
+        state, remainder = denoise_step(model, cache, before, temperature, draws.step(index), settings)
 
-        # Only these two small vectors are read. The soft embedding waits for the next step, if there is one.
-        mx.eval(state.acceptance, state.entropies)
-        converged = np.array(state.acceptance.done).tolist()
-        mean_entropy = np.array(state.acceptance.mean_entropy).tolist()
+        # The stop record, the one readback of a step. (A watcher reads more.)
+        record = state.acceptance
+        mx.eval(record, state.entropies, remainder.left_out)
+        converged = np.array(record.done).tolist()
+        mean_entropy = np.array(record.mean_entropy).tolist()
         if on_step is not None:
             on_step(_watch(index, step, temperature, state))
-        if any(math.isnan(entropy) for entropy in mean_entropy):
+        if np.array(record.invalid).any():
             raise GenerationError(
-                f"the model's logits are NaN at denoising step {index + 1}; "
+                f"the model's logits are NaN or infinite at denoising step {index + 1}; "
                 "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
             )
         if all(converged):
             break
+        state = settle(model, before, state, remainder, temperature)
+        del remainder  # its logits would live through the next step
     return DenoisedCanvas(state.acceptance.argmax, index + 1, mean_entropy, converged)
 
 

@@ -14,7 +14,16 @@ import numpy as np
 
 from .cache import PrefixCache
 from .generation_config import GenerationConfig
-from .ops import Acceptance, RowStatistics, accept_and_renoise, row_statistics
+from .ops import (
+    FREE,
+    TOLERANCE,
+    Acceptance,
+    Bounds,
+    Proposal,
+    accept_and_renoise,
+    processed_logits,
+    row_statistics,
+)
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
@@ -60,14 +69,24 @@ class SeededDraws:
 class CanvasState(NamedTuple):
     """What one step hands to the next.
 
-    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`).
-    soft_embedding: `[B, C, D]`, None before the first step.
-    entropies: fp32 `[B, C]`, nats, of the step that made this state; None before the first.
+    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`). pins: int32 `[B, C]`.
+    soft_embedding: `[B, C, D]`, entropies: fp32 `[B, C]`, nats; both None before the first step.
     """
 
     acceptance: Acceptance
-    soft_embedding: mx.array | None
-    entropies: mx.array | None
+    pins: mx.array
+    soft_embedding: mx.array | None = None
+    entropies: mx.array | None = None
+
+
+class Remainder(NamedTuple):
+    """What decides between a step's sparse and its dense soft embedding.
+
+    left_out: fp32 scalar, the most probability that a position's sparse one lacks. logits: `[B * C, V]`.
+    """
+
+    left_out: mx.array
+    logits: mx.array
 
 
 def initial_state(noise: mx.array) -> CanvasState:
@@ -80,8 +99,9 @@ def initial_state(noise: mx.array) -> CanvasState:
         stable_steps=mx.zeros((rows,), dtype=mx.int32),
         mean_entropy=mx.zeros((rows,)),
         done=mx.zeros((rows,), dtype=mx.bool_),
+        invalid=mx.zeros((rows,), dtype=mx.bool_),
     )
-    return CanvasState(acceptance, soft_embedding=None, entropies=None)
+    return CanvasState(acceptance, pins=mx.full(noise.shape, FREE, dtype=mx.int32))
 
 
 def temperature_at(step: int, settings: GenerationConfig) -> float:
@@ -96,29 +116,43 @@ def denoise_step(
     temperature: float,
     draws: tuple[mx.array, mx.array],
     settings: GenerationConfig,
-) -> CanvasState:
+) -> tuple[CanvasState, Remainder]:
     """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here."""
     uniforms, noise = draws
     before = state.acceptance
-    rows, length = before.canvas.shape
+    shape = before.canvas.shape  # [B, C]
 
     hidden = model.decode_hidden(before.canvas, cache, state.soft_embedding)
-    logits = model.logits(hidden).reshape(rows * length, -1)  # [B * C, V]
+    logits = model.logits(hidden).flatten(0, 1)  # [B * C, V]
     softcap = model.config.text.final_logit_softcapping
-    statistics = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-    argmaxes, samples, entropies, _ = RowStatistics(*(x.reshape(rows, length) for x in statistics))
-    after = accept_and_renoise(
-        entropies=entropies,
-        samples=samples,
-        argmaxes=argmaxes,
-        noise=noise,
-        previous=before,
-        entropy_bound=settings.entropy_bound,
-        stability_threshold=settings.stability_threshold,
-        confidence_threshold=settings.confidence_threshold,
-    )
-    processed = mx.tanh(logits.astype(mx.float32) / softcap) * (softcap / temperature)
-    soft = model.soft_embedding(processed.reshape(rows, length, -1))
-    if state.soft_embedding is not None:
-        soft = mx.where(before.done[:, None, None], state.soft_embedding, soft)
-    return CanvasState(after, soft, entropies)
+    seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
+    rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid)
+    proposal = Proposal(*(x.reshape(shape) for x in rows))
+    bounds = Bounds(settings.entropy_bound, settings.stability_threshold, settings.confidence_threshold)
+    after = accept_and_renoise(proposal, noise, state.pins, before, bounds)
+
+    soft, left_out = model.soft_embedding(logits, seen, temperature)
+    left_out = mx.where(before.done[:, None], 0, left_out.reshape(shape)).max()
+    state = CanvasState(after, state.pins, _keep_done(state, soft), proposal.entropies)
+    return state, Remainder(left_out, logits)
+
+
+def settle(
+    model: DiffusionGemma, before: CanvasState, after: CanvasState, remainder: Remainder, temperature: float
+) -> CanvasState:
+    """`after` a step from `before`: with the dense soft embedding if the sparse one leaves out too much.
+
+    Reads `left_out`. Lazy otherwise: a soft embedding that no step follows is never computed.
+    """
+    if np.array(remainder.left_out) <= TOLERANCE:
+        return after
+    x = processed_logits(remainder.logits, temperature, model.config.text.final_logit_softcapping)
+    return after._replace(soft_embedding=_keep_done(before, model.dense_soft_embedding(x)))
+
+
+def _keep_done(before: CanvasState, soft: mx.array) -> mx.array:
+    """Soft embeddings `[B * C, D]` -> `[B, C, D]`, those of rows that were done replaced by what they had."""
+    soft = soft.reshape(*before.pins.shape, -1)
+    if before.soft_embedding is None:
+        return soft
+    return mx.where(before.acceptance.done[:, None, None], before.soft_embedding, soft)

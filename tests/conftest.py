@@ -14,6 +14,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from kernel_paths import ON_METAL, plug_in_emulator
+
+
+@pytest.fixture(params=["reference", "kernel"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test of device operations twice: on the plain MLX reference and on the Metal kernels."""
+    if request.param == "reference":
+        monkeypatch.setenv("MLX_DG_KERNELS", "off")
+    else:
+        monkeypatch.setenv("MLX_DG_KERNELS", "on")
+        if not ON_METAL:
+            plug_in_emulator(monkeypatch)
+    return request.param
+
 
 @pytest.fixture
 def bf16_experts(monkeypatch: pytest.MonkeyPatch) -> None:

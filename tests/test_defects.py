@@ -113,7 +113,7 @@ def test_a_quantized_model_computes_what_its_dequantized_weights_say(
     outputs = []
     for model in quantized:
         first = model.decode(CANVAS, cache := prefix(model, length))
-        second = model.decode(CANVAS, cache, model.soft_embedding(first / 0.8))
+        second = model.decode(CANVAS, cache, model.dense_soft_embedding(first / 0.8))
         wide = model.decode(mx.concatenate([CANVAS, CANVAS[:, ::-1], CANVAS], axis=1), cache)
         outputs.append([np.array(x) for x in (first, second, wide)])
     for ours, expected in zip(*outputs, strict=True):
@@ -141,9 +141,9 @@ def test_stored_expert_weights_are_never_sliced_on_their_way_to_gather_qmm(
 def test_soft_embedding_of_a_quantized_table(quantized: tuple[DiffusionGemma, DiffusionGemma]) -> None:
     packed, plain = quantized
     processed = mx.array(np.random.default_rng(0).normal(size=(2, 16, 96), scale=3).astype(np.float32))
-    soft = packed.soft_embedding(processed)
+    soft = packed.dense_soft_embedding(processed)
     assert soft.shape == (2, 16, 64)
-    np.testing.assert_allclose(np.array(soft), np.array(plain.soft_embedding(processed)), atol=1e-4)
+    np.testing.assert_allclose(np.array(soft), np.array(plain.dense_soft_embedding(processed)), atol=1e-4)
     table = np.array(plain.decoder.embed_tokens.weight).astype(np.float64)
     mass = np.exp(np.array(processed).astype(np.float64))
     expected = mass / mass.sum(axis=-1, keepdims=True) @ table * 8.0  # sqrt(64)

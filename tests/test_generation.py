@@ -17,6 +17,7 @@ from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load, resolve
+from mlx_diffusiongemma.ops import RowStatistics, SoftEmbedding
 from mlx_diffusiongemma.sampling import SeededDraws
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
@@ -46,8 +47,10 @@ class Scripted:
     def logits(self, hidden: mx.array) -> mx.array:
         return (mx.arange(self.config.text.vocab_size) == hidden[..., None]) * self.sure
 
-    def soft_embedding(self, processed_logits: mx.array) -> mx.array:
-        return processed_logits[..., :1]
+    def soft_embedding(
+        self, logits: mx.array, statistics: RowStatistics, temperature: float
+    ) -> SoftEmbedding:
+        return SoftEmbedding(logits[..., :1], left_out=mx.zeros(logits.shape[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +170,7 @@ def test_a_watcher_sees_every_step(tokenizer: Tokenizer) -> None:
 
 def test_nan_logits_are_an_error_and_never_text(tokenizer: Tokenizer) -> None:
     model: Any = Scripted([[1]], sure=float("nan"))
-    with pytest.raises(GenerationError, match="logits are NaN at denoising step 1"):
+    with pytest.raises(GenerationError, match="logits are NaN or infinite at denoising step 1"):
         generate(model, tokenizer, "hello").answer  # noqa: B018
 
 

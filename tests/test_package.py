@@ -123,8 +123,9 @@ def imported_from(site: Path, *, pth: bool) -> dict[str, str]:
     code = (
         f"import json, site, sys; sys.path[:0] = {[str(site)]!r}; sys.path += {sorted(libraries)!r}\n"
         f"{f'site.addsitedir({str(site)!r})' if pth else ''}\n"
-        "import mlx_dg, mlx_diffusiongemma.converter, mlx_diffusiongemma.errors\n"
-        "print(json.dumps({n: sys.modules[n].__file__ for n in sys.modules if n.startswith('mlx_d')}))"
+        "import mlx_dg, mlx_diffusiongemma.converter, mlx_diffusiongemma.ops.metal as metal\n"
+        "places = {n: sys.modules[n].__file__ for n in sys.modules if n.startswith('mlx_d')}\n"
+        "print(json.dumps(places | {'kernels': str(metal.SOURCES)}))"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-P", "-c", code]
@@ -147,7 +148,8 @@ def test_wheel_installs(wheel: Path, tmp_path: Path) -> None:
     assert places["mlx_diffusiongemma.converter"] == str(
         tmp_path / "mlx_diffusiongemma/converter/__init__.py"
     )
-    assert (tmp_path / "mlx_diffusiongemma/kernels/README.md").is_file()
+    assert places["kernels"] == str(tmp_path / "mlx_diffusiongemma/kernels")
+    assert (tmp_path / "mlx_diffusiongemma/kernels/row_statistics.metal").is_file()
 
 
 @pytest.mark.xdist_group("wheel")
@@ -156,3 +158,4 @@ def test_editable_installs(source: Path, tmp_path: Path) -> None:
     places = imported_from(tmp_path, pth=True)
     assert places["mlx_dg"] == str(source / "mlx_dg.py")
     assert places["mlx_diffusiongemma.converter"] == str(source / "convert/__init__.py")
+    assert places["kernels"] == str(source / "kernels")

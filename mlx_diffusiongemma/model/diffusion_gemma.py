@@ -12,7 +12,7 @@ import mlx.nn as nn
 from ..cache import PrefixCache
 from ..config import SLIDING, ModelConfig, TextConfig
 from ..generation_config import GenerationConfig
-from ..ops import soft_embedding
+from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, soft_embedding
 from .attention import Mask
 from .layers import DecoderLayer
 from .self_conditioning import SelfConditioning
@@ -101,13 +101,23 @@ class DiffusionGemma(nn.Module):
         """Tied projection `[B, C, D]` -> `[B, C, V]` in the weights' dtype, before the softcap."""
         return self.decoder.embed_tokens.as_linear(hidden)
 
-    def soft_embedding(self, processed_logits: mx.array) -> mx.array:
-        """The next step's self-conditioning: processed logits `[B, C, V]` -> expected embedding `[B, C, D]`.
+    def soft_embedding(
+        self, logits: mx.array, statistics: RowStatistics, temperature: float | mx.array
+    ) -> SoftEmbedding:
+        """The next step's self-conditioning from the raw logits `[R, V]` of this one (see `ops`)."""
+        softcap = self.config.text.final_logit_softcapping
+        soft = soft_embedding(logits, statistics, temperature, softcap, self.decoder.embed_tokens, self.dtype)
+        return soft._replace(embedding=soft.embedding * self.embed_scale)
+
+    def dense_soft_embedding(self, processed_logits: mx.array) -> mx.array:
+        """The same without leaving out anything: processed logits `[..., V]` -> `[..., D]`.
 
         Processed means softcapped and divided by the step's temperature. They are rounded to the
         embedding's dtype first, as the reference does.
         """
-        return soft_embedding(processed_logits, self.decoder.embed_tokens, self.dtype) * self.embed_scale
+        return (
+            dense_soft_embedding(processed_logits, self.decoder.embed_tokens, self.dtype) * self.embed_scale
+        )
 
     @property
     def embed_scale(self) -> mx.array:

@@ -1,7 +1,22 @@
-"""Device operations, one a file. Each has a reference in plain MLX that defines what it computes."""
+"""Device operations, one a file: a reference in plain MLX that defines what is computed, a Metal kernel,
+and the function that chooses between them."""
 
-from .accept_and_renoise import Acceptance, accept_and_renoise
+from .accept_and_renoise import FREE, Acceptance, Bounds, Proposal, accept_and_renoise
+from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
-from .soft_embedding import soft_embedding
+from .soft_embedding import TOLERANCE, SoftEmbedding, dense_soft_embedding, soft_embedding
 
-__all__ = ["Acceptance", "RowStatistics", "accept_and_renoise", "row_statistics", "soft_embedding"]
+__all__ = [
+    "FREE",
+    "TOLERANCE",
+    "Acceptance",
+    "Bounds",
+    "Proposal",
+    "RowStatistics",
+    "SoftEmbedding",
+    "accept_and_renoise",
+    "dense_soft_embedding",
+    "processed_logits",
+    "row_statistics",
+    "soft_embedding",
+]

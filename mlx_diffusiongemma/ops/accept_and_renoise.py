@@ -6,13 +6,38 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from .metal import Kernel, enabled, scalar
+
+FREE = -1  # in `pins`: no token is pinned here
+
+
+class Proposal(NamedTuple):
+    """What the model proposes for each position `[B, C]`, as `row_statistics` found it.
+
+    entropies: fp32, nats. samples, argmaxes: int32. invalid: bool.
+    """
+
+    entropies: mx.array
+    samples: mx.array
+    argmaxes: mx.array
+    invalid: mx.array
+
+
+class Bounds(NamedTuple):
+    """The sampler's settings, named as in `GenerationConfig`; arrays when they come from a compiled step."""
+
+    entropy_bound: float | mx.array
+    stability_threshold: int | mx.array
+    confidence_threshold: float | mx.array
+
 
 class Acceptance(NamedTuple):
     """What follows from one step; `[B, C]` unless said otherwise.
 
     canvas, argmax: the next canvas and this step's best guess, int32. accepted: bool.
     stable_steps: int32 `[B]`, how many steps in a row repeated the argmax.
-    mean_entropy: fp32 `[B]`, nats. done: bool `[B]`.
+    mean_entropy: fp32 `[B]`, nats, over the positions that are not pinned.
+    done: bool `[B]`. invalid: bool `[B]`, some position's logits were no distribution.
     """
 
     canvas: mx.array
@@ -21,38 +46,94 @@ class Acceptance(NamedTuple):
     stable_steps: mx.array
     mean_entropy: mx.array
     done: mx.array
+    invalid: mx.array
 
 
 def accept_and_renoise(
-    *,
-    entropies: mx.array,
-    samples: mx.array,
-    argmaxes: mx.array,
-    noise: mx.array,
-    previous: Acceptance,
-    entropy_bound: float,
-    stability_threshold: int,
-    confidence_threshold: float,
+    proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance, bounds: Bounds
 ) -> Acceptance:
     """Accepts the most certain positions, renoises the rest, and decides whether each row is done.
 
     A row's positions are taken by ascending entropy while the sum of the entropies *before* one is
     within `entropy_bound` (Ben-Hamu et al., arXiv:2505.24857); the lowest is always accepted. Accepted
-    positions hold their sample, all others fresh noise. A row is done when its argmax repeated
-    `stability_threshold` times in a row and its mean entropy is below `confidence_threshold`; done rows
-    keep canvas and argmax from then on.
+    positions hold their sample, all others fresh `noise`, int32 `[B, C]`. A row is done when its argmax
+    repeated `stability_threshold` times in a row and its mean entropy is below `confidence_threshold`;
+    done rows keep everything but `accepted` from then on.
+    pins: int32 `[B, C]`, `FREE` or the token that a position is pinned to. It holds that token, counts as
+    accepted, and takes no part in the sum, the mean and the repetition.
     """
-    order = mx.argsort(entropies, axis=-1)
-    ascending = mx.take_along_axis(entropies, order, axis=-1)
-    within = mx.cumsum(ascending, axis=-1) - ascending <= entropy_bound
-    accepted = mx.take_along_axis(within, mx.argsort(order, axis=-1), axis=-1)
+    fits = noise.shape[-1] <= _MAX_LENGTH
+    choose = accept_and_renoise_kernel if enabled() and fits else accept_and_renoise_reference
+    return choose(proposal, noise, pins, previous, bounds)
 
-    frozen = previous.done[:, None]
-    canvas = mx.where(frozen, previous.canvas, mx.where(accepted, samples, noise))
-    argmax = mx.where(frozen, previous.argmax, argmaxes)
-    repeated = (argmax == previous.argmax).all(axis=-1)
-    stable_steps = mx.where(repeated, previous.stable_steps + 1, 0)
-    mean_entropy = mx.where(previous.done, previous.mean_entropy, entropies.mean(axis=-1))
-    confident = mean_entropy < confidence_threshold
-    done = previous.done | ((stable_steps >= stability_threshold) & confident)
-    return Acceptance(canvas, argmax, accepted, stable_steps, mean_entropy, done)
+
+_MAX_LENGTH = 1024  # a thread a position, and Metal's largest threadgroup
+_KERNEL = Kernel(
+    "accept_and_renoise",
+    inputs=(
+        *("entropies", "samples", "argmaxes", "invalid", "noise", "pins"),
+        *("canvas", "argmax", "stable_steps", "mean_entropy", "done"),
+        *("entropy_bound", "stability_threshold", "confidence_threshold"),
+    ),
+    outputs=(
+        *("next_canvas", "next_argmax", "accepted"),
+        *("next_stable_steps", "next_mean_entropy", "next_done", "row_invalid"),
+    ),
+)
+
+
+def accept_and_renoise_kernel(
+    proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance, bounds: Bounds
+) -> Acceptance:
+    """`accept_and_renoise` in one launch, for canvases of at most 1024 positions."""
+    rows, length = noise.shape
+    simdgroups = -(-length // 32)
+    canvas, row = (rows, length), (rows,)
+    return Acceptance(
+        *_KERNEL(
+            [
+                *(*proposal, noise, pins),
+                *(previous.canvas, previous.argmax),
+                *(previous.stable_steps, previous.mean_entropy, previous.done),
+                scalar(bounds.entropy_bound),
+                scalar(bounds.stability_threshold, mx.int32),
+                scalar(bounds.confidence_threshold),
+            ],
+            template={"C": length, "SIMDGROUPS": simdgroups},
+            threadgroups=(1, rows),
+            threads=32 * simdgroups,
+            outputs=[
+                *((canvas, mx.int32), (canvas, mx.int32), (canvas, mx.bool_)),
+                *((row, mx.int32), (row, mx.float32), (row, mx.bool_), (row, mx.bool_)),
+            ],
+        )
+    )
+
+
+def accept_and_renoise_reference(
+    proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance, bounds: Bounds
+) -> Acceptance:
+    """`accept_and_renoise` in plain MLX."""
+    pinned = pins != FREE
+    order = mx.argsort(mx.where(pinned, mx.inf, proposal.entropies), axis=-1)
+    ascending = mx.take_along_axis(mx.where(pinned, 0, proposal.entropies), order, axis=-1)
+    within = mx.cumsum(ascending, axis=-1) - ascending <= bounds.entropy_bound
+    accepted = mx.take_along_axis(within, mx.argsort(order, axis=-1), axis=-1) | pinned
+
+    frozen = previous.done
+    canvas = mx.where(frozen[:, None], previous.canvas, mx.where(accepted, proposal.samples, noise))
+    argmax = mx.where(frozen[:, None], previous.argmax, proposal.argmaxes)
+    repeated = (pinned | (argmax == previous.argmax)).all(axis=-1)
+    stable_steps = mx.where(frozen, previous.stable_steps, mx.where(repeated, previous.stable_steps + 1, 0))
+    mean_entropy = ascending.sum(axis=-1) / mx.maximum((~pinned).sum(axis=-1), 1)
+    mean_entropy = mx.where(frozen, previous.mean_entropy, mean_entropy)
+    confident = mean_entropy < bounds.confidence_threshold
+    return Acceptance(
+        canvas=mx.where(pinned, pins, canvas),
+        argmax=mx.where(pinned, pins, argmax),
+        accepted=accepted,
+        stable_steps=stable_steps,
+        mean_entropy=mean_entropy,
+        done=frozen | ((stable_steps >= bounds.stability_threshold) & confident),
+        invalid=~frozen & proposal.invalid.any(axis=-1),
+    )

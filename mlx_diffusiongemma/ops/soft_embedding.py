@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import mlx.core as mx
 import mlx.nn as nn
 
+from .metal import Kernel, enabled, scalar
+from .processed_logits import processed_logits
+from .row_statistics import CHUNK, RowStatistics
+
+# A row may leave out this much probability. The reference rounds every probability to bf16, which moves
+# more than that (2**-9 of each).
+TOLERANCE = 1e-4
+
+Table = nn.Embedding | nn.QuantizedEmbedding
+
+
+class SoftEmbedding(NamedTuple):
+    """embedding: `[R, D]` in the model's dtype, unscaled. left_out: fp32 `[R]`, the probability it lacks.
+
+    Rows that leave out more than `TOLERANCE` are zeros: take `dense_soft_embedding` for all.
+    """
+
+    embedding: mx.array
+    left_out: mx.array
+
 
 def soft_embedding(
-    processed_logits: mx.array, table: nn.Embedding | nn.QuantizedEmbedding, dtype: mx.Dtype
-) -> mx.array:
-    """`softmax(processed_logits) @ table`: `[B, C, V]` and a table of V rows -> `[B, C, D]`, unscaled.
+    logits: mx.array,
+    statistics: RowStatistics,
+    temperature: float | mx.array,
+    softcap: float | None,
+    table: Table,
+    dtype: mx.Dtype,
+) -> SoftEmbedding:
+    """`softmax(cap(logits) / temperature) @ table` (see `row_statistics`) for logits `[R, V]`.
+
+    statistics: those of the same logits, temperature and softcap.
+    """
+    choose = soft_embedding_kernel if enabled() and _suits(table) else soft_embedding_reference
+    return choose(logits, statistics, temperature, softcap, table, dtype)
+
+
+def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array:
+    """`softmax(x) @ table`: processed logits `[..., V]` and a table of V rows -> `[..., D]`, unscaled.
 
     Softmax in fp32; logits and probabilities are rounded to `dtype`, the model's, as the reference does.
     A quantized table is multiplied packed, which dequantizes on the way.
     """
-    probabilities = mx.softmax(processed_logits.astype(dtype).astype(mx.float32), axis=-1).astype(dtype)
+    probabilities = mx.softmax(x.astype(dtype).astype(mx.float32), axis=-1).astype(dtype)
     if "scales" not in table:
         return probabilities @ table.weight
     return mx.quantized_matmul(
@@ -27,3 +64,95 @@ def soft_embedding(
         bits=table.bits,
         mode=table.mode,
     )
+
+
+def soft_embedding_reference(
+    logits: mx.array,
+    statistics: RowStatistics,
+    temperature: float | mx.array,
+    softcap: float | None,
+    table: Table,
+    dtype: mx.Dtype,
+) -> SoftEmbedding:
+    """`soft_embedding` in plain MLX: the dense product, which leaves out nothing."""
+    embedding = dense_soft_embedding(processed_logits(logits, temperature, softcap), table, dtype)
+    return SoftEmbedding(embedding, left_out=mx.zeros(logits.shape[:1]))
+
+
+_SIMDGROUPS = 16
+_SUPPORT_LIMIT = 2048  # tokens a row; their ids and weights take 16 of the 32 KB of threadgroup memory
+_KERNEL = Kernel(
+    "soft_embedding",
+    inputs=(
+        *("logits", "log_normalizer", "chunk_peaks", "table", "scales", "biases"),
+        *("temperature", "softcap", "log_threshold", "tolerance"),
+    ),
+    outputs=("embedding", "left_out"),
+    headers=("processed_logit.h",),
+)
+
+
+def soft_embedding_kernel(
+    logits: mx.array,
+    statistics: RowStatistics,
+    temperature: float | mx.array,
+    softcap: float | None,
+    table: Table,
+    dtype: mx.Dtype,
+) -> SoftEmbedding:
+    """`soft_embedding` from each row's likeliest tokens: those of at least `TOLERANCE / limit`.
+
+    A set of `limit` tokens that leaves out at most `TOLERANCE` has less than that in tokens below this
+    probability. So no choice of as many tokens could leave out less than this one by more than `TOLERANCE`,
+    and a row is refused only when such a choice would be barely good enough.
+    """
+    rows, vocab = logits.shape
+    limit = _support_limit(vocab)
+    quantized = "scales" in table
+    none = mx.zeros((1,))
+    embedding, left_out = _KERNEL(
+        [
+            logits,
+            statistics.log_normalizer,
+            statistics.chunk_peaks,
+            table.weight,
+            table["scales"] if quantized else none,
+            table["biases"] if quantized else none,
+            scalar(temperature),
+            scalar(softcap or 0),
+            scalar(math.log(TOLERANCE / limit)),
+            scalar(TOLERANCE),
+        ],
+        template={
+            "T": dtype,
+            "SOFTCAP": softcap is not None,
+            "CHUNK": CHUNK,
+            "CHUNKS": statistics.chunk_peaks.shape[1],
+            "SIMDGROUPS": _SIMDGROUPS,
+            "LIMIT": limit,
+            "D": _width(table),
+            "BITS": table.bits if quantized else 0,
+            "GROUP": table.group_size if quantized else 1,
+        },
+        threadgroups=(rows, 1),
+        threads=32 * _SIMDGROUPS,
+        outputs=[((rows, _width(table)), dtype), ((rows,), mx.float32)],
+    )
+    return SoftEmbedding(embedding, left_out)
+
+
+def _support_limit(vocab: int) -> int:
+    """Beyond a sixteenth of a small vocabulary a dense product is the shorter way."""
+    return min(_SUPPORT_LIMIT, vocab // 16)
+
+
+def _suits(table: Table) -> bool:
+    """Whether the kernel reads this table: affine 4 or 8 bit, or not quantized; not a tiny one."""
+    vocab = table.weight.shape[0]
+    readable = "scales" not in table or (table.mode == "affine" and table.bits in (4, 8))
+    return readable and _width(table) % 4 == 0 and _support_limit(vocab) > 0
+
+
+def _width(table: Table) -> int:
+    columns: int = table.weight.shape[1]
+    return columns * 32 // table.bits if "scales" in table else columns

@@ -57,7 +57,7 @@ def forward_logits(
         encode(model, trace["prompt"], cache, chunk_size)
     for canvases, committed in zip(trace["canvases"], trace["committed"], strict=True):
         first = model.decode(ids(canvases[0]), cache)
-        soft = model.soft_embedding(first / SELF_CONDITIONING_TEMPERATURE)
+        soft = model.dense_soft_embedding(first / SELF_CONDITIONING_TEMPERATURE)
         second = model.decode(ids(canvases[1]), cache, soft)
         out.append(np.stack([np.array(first), np.array(second)]))
         encode(model, committed, cache, chunk_size)
@@ -146,6 +146,6 @@ def processed_logits(model: Any, trace: Trace) -> np.ndarray:
                 logits = mx.array(trace["processed"][index])
             if kept is not None:
                 logits = mx.where(mx.array(trace["done"][index - 1])[:, None, None], kept, logits)
-            kept, soft, canvas = logits, model.soft_embedding(logits), trace["canvas"][index]
+            kept, soft, canvas = logits, model.dense_soft_embedding(logits), trace["canvas"][index]
         encode(model, trace["appended"][block], cache)
     return np.stack(out)

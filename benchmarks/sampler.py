@@ -1,0 +1,120 @@
+"""The sampler of a denoising step against mlx-vlm's, on the same logits, in one process.
+
+    python benchmarks/sampler.py [--rows 256] [--vocab 262144] [--rounds 5] [--dtype float32|bfloat16]
+
+Both sides start from the same random raw logits `[rows, vocab]` and end with the next canvas, evaluated:
+
+- mlx_dg: `row_statistics` and `accept_and_renoise`, with the uniforms and noise they take. Includes the
+  stopping rule, which mlx-vlm's side lacks. Metal kernels where they can run, plain MLX elsewhere.
+- mlx-vlm: what `stream_diffusion_generate` does in a step with `diffusion_sampler="entropy-bound"`: division
+  by the step's temperature, argmax, sample, entropy, acceptance mask, renoise; made of its own functions.
+  Its `temperature` is 1, which samples from the step's distribution as we do; its default, 0, would take
+  the argmax instead. Its check for stability is left out: it reads from the device and seldom does more.
+
+"with softcap": each side caps the raw logits, mlx-vlm with its compiled softcap (`mx.compile`, which on the
+CPU needs a C++ compiler). "without": neither does, and mlx-vlm's side casts to fp32 as its softcap would.
+
+After one untimed call each, the sides take turns, and swap places from round to round. A ratio is
+mlx-vlm's time over ours in the same round. Exits 2 if mlx-vlm is missing. Asserts no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise, row_statistics
+
+SOFTCAP, TEMPERATURE = 30.0, 0.6
+BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0.005)
+
+
+def our_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[mx.array]]:
+    rows, vocab = logits.shape
+    canvas, row = mx.zeros((1, rows), dtype=mx.int32), mx.zeros((1,))
+    no = row > 0
+    before = Acceptance(canvas, canvas, canvas > 0, row.astype(mx.int32), row, done=no, invalid=no)
+    pins = mx.full((1, rows), FREE, dtype=mx.int32)
+    mx.eval(before, pins)
+
+    def step() -> Sequence[mx.array]:
+        uniforms, noise = mx.random.uniform(shape=(rows,)), mx.random.randint(0, vocab, (1, rows))
+        seen = row_statistics(logits, uniforms, TEMPERATURE, softcap)
+        proposal = Proposal(*(x[None] for x in (seen.entropy, seen.sample, seen.argmax, seen.invalid)))
+        return accept_and_renoise(proposal, noise, pins, before, BOUNDS)
+
+    return step
+
+
+def their_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[mx.array]]:
+    theirs: Any = importlib.import_module("mlx_vlm.generate.diffusion")
+    language: Any = importlib.import_module("mlx_vlm.models.diffusion_gemma.language")
+    cap = language.make_compiled_softcap(softcap) if softcap is not None else lambda x: x.astype(mx.float32)
+    rows, vocab = logits.shape
+    canvas = mx.zeros((1, rows), dtype=mx.int32)
+    mx.eval(canvas)
+
+    def step() -> Sequence[mx.array]:
+        processed = cap(logits[None]) / TEMPERATURE
+        argmax = mx.argmax(processed, axis=-1).astype(mx.int32)
+        sample = theirs._diffusion_sample_canvas(processed, mx.int32, 1.0)
+        entropy = theirs._diffusion_token_entropy(processed)
+        accepted = theirs._diffusion_entropy_transfer_mask(entropy, BOUNDS.entropy_bound)
+        kept = mx.where(accepted, sample, canvas)
+        noise = theirs._diffusion_initialize_canvas(1, rows, vocab, mx.int32)
+        return argmax, mx.where(accepted, kept, noise), accepted
+
+    return step
+
+
+def seconds(step: Callable[[], Sequence[mx.array]]) -> float:
+    start = time.perf_counter()
+    mx.eval(step())
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The sampler of a denoising step against mlx-vlm's.")
+    parser.add_argument("--rows", type=int, default=256, help="canvas positions")
+    parser.add_argument("--vocab", type=int, default=262144)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options = parser.parse_args()
+    if min(options.rows, options.vocab, options.rounds) < 1:
+        parser.error("--rows, --vocab and --rounds must be at least 1")
+
+    logits = 4 * mx.random.normal((options.rows, options.vocab), key=mx.random.key(0))
+    logits = logits.astype(getattr(mx, options.dtype))
+    mx.eval(logits)
+    print(f"logits [{options.rows}, {options.vocab}] {options.dtype}, {mx.default_device()}, ", end="")
+    print(f"{options.rounds} rounds; medians")
+    print(f"{'':16}{'mlx_dg ms':>12}{'mlx-vlm ms':>12}{'ratio':>8}   min..max")
+    for name, softcap in [("with softcap", SOFTCAP), ("without", None)]:
+        steps = [our_step(logits, softcap), their_step(logits, softcap)]
+        times: list[list[float]] = [[], []]
+        for index in range(-1, options.rounds):
+            for side in (0, 1) if index % 2 else (1, 0):
+                taken = seconds(steps[side])
+                if index >= 0:
+                    times[side].append(1e3 * taken)
+        ours, theirs = (statistics.median(side) for side in times)
+        ratios = [b / a for a, b in zip(*times, strict=True)]
+        print(f"{name:16}{ours:12.1f}{theirs:12.1f}{statistics.median(ratios):8.2f}", end="")
+        print(f"   {min(ratios):.2f}..{max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "mlx_vlm":
+            raise
+        print(f"{error}: install what this compares with, pip install mlx-vlm==0.7.10", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,9 @@
+// A logit as the sampler sees it: softcapped, divided by the temperature, in fp32. The order of operations is
+// the reference's. -inf means "never" and stays -inf, although the softcap alone would lift it to -softcap.
+template <bool SOFTCAP>
+inline float processed_logit(float logit, float softcap, float temperature) {
+  if (SOFTCAP && logit > -INFINITY) {
+    logit = softcap * metal::precise::tanh(logit / softcap);
+  }
+  return logit / temperature;
+}

@@ -1,0 +1,86 @@
+"""What the device operations have to compute, in float64 NumPy; and rows that are easy to get wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CHUNK = 1024  # the edges that matter; a wrong value here would only weaken the rows below
+
+
+@dataclass
+class ExactRows:
+    """Statistics of each row `[R]`, and its probabilities `[R, V]`."""
+
+    probabilities: np.ndarray
+    processed: np.ndarray
+    argmax: np.ndarray
+    entropy: np.ndarray
+    log_normalizer: np.ndarray
+
+
+def row_statistics(logits: np.ndarray, temperature: float, softcap: float | None) -> ExactRows:
+    x = logits.astype(np.float64)
+    if softcap is not None:
+        x = np.where(np.isneginf(x), x, softcap * np.tanh(x / softcap))
+    x = x / temperature
+    peak = x.max(axis=-1, keepdims=True)
+    mass = np.exp(x - peak)
+    p = mass / mass.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(p > 0, p * np.log(p), 0.0).sum(axis=-1)
+    return ExactRows(p, x, x.argmax(axis=-1), entropy, np.log(mass.sum(axis=-1)) + peak[:, 0])
+
+
+def accepted(entropies: np.ndarray, pinned: np.ndarray, bound: float) -> np.ndarray:
+    """Which positions of one row `[C]` the entropy bound accepts; pinned ones are, outside the budget."""
+    keep, spent = pinned.copy(), 0.0
+    for position in np.argsort(entropies, kind="stable"):
+        if not pinned[position]:
+            keep[position] = spent <= np.float32(bound)
+            spent += float(entropies[position])
+    return keep
+
+
+def difficult_rows(vocab: int, rng: np.random.Generator) -> np.ndarray:
+    """Logits `[R, vocab]`, each row with a trap: flat, peaked, tied, huge, masked, rising, falling, edges."""
+    peaked = rng.normal(size=vocab)
+    peaked[rng.integers(vocab)] = 40.0
+    last = rng.normal(size=vocab)
+    last[-1] = 12.0
+    tied = rng.integers(0, 2, vocab) * 3.0
+    tied[-1] = 3.0
+    edges = np.full(vocab, -2.0)  # equal peaks on both sides of chunk edges, and beside lanes
+    edges[[i for k in range(1, 5) for i in (CHUNK * k - 1, CHUNK * k, CHUNK * k + 3) if i < vocab]] = 9.0
+    masked = np.full(vocab, -np.inf)
+    masked[rng.choice(vocab, size=max(1, vocab // 3), replace=False)] = rng.normal(size=max(1, vocab // 3))
+    alone = np.full(vocab, -np.inf)
+    alone[rng.integers(vocab)] = -7.0
+    rows = [
+        np.zeros(vocab),
+        peaked,
+        last,
+        tied,
+        edges,
+        masked,
+        alone,
+        rng.normal(size=vocab) * 1e4,
+        np.linspace(-20, 20, vocab),  # a new peak at every token
+        np.linspace(20, -20, vocab),
+        *rng.normal(size=(3, vocab)) * 5,
+    ]
+    return np.stack(rows).astype(np.float32)
+
+
+def cannot_be_a_distribution() -> dict[str, list[float]]:
+    nan, inf = np.nan, np.inf
+    return {
+        "nan": [1.0, nan, 0.0],
+        "only nan": [nan, nan, nan],
+        "+inf": [inf, 0.0, 1.0],
+        "+inf and nan": [inf, nan, 1.0],
+        "+inf and -inf": [-inf, inf, -inf],
+        "only -inf": [-inf, -inf, -inf],
+        "nan and -inf": [-inf, nan, -inf],
+    }

@@ -1,0 +1,41 @@
+"""Runs the package's Metal kernels in tests: on Metal where there is one, else on the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from emulator import Emulation, emulate
+
+from mlx_diffusiongemma.ops import metal
+
+ON_METAL = mx.metal.is_available()
+
+
+def plug_in_emulator(
+    monkeypatch: pytest.MonkeyPatch,
+    schedule_seed: int = 0,
+    edits: Mapping[str, Callable[[str], str]] | None = None,
+) -> list[Emulation]:
+    """Every kernel launch runs on the emulator from now on; returns the list that the launches are added to.
+
+    edits change the generated source of launches, by kernel name: that is how defects are planted.
+    """
+    launches: list[Emulation] = []
+    launch_on_metal = metal.Kernel.__call__
+
+    def launch(kernel: metal.Kernel, inputs: Sequence[mx.array], **how: Any) -> list[mx.array]:
+        def real_call(*arrays: mx.array) -> list[mx.array]:
+            return launch_on_metal(kernel, arrays, **how)
+
+        # MLX copies strided inputs before a launch; here that has to happen before the tracing.
+        contiguous = [mx.contiguous(array) for array in inputs]
+        edit = (edits or {}).get(kernel.name)
+        launches.append(emulate(real_call, *contiguous, schedule_seed=schedule_seed, edit=edit))
+        return launches[-1].outputs
+
+    monkeypatch.setattr(metal.Kernel, "__call__", launch)
+    monkeypatch.setattr(metal, "available", lambda: (True, ""))
+    return launches
