@@ -92,12 +92,14 @@ def main() -> None:
 
     logits = 4 * mx.random.normal((options.rows, options.vocab), key=mx.random.key(0))
     logits = logits.astype(getattr(mx, options.dtype))
+    variants = [
+        (name, our_step(logits, softcap), their_step(logits, softcap))
+        for name, softcap in [("with softcap", SOFTCAP), ("without", None)]
+    ]
     mx.eval(logits)
-    print(f"logits [{options.rows}, {options.vocab}] {options.dtype}, {mx.default_device()}, ", end="")
-    print(f"{options.rounds} rounds; medians")
+    print(f"{logits.shape} {options.dtype}, {mx.default_device()}, {options.rounds} rounds")
     print(f"{'':16}{'mlx_dg ms':>12}{'mlx-vlm ms':>12}{'ratio':>8}   min..max")
-    for name, softcap in [("with softcap", SOFTCAP), ("without", None)]:
-        steps = [our_step(logits, softcap), their_step(logits, softcap)]
+    for name, *steps in variants:
         times: list[list[float]] = [[], []]
         for index in range(-1, options.rounds):
             for side in (0, 1) if index % 2 else (1, 0):

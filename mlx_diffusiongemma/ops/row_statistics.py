@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -10,7 +12,7 @@ from .metal import Kernel, enabled, scalar
 from .processed_logits import processed_logits
 
 # Probability mass is summed per chunk of this many tokens, so that a sample needs one chunk's running
-# sum instead of the vocabulary's, and fp32 sums stay short and exact.
+# sum instead of the vocabulary's, and fp32 sums stay short.
 CHUNK = 1024
 
 
@@ -76,42 +78,92 @@ def row_statistics_kernel(
     )
 
 
+# Rows a CPU takes at a time: their intermediates stay in its cache, and in memory that is used again.
+_BLOCK_ROWS, _MOST_BLOCKS = 8, 32
+# Mass below e^-87 counts as 0: fp32 holds it as subnormals only, and to multiply those takes 20 times longer.
+_LOWEST = -87.0
+
+
 def row_statistics_reference(
     logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
     """`row_statistics` in plain MLX."""
+    rows = max(_BLOCK_ROWS, -(-logits.shape[0] // _MOST_BLOCKS))
+    if mx.default_device().type == mx.DeviceType.gpu:
+        rows = logits.shape[0]
+    blocks = [
+        _block_statistics(logits[start : start + rows], uniforms[start : start + rows], temperature, softcap)
+        for start in range(0, logits.shape[0], rows)
+    ]
+    return RowStatistics(*(mx.concatenate(list(parts)) for parts in zip(*blocks, strict=True)))
+
+
+def _block_statistics(
+    logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
+) -> RowStatistics:
     rows, vocab = logits.shape
-    no_number = ~(logits < mx.inf)  # NaN or +inf
-    x = processed_logits(logits, temperature, softcap)
-    chunked = mx.pad(x, [(0, 0), (0, -vocab % CHUNK)], constant_values=-mx.inf).reshape(rows, -1, CHUNK)
-    chunk_peaks = chunked.max(axis=-1)
-    argmax = mx.argmax(x, axis=-1)
-    peak = mx.take_along_axis(x, argmax[:, None], axis=-1)
-    invalid = no_number.any(axis=-1) | ~mx.isfinite(peak[:, 0])
-    mass = mx.exp(chunked - peak[..., None])  # [R, chunks, CHUNK], 1 at the argmax
-    total = mass.sum(axis=(1, 2))
-    moment = mx.where(mass > 0, mass * (chunked - peak[..., None]), 0).sum(axis=(1, 2))  # 0 * -inf is NaN
+    x = logits.astype(mx.float32)
+    if vocab % CHUNK:
+        x = mx.pad(x, [(0, 0), (0, -vocab % CHUNK)], constant_values=-math.inf)
+    x = x.reshape(rows, -1, CHUNK)  # [R, chunks, CHUNK]
+    # The largest logit is the largest processed one: only peaks and one chunk need the cap to the last bit.
+    largest = _per_chunk(mx.max, x)  # max passes a NaN on
+    peaks = processed_logits(largest, temperature, softcap)
+    best = mx.argmax(peaks, axis=-1, keepdims=True)
+    inside = processed_logits(_chunk_of(x, best), temperature, softcap)
+    argmax = best[:, 0] * CHUNK + mx.argmax(inside, axis=-1)
+    top = mx.take_along_axis(peaks, best, axis=-1)
+    invalid = ~((largest.max(axis=-1) < math.inf) & mx.isfinite(top[:, 0]))
+
+    largest = mx.take_along_axis(largest, best, axis=-1)[..., None]
+    if softcap is not None:
+        x, largest = mx.where(x > -math.inf, _fast_cap(x, softcap), x), _fast_cap(largest, softcap)
+    x = (x - largest) / temperature
+    x = mx.maximum(x, _LOWEST)  # finite, so that mass * x is 0 where mass is
+    mass = _exp(x) - _exp(mx.array(_LOWEST))  # 1 at the argmax, exactly 0 at the lowest
+    sums = _per_chunk(mx.sum, mass)
+    total = sums.sum(axis=-1)
+    moment = _per_chunk(mx.sum, mass * x).sum(axis=-1)
     return RowStatistics(
         argmax=mx.where(invalid, 0, argmax).astype(mx.int32),
-        sample=mx.where(invalid, 0, _inverse_cdf(mass, uniforms)).astype(mx.int32),
+        sample=mx.where(invalid, 0, _inverse_cdf(mass, sums, uniforms)).astype(mx.int32),
         entropy=mx.where(invalid, mx.nan, mx.log(total) - moment / total),
-        log_normalizer=mx.where(invalid, mx.nan, mx.log(total) + peak[:, 0]),
+        log_normalizer=mx.where(invalid, mx.nan, mx.log(total) + top[:, 0]),
         invalid=invalid,
-        chunk_peaks=chunk_peaks,
+        chunk_peaks=peaks,
     )
 
 
-def _inverse_cdf(mass: mx.array, uniforms: mx.array) -> mx.array:
+def _inverse_cdf(mass: mx.array, sums: mx.array, uniforms: mx.array) -> mx.array:
     """Lowest id whose cumulative share of `mass [R, chunks, CHUNK]` exceeds `uniforms [R]`."""
-    chunk_ends = mx.cumsum(mass.sum(axis=-1), axis=-1)  # [R, chunks]
-    total = chunk_ends[:, -1]
+    ends = mx.cumsum(sums, axis=-1)  # [R, chunks]
+    total = ends[:, -1]
     # Rounding could lift u * total to total itself, which no cumulative sum exceeds.
-    target = mx.minimum(uniforms * total, total * (1 - 2**-23))
-    chunk = mx.argmax(chunk_ends > target[:, None], axis=-1)[:, None]  # the first chunk that exceeds it
-    before = mx.where(chunk > 0, mx.take_along_axis(chunk_ends, mx.maximum(chunk, 1) - 1, axis=-1), 0)
-    inside = mx.take_along_axis(mass, chunk[..., None], axis=1)[:, 0]  # [R, CHUNK]
-    exceeds = before + mx.cumsum(inside, axis=-1) > target[:, None]
+    target = mx.minimum(uniforms * total, total * (1 - 2**-23))[:, None]
+    chunk = mx.argmax(ends > target, axis=-1, keepdims=True)  # the first that exceeds it
+    before = mx.take_along_axis(mx.pad(ends, [(0, 0), (1, 0)]), chunk, axis=-1)
+    inside = _chunk_of(mass, chunk)
+    exceeds = before + mx.cumsum(inside, axis=-1) > target
     # The running sum may round below the chunk's own sum: then the last token with any mass is meant.
     last = CHUNK - 1 - mx.argmax(inside[:, ::-1] > 0, axis=-1)
-    within = mx.where(exceeds.any(axis=-1), mx.argmax(exceeds, axis=-1), last)
-    return chunk[:, 0] * CHUNK + within
+    return chunk[:, 0] * CHUNK + mx.where(exceeds.any(axis=-1), mx.argmax(exceeds, axis=-1), last)
+
+
+def _exp(x: mx.array) -> mx.array:
+    """e^x in a third of the time of `mx.exp`, which calls a function for each fma on x86."""
+    return mx.power(math.e, x)
+
+
+def _fast_cap(x: mx.array, softcap: float) -> mx.array:
+    """`softcap * tanh(x / softcap)` in half of tanh's time; off by at most 5e-6 at softcap 30."""
+    return softcap - (2 * softcap) / (_exp(x / (softcap / 2)) + 1)
+
+
+def _per_chunk(reduce: Callable[..., mx.array], x: mx.array) -> mx.array:
+    """`[R, chunks, CHUNK] -> [R, chunks]`, the second-last axis first: that one is vectorized on the CPU."""
+    return reduce(reduce(x.reshape(*x.shape[:2], 16, -1), axis=-2), axis=-1)
+
+
+def _chunk_of(x: mx.array, chunk: mx.array) -> mx.array:
+    """Each row's chunk `[R, 1]` of `[R, chunks, CHUNK]`: `[R, CHUNK]`."""
+    return mx.take_along_axis(x, chunk[..., None], axis=1)[:, 0]
