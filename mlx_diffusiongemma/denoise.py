@@ -77,13 +77,13 @@ def denoise(
         mx.eval(record, state.entropies, remainder.left_out)
         converged = np.array(record.done).tolist()
         mean_entropy = np.array(record.mean_entropy).tolist()
-        if on_step is not None:
-            on_step(_watch(index, step, temperature, state))
         if np.array(record.invalid).any():
             raise GenerationError(
                 f"the model's logits are NaN or infinite at denoising step {index + 1}; "
                 "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
             )
+        if on_step is not None:
+            on_step(_watch(index, step, temperature, state))
         if all(converged):
             break
         state = settle(model, before, state, remainder, temperature)

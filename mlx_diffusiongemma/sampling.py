@@ -89,11 +89,13 @@ class Remainder(NamedTuple):
     logits: mx.array
 
 
-def initial_state(noise: mx.array) -> CanvasState:
-    """A canvas `[B, C]` of pure noise. No token equals the argmax -1, so step 1 is never stable."""
+def initial_state(noise: mx.array, pins: mx.array | None = None) -> CanvasState:
+    """A canvas `[B, C]` of noise and pins. No token equals the argmax -1, so step 1 is never stable."""
     rows = noise.shape[0]
+    if pins is None:
+        pins = mx.full(noise.shape, FREE, dtype=mx.int32)
     acceptance = Acceptance(
-        canvas=noise,
+        canvas=mx.where(pins >= 0, pins, noise),
         argmax=mx.full(noise.shape, -1, dtype=mx.int32),
         accepted=mx.zeros(noise.shape, dtype=mx.bool_),
         stable_steps=mx.zeros((rows,), dtype=mx.int32),
@@ -101,7 +103,7 @@ def initial_state(noise: mx.array) -> CanvasState:
         done=mx.zeros((rows,), dtype=mx.bool_),
         invalid=mx.zeros((rows,), dtype=mx.bool_),
     )
-    return CanvasState(acceptance, pins=mx.full(noise.shape, FREE, dtype=mx.int32))
+    return CanvasState(acceptance, pins)
 
 
 def temperature_at(step: int, settings: GenerationConfig) -> float:

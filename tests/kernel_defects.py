@@ -30,6 +30,7 @@ DEFECTS: dict[str, dict[str, tuple[str, str]]] = {
         "temperature forgotten": ("return logit / temperature;", "return logit;"),
         "softcap lifts -inf": ("SOFTCAP && logit > -INFINITY", "SOFTCAP"),
         "the sample's chunk starts at 0": ("metal::simd_shuffle(before_found, ushort(chosen / RUN))", "0"),
+        "a target that is just reached": ("reached > target", "reached >= target"),
         "samples without mass": ("if (e[k] > 0) {", "{"),
         "+inf passes": ("saw_bad |= !(logit < INFINITY);", "saw_bad |= logit != logit;"),
         "nan passes": ("saw_bad |= !(logit < INFINITY);", "saw_bad |= logit == INFINITY;"),
@@ -47,6 +48,7 @@ DEFECTS: dict[str, dict[str, tuple[str, str]]] = {
         "pinned ones change the argmax": ("changed = is_free && guess", "changed = argmaxes[index]"),
         "done rows move on": ("frozen = done[row]", "frozen = false"),
         "threads beyond the canvas write": ("if (inside) {\n  float before", "{\n  float before"),
+        "mean at the threshold": ("mean < confidence_threshold", "mean <= confidence_threshold"),
         "unwritten flag": ("row_invalid[row] = any_bad;", ""),
         "flag of the first position only": ("invalid[index])", "invalid[index] && position == 0)"),
     },
@@ -60,6 +62,15 @@ DEFECTS: dict[str, dict[str, tuple[str, str]]] = {
         "likely chunks skipped": (
             "ahead] - normalizer >= log_threshold",
             "ahead] - normalizer >= -0.5f",
+        ),
+        "looks ahead once only": ("const uint ahead = i + lane;", "const uint ahead = lane;"),
+        "first packs only": (
+            "pack < PACKS; pack += THREADS",
+            "pack < metal::min(PACKS, THREADS); pack += THREADS",
+        ),
+        "threshold off by 0.2 nats": (
+            "x - normalizer >= log_threshold",
+            "x - normalizer >= log_threshold + 0.2f",
         ),
         "group of the wrong pack": ("pack * PACK / GROUP", "pack / GROUP"),
         "nibbles in the wrong order": ("packed >> (k * BITS)", "packed >> (32 - BITS - k * BITS)"),

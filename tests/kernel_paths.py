@@ -33,7 +33,12 @@ def plug_in_emulator(
         # MLX copies strided inputs before a launch; here that has to happen before the tracing.
         contiguous = [mx.contiguous(array) for array in inputs]
         edit = (edits or {}).get(kernel.name)
-        launches.append(emulate(real_call, *contiguous, schedule_seed=schedule_seed, edit=edit))
+        try:
+            launches.append(emulate(real_call, *contiguous, schedule_seed=schedule_seed, edit=edit))
+        except (
+            AssertionError
+        ) as error:  # must not pass for a test's own: the emulator cannot judge this kernel
+            raise RuntimeError(str(error)) from error
         return launches[-1].outputs
 
     monkeypatch.setattr(metal.Kernel, "__call__", launch)

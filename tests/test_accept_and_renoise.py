@@ -99,6 +99,20 @@ def test_stability_counts_repeats_of_the_argmax(threshold: int, done_after: int)
         assert state.done.item() == (steps == done_after)
 
 
+def test_a_mean_at_the_threshold_is_not_below_it() -> None:
+    canvas = np.zeros((1, 64))
+    state = start(canvas, argmax=mx.zeros((1, 64), dtype=mx.int32))
+    for mean, done in [(1 / 128, False), (1 / 256, True)]:
+        result = step(np.full((1, 64), mean), canvas, state, bounds=Bounds(0.1, 1, 1 / 128))
+        assert result.done.item() == done
+
+
+def test_a_large_entropy_takes_nothing_from_the_sum_before_it() -> None:
+    canvas = np.zeros((1, 3))
+    result = step(np.array([[0.1, 0.0, 12.3]]), canvas, start(canvas))
+    assert np.array(result.accepted).tolist() == [[True, True, True]]
+
+
 @pytest.mark.parametrize("where", [0, 33, 63])
 def test_a_change_anywhere_starts_the_count_again_and_doubt_prevents_the_stop(where: int) -> None:
     canvas = np.zeros((1, 64))

@@ -133,6 +133,7 @@ def check_row_statistics() -> None:
         5000, row_tests.SOFTCAP
     )
     row_tests.test_agrees_with_float64(70000, mx.float32)
+    row_tests.test_a_uniform_at_an_edge_belongs_to_the_next_token()
     row_tests.test_nothing_without_mass_is_drawn_where_rounding_ends_the_row_early()
 
 
@@ -140,11 +141,14 @@ def check_accept_and_renoise() -> None:
     acceptance_tests.test_acceptance_follows_the_definition(255)
     acceptance_tests.test_pinned_positions_hold_their_token_and_have_no_say_in_the_stop()
     acceptance_tests.test_done_rows_are_frozen()
+    acceptance_tests.test_a_mean_at_the_threshold_is_not_below_it()
     acceptance_tests.test_an_invalid_position_marks_its_row(200)
 
 
 def check_soft_embedding() -> None:
     soft_tests.test_agrees_with_the_dense_product_up_to_what_it_reports("kernel", "affine 4", 4097, 192)
+    soft_tests.test_the_support_is_all_that_weighs_something_and_what_is_left_out_is_reported("kernel")
+    soft_tests.test_a_late_chunk_of_a_long_row_and_the_last_columns_of_a_wide_table("kernel")
     soft_tests.test_a_row_of_more_tokens_than_the_limit_is_not_covered("kernel", 65)
     soft_tests.test_logits_are_rounded_to_the_models_dtype_before_the_softmax("kernel", "affine 8")
 

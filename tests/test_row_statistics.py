@@ -21,7 +21,7 @@ def assert_agrees(got: RowStatistics, exactly: exact.ExactRows, uniforms: np.nda
     argmax = np.array(got.argmax)
     best = np.take_along_axis(exactly.processed, exactly.argmax[:, None], axis=-1)[:, 0]
     found = np.take_along_axis(exactly.processed, argmax[:, None], axis=-1)[:, 0]
-    assert ((argmax == exactly.argmax) | ((best != found) & (best - found < 4e-7 * np.abs(best)))).all()
+    assert ((argmax == exactly.argmax) | ((best != found) & (best - found < 1e-6 * np.abs(best)))).all()
 
     np.testing.assert_allclose(np.array(got.entropy), exactly.entropy, atol=1e-4)
     np.testing.assert_allclose(np.array(got.log_normalizer), exactly.log_normalizer, rtol=1e-6, atol=1e-5)
@@ -74,6 +74,32 @@ def test_extreme_uniforms_pick_the_first_and_last_possible_token(uniform: float,
     logits[0, possible] = np.linspace(-3, 3, len(possible))
     sample = row_statistics(mx.array(logits), mx.array([uniform]), 1.0, SOFTCAP).sample.item()
     assert sample == (possible[0] if uniform == 0 else possible[-1])
+
+
+def test_a_uniform_at_an_edge_belongs_to_the_next_token() -> None:
+    got = row_statistics(mx.zeros((4, 4)), mx.array([0.0, 0.25, 0.5, 0.75]), 1.0, None)
+    assert np.array(got.sample).tolist() == [0, 1, 2, 3]
+
+
+def test_parallel_sums_that_rise_where_there_is_no_mass_draw_nothing_there(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX's sums on a GPU are rounded in another order at every place; the kernel is guarded alike."""
+    cumsum = mx.cumsum
+
+    def uneven(x: mx.array, axis: int) -> mx.array:
+        wobble = 1 + 3e-7 * mx.sin(7.0 * mx.arange(x.shape[axis]))
+        return cumsum(x, axis=axis) * wobble
+
+    monkeypatch.setattr(mx, "cumsum", uneven)
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(200, 5000)).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.7] = -np.inf
+    logits[:, 2048:4096] = -np.inf
+    logits[:, 4500:] = -np.inf
+    for uniform in (1 - 2**-24, 0.5, 0.0):
+        sample = np.array(row_statistics(mx.array(logits), mx.full((200,), uniform), 1.0, None).sample)
+        assert np.isfinite(logits[np.arange(200), sample]).all()
 
 
 def test_nothing_without_mass_is_drawn_where_rounding_ends_the_row_early() -> None:

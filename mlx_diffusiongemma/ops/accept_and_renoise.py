@@ -59,8 +59,8 @@ def accept_and_renoise(
     positions hold their sample, all others fresh `noise`, int32 `[B, C]`. A row is done when its argmax
     repeated `stability_threshold` times in a row and its mean entropy is below `confidence_threshold`;
     done rows keep everything but `accepted` from then on.
-    pins: int32 `[B, C]`, `FREE` or the token that a position is pinned to. It holds that token, counts as
-    accepted, and takes no part in the sum, the mean and the repetition.
+    pins: int32 `[B, C]`, `FREE` (-1) or the token that a position is pinned to. It holds that token,
+    counts as accepted, and takes no part in the sum, the mean and the repetition.
     """
     fits = noise.shape[-1] <= _MAX_LENGTH
     choose = accept_and_renoise_kernel if enabled() and fits else accept_and_renoise_reference
@@ -114,10 +114,11 @@ def accept_and_renoise_reference(
     proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance, bounds: Bounds
 ) -> Acceptance:
     """`accept_and_renoise` in plain MLX."""
-    pinned = pins != FREE
+    pinned = pins >= 0
     order = mx.argsort(mx.where(pinned, mx.inf, proposal.entropies), axis=-1)
     ascending = mx.take_along_axis(mx.where(pinned, 0, proposal.entropies), order, axis=-1)
-    within = mx.cumsum(ascending, axis=-1) - ascending <= bounds.entropy_bound
+    before = mx.pad(mx.cumsum(ascending, axis=-1)[:, :-1], [(0, 0), (1, 0)])
+    within = before <= bounds.entropy_bound
     accepted = mx.take_along_axis(within, mx.argsort(order, axis=-1), axis=-1) | pinned
 
     frozen = previous.done

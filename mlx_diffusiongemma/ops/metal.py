@@ -19,7 +19,7 @@ from ..errors import InputError
 _SWITCH = "MLX_DG_KERNELS"
 # In a wheel the sources are inside the package, in an editable install they lie beside it.
 _PACKAGE = Path(__file__).parents[1]
-SOURCES = next(folder for folder in (_PACKAGE / "kernels", _PACKAGE.parent / "kernels") if folder.is_dir())
+SOURCES = _PACKAGE / "kernels" if (_PACKAGE / "kernels").is_dir() else _PACKAGE.parent / "kernels"
 
 
 def available() -> tuple[bool, str]:

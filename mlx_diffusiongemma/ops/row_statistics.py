@@ -137,16 +137,23 @@ def _block_statistics(
 def _inverse_cdf(mass: mx.array, sums: mx.array, uniforms: mx.array) -> mx.array:
     """Lowest id whose cumulative share of `mass [R, chunks, CHUNK]` exceeds `uniforms [R]`."""
     ends = mx.cumsum(sums, axis=-1)  # [R, chunks]
-    total = ends[:, -1]
-    # Rounding could lift u * total to total itself, which no cumulative sum exceeds.
-    target = mx.minimum(uniforms * total, total * (1 - 2**-23))[:, None]
-    chunk = mx.argmax(ends > target, axis=-1, keepdims=True)  # the first that exceeds it
+    target = (uniforms * ends[:, -1])[:, None]
+    chunk = _first_with_mass(sums, ends > target)
     before = mx.take_along_axis(mx.pad(ends, [(0, 0), (1, 0)]), chunk, axis=-1)
     inside = _chunk_of(mass, chunk)
-    exceeds = before + mx.cumsum(inside, axis=-1) > target
-    # The running sum may round below the chunk's own sum: then the last token with any mass is meant.
-    last = CHUNK - 1 - mx.argmax(inside[:, ::-1] > 0, axis=-1)
-    return chunk[:, 0] * CHUNK + mx.where(exceeds.any(axis=-1), mx.argmax(exceeds, axis=-1), last)
+    within = _first_with_mass(inside, before + mx.cumsum(inside, axis=-1) > target)
+    return (chunk * CHUNK + within)[:, 0]
+
+
+def _first_with_mass(mass: mx.array, exceeds: mx.array) -> mx.array:
+    """Of `[R, N]` the first that has mass and exceeds, or the last that has mass; `[R, 1]`.
+
+    A parallel sum is rounded in another order at every place: it may rise where there is no mass, and end
+    below the target.
+    """
+    exceeds = exceeds & (mass > 0)
+    last = mass.shape[-1] - 1 - mx.argmax(mass[:, ::-1] > 0, axis=-1, keepdims=True)
+    return mx.where(exceeds.any(axis=-1, keepdims=True), mx.argmax(exceeds, axis=-1, keepdims=True), last)
 
 
 def _exp(x: mx.array) -> mx.array:

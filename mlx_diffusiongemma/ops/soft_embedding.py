@@ -102,9 +102,10 @@ def soft_embedding_kernel(
 ) -> SoftEmbedding:
     """`soft_embedding` from each row's likeliest tokens: those of at least `TOLERANCE / limit`.
 
-    A set of `limit` tokens that leaves out at most `TOLERANCE` has less than that in tokens below this
-    probability. So no choice of as many tokens could leave out less than this one by more than `TOLERANCE`,
-    and a row is refused only when such a choice would be barely good enough.
+    A row is covered whenever some k tokens leave out d of it with k / limit + d / TOLERANCE <= 1: then
+    at most k + limit * d / TOLERANCE <= limit tokens are that likely, and the others sum to at most
+    d + k * TOLERANCE / limit <= TOLERANCE. Beyond `limit` the lowest ids are listed; the rest counts as
+    left out.
     """
     rows, vocab = logits.shape
     limit = _support_limit(vocab)

@@ -1,0 +1,111 @@
+"""A denoising step as a whole: pins, done rows, and the way from sparse to dense self-conditioning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffusiongemma.denoise import denoise
+from mlx_diffusiongemma.errors import GenerationError
+from mlx_diffusiongemma.generation_config import GenerationConfig
+from mlx_diffusiongemma.loading import load_model, resolve
+from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.ops import FREE, TOLERANCE
+from mlx_diffusiongemma.sampling import CanvasState, Remainder, denoise_step, initial_state, settle
+
+SETTINGS = GenerationConfig()
+LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusionGemma:
+    return load_model(resolve("demo"))
+
+
+def step(
+    model: DiffusionGemma, state: CanvasState, temperature: float = 0.8
+) -> tuple[CanvasState, Remainder]:
+    rows, length = state.pins.shape
+    cache = model.make_cache()
+    model.encode(mx.tile(mx.arange(20, 40), (rows, 1)), cache)
+    draws = mx.full((rows, length), 0.5), mx.full((rows, length), 77, dtype=mx.int32)
+    return denoise_step(model, cache, state, temperature, draws, SETTINGS)
+
+
+def noise(rows: int) -> mx.array:
+    return mx.random.randint(0, 700, (rows, LENGTH), key=mx.random.key(0))
+
+
+def test_a_pinned_position_holds_its_token_from_the_noise_on(model: DiffusionGemma) -> None:
+    pins = np.full((1, LENGTH), FREE)
+    pins[0, [2, 7]] = [0, 123]
+    state = initial_state(noise(1), mx.array(pins.astype(np.int32)))
+    for _ in range(3):
+        canvas, argmax = np.array(state.acceptance.canvas)[0], np.array(state.acceptance.argmax)[0]
+        assert canvas[[2, 7]].tolist() == [0, 123]
+        before = state
+        state, remainder = step(model, before)
+        state = settle(model, before, state, remainder, 0.8)
+        argmax = np.array(state.acceptance.argmax)[0]
+        assert argmax[[2, 7]].tolist() == [0, 123]
+        assert np.array(state.acceptance.accepted)[0, [2, 7]].all()
+
+
+def with_done(state: CanvasState, done: list[bool]) -> CanvasState:
+    return state._replace(acceptance=state.acceptance._replace(done=mx.array(done)))
+
+
+@pytest.mark.usefixtures("path")
+def test_a_done_row_keeps_its_soft_embedding_and_has_no_say_in_the_others(model: DiffusionGemma) -> None:
+    """Hot, every row needs the dense product; a done one does not ask for it, nor does it get it."""
+    first, _ = step(model, initial_state(noise(2)))
+    hot = 20.0
+    for done in ([True, False], [False, True], [True, True]):
+        before = with_done(first, done)
+        after, remainder = step(model, before, hot)
+        settled = settle(model, before, after, remainder, hot)
+        for row, is_done in enumerate(done):
+            kept = mx.array_equal(settled.soft_embedding[row], before.soft_embedding[row])
+            assert kept.item() == is_done
+    assert remainder.left_out.item() == 0
+
+
+@pytest.mark.parametrize("path", ["kernel"], indirect=True)
+def test_the_dense_product_comes_in_exactly_when_a_live_row_lacks_too_much(
+    path: str, model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    dense = DiffusionGemma.dense_soft_embedding
+    monkeypatch.setattr(
+        DiffusionGemma, "dense_soft_embedding", lambda self, x: calls.append(x) or dense(self, x)
+    )
+    before = initial_state(noise(2))
+    after, remainder = step(model, before)
+    for left_out, expected in [(0.0, 0), (TOLERANCE / 2, 0), (TOLERANCE * 2, 1)]:
+        calls.clear()
+        settle(model, before, after, remainder._replace(left_out=mx.array(left_out)), 0.8)
+        assert len(calls) == expected
+
+
+def test_a_watcher_does_not_see_a_step_whose_logits_are_broken(
+    model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = type(model).logits
+    monkeypatch.setattr(type(model), "logits", lambda self, hidden: logits(self, hidden) * mx.nan)
+
+    class Draws:
+        def initial(self) -> mx.array:
+            return noise(1)
+
+        def step(self, index: int) -> tuple[mx.array, mx.array]:
+            return mx.full((1, LENGTH), 0.5), noise(1)
+
+    cache = model.make_cache()
+    model.encode(mx.arange(20, 40)[None], cache)
+    seen: list[Any] = []
+    with pytest.raises(GenerationError, match="NaN or infinite at denoising step 1"):
+        denoise(model, cache, SETTINGS, Draws(), on_step=seen.append)
+    assert seen == []
