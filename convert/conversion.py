@@ -1,140 +1,244 @@
-"""Carries out a conversion: read, quantize and write tensor by tensor."""
+"""Carries out a conversion: plan, quantize shard by shard, verify, describe, and put in place."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 import mlx.core as mx
+from tqdm import tqdm
 
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.config import SLIDING, ModelConfig
+from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.json_file import read_json
-from mlx_diffusiongemma.loading import checked_model, resolve
+from mlx_diffusiongemma.loading import check_weights, resolve
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.weights import TensorInfo, read_tensors, tensor_infos
+from mlx_diffusiongemma.weights import tensor_infos
 
-from .planning import DEFAULT, Quantization, module_path, plan
+from .card import model_card, read_readme
+from .hub import check_upload, upload
+from .planning import FLOATS, Plan, Planned, plan
+from .quantizing import Converted, Rows, chunks, convert_rows
+from .recipes import DEFAULT_RECIPE, choose
+from .report import RECORD, record
+from .verification import verify as compare
+from .workspace import Workspace, check_disk, check_target
+from .writing import ShardWriter, index, shard_name, shards
 
-_SHARD_BYTES = 5 * 10**9
 # What a converted directory takes over beside config and weights.
 _COPIED = ("generation_config.json", "*token*", "*processor*", "chat_template*", "LICENSE*")
+_OTHER_FILES_BYTES = 50 * 10**6  # tokenizer and the like
 
 
-def convert(hf_path: str | Path, mlx_path: str | Path = "mlx_model") -> Path:
-    """Converts a Hugging Face checkpoint ("demo", directory or hub id) to 4-bit MLX in `mlx_path`.
+def convert(
+    hf_path: str | Path,
+    mlx_path: str | Path = "mlx_model",
+    *,
+    recipe: str = DEFAULT_RECIPE,
+    q_bits: int | None = None,
+    q_group_size: int | None = None,
+    q_mode: str | None = None,
+    overrides: Sequence[str] = (),
+    dtype: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+    verify: bool = False,
+    upload_repo: str | None = None,
+) -> Path:
+    """Converts a Hugging Face checkpoint ("demo", directory or hub id) to MLX in directory `mlx_path`.
 
-    Experts at 4 bits, embedding, attention and dense MLPs at 8, router and norms untouched. The result is
-    written beside its target and moved there when it is complete. Returns the directory.
-    Raises `InputError` when the source cannot be used or the target exists.
+    recipe: one of `RECIPES`; q_bits, q_group_size, q_mode change what it quantizes, overrides are
+    `CLASS=BITS[:GROUP[:MODE]]`. dtype: of what stays floating point, None keeps it (recipe bf16: bfloat16).
+    allow_nonfinite: NaN and infinite weights are only told. verify: compares the result with its source.
+    The result grows beside its target and moves there when complete; a run that was cut off goes on where
+    it stopped. Returns the directory. Raises `InputError` when source, target or recipe cannot be used.
     """
     target = Path(mlx_path).expanduser()
-    if os.path.lexists(target):
-        raise InputError(f"{target} exists already; remove it or give another --mlx-path")
-    source = resolve(hf_path)
-    if ModelConfig.load(source).quantization is not None:
-        raise InputError(f"{source} is quantized already; convert the original checkpoint")
-    checked_model(source)
+    check_target(target, overwrite)
+    if upload_repo is not None:
+        check_upload(upload_repo)
+    source, planned = planned_conversion(
+        hf_path, recipe, q_bits, q_group_size, q_mode, overrides, dtype, revision
+    )
     Tokenizer.load(source)  # without one the result could not be loaded
-    infos = tensor_infos(source)
-    quantizations = plan({name: info.shape for name, info in infos.items()})
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{str(target)[:80]!r} cannot be created ({error}); give another --mlx-path"
-        ) from None
-    try:
-        _write_weights(infos, quantizations, workspace)
-        for pattern in _COPIED:
-            for file in filter(Path.is_file, source.glob(pattern)):
-                shutil.copy(file, workspace / file.name)
-        config = read_json(source / "config.json") | _quantization_block(quantizations)
-        _write_json(workspace / "config.json", config)
-        workspace.chmod(0o755)  # mkdtemp's 0700 would keep others out
-        workspace.rename(target)
-    except BaseException:
-        shutil.rmtree(workspace, ignore_errors=True)
-        raise
+    check_disk(target, planned.bytes_out + _OTHER_FILES_BYTES)
+    with Workspace(target, _fingerprint(planned)) as workspace:
+        errors = _write_weights(planned, workspace, allow_nonfinite)
+        _copy_files(source, workspace.path)
+        described = record(planned, errors, _public_name(hf_path), revision, dtype, None)
+        _describe(workspace.path, described, source, upload_repo or target.name)
+        # Last of all: without it a directory does not load.
+        _write_json(workspace.path / "config.json", _config(source, planned))
+        workspace.commit()
+    if verify:
+        described = record(planned, errors, _public_name(hf_path), revision, dtype, compare(source, target))
+        _describe(target, described, source, upload_repo or target.name)
+    if upload_repo is not None:
+        upload(target, upload_repo)
     return target
 
 
-def _write_weights(
-    infos: dict[str, TensorInfo], quantizations: dict[str, Quantization | None], out: Path
-) -> None:
-    """Writes shards of at most about 5 GB and their index; holds one output shard in memory."""
-    shard: dict[str, mx.array] = {}
-    shards: list[list[str]] = []
-    total, done = 0, 0.0
-
-    def flush() -> None:
-        file = out / f"shard-{len(shards)}.safetensors"
-        mx.save_safetensors(str(file), shard, metadata={"format": "mlx"})
-        shards.append(list(shard))
-        shard.clear()
-        mx.clear_cache()
-
-    by_file: dict[Path, list[str]] = {}
-    for name, info in infos.items():
-        by_file.setdefault(info.file, []).append(name)
-    megabytes = {name: info.nbytes / 1e6 for name, info in infos.items()}
-    length = round(sum(megabytes.values()))
-    with click.progressbar(
-        length=length, label="Converting", file=sys.stderr, hidden=not (sys.stderr and sys.stderr.isatty())
-    ) as progress:
-        for file, names in by_file.items():
-            tensors = read_tensors([file])
-            for name in names:
-                converted = _convert_tensor(name, tensors.pop(name), quantizations[name])
-                mx.eval(converted)
-                size = sum(array.nbytes for array in converted.values())
-                if shard and sum(array.nbytes for array in shard.values()) + size > _SHARD_BYTES:
-                    flush()
-                shard |= converted
-                total += size
-                done += megabytes[name]
-                progress.update(round(done) - progress.pos)
-    flush()
-    _name_shards(out, shards, total)
+def planned_conversion(
+    hf_path: str | Path,
+    recipe: str = DEFAULT_RECIPE,
+    q_bits: int | None = None,
+    q_group_size: int | None = None,
+    q_mode: str | None = None,
+    overrides: Iterable[str] = (),
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> tuple[Path, Plan]:
+    """The source's directory and what would become of it; reads no weights. See `convert`."""
+    choices = choose(recipe, q_bits, q_group_size, q_mode, overrides)
+    if dtype is not None and dtype not in FLOATS:
+        raise InputError(f"dtype {dtype!r} is unknown; there are {', '.join(FLOATS)}")
+    if recipe == "bf16":
+        dtype = dtype or "bfloat16"
+    source = resolve(hf_path, revision)
+    config = ModelConfig.load(source)
+    if config.quantization is not None:
+        raise InputError(f"{source} is quantized already; convert the original checkpoint")
+    planned = plan(tensor_infos(source), recipe, choices, dtype)
+    check_weights(config, {tensor.name: tensor.shape for tensor in planned.tensors}, source)
+    return source, planned
 
 
-def _convert_tensor(name: str, tensor: mx.array, quantization: Quantization | None) -> dict[str, mx.array]:
-    """The tensors that `tensor` becomes, under the names MLX conversions use."""
-    path = module_path(name)
-    if quantization is None:
-        return {name: tensor}
-    weight, scales, biases = mx.quantize(tensor, group_size=quantization.group_size, bits=quantization.bits)
-    return {f"{path}.weight": weight, f"{path}.scales": scales, f"{path}.biases": biases}
+def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -> dict[str, float]:
+    """Writes all shards that are not there yet. Returns the relative RMS error of each quantized class."""
+    divided = shards(sorted(planned.tensors, key=lambda t: (t.pieces[0].file, t.pieces[0].offset)))
+    names = [shard_name(i, len(divided)) for i in range(len(divided))]
+    with (
+        tqdm(
+            total=planned.bytes_in, unit="B", unit_scale=True, desc="Converting", disable=_quiet()
+        ) as progress,
+        ThreadPoolExecutor(_workers(), initializer=_own_stream) as pool,
+    ):
+        for name, tensors in zip(names, divided, strict=True):
+            if name not in workspace.finished:
+                sums = _write_shard(workspace.path / name, tensors, pool, progress, allow_nonfinite)
+                workspace.finish_shard(name, sums)
+            else:
+                progress.update(sum(tensor.bytes_in for tensor in tensors))
+    _write_json(workspace.path / "model.safetensors.index.json", index(divided))
+
+    totals: dict[str, list[float]] = {}
+    for shard in workspace.finished.values():
+        for kind, (error, squared) in shard["errors"].items():
+            total = totals.setdefault(kind, [0.0, 0.0])
+            total[0] += error
+            total[1] += squared
+    return {kind: (error / squared) ** 0.5 if squared else 0.0 for kind, (error, squared) in totals.items()}
 
 
-def _name_shards(out: Path, shards: list[list[str]], total: int) -> None:
-    """Gives the shards their final names, which hold the count, and writes the index."""
-    weight_map: dict[str, str] = {}
-    for i, names in enumerate(shards):
-        final = (
-            f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-        )
-        (out / f"shard-{i}.safetensors").rename(out / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    _write_json(out / "model.safetensors.index.json", index)
+def _write_shard(
+    path: Path, tensors: Sequence[Planned], pool: ThreadPoolExecutor, progress: Any, allow_nonfinite: bool
+) -> dict[str, Any]:
+    """Writes one file and returns its record: `pieces` to check it by, and per class sums of squares."""
+    writer = ShardWriter(path, tensors)
+
+    def work(rows: Rows) -> tuple[Rows, Converted]:
+        converted = convert_rows(rows)
+        for output, data in zip(rows.tensor.outputs, converted.data, strict=True):
+            writer.write(output.name, rows.target * (data.nbytes // rows.count), data)
+        converted.data.clear()  # the result waits for its turn; its bytes need not
+        return rows, converted
+
+    errors: dict[str, list[float]] = {}
+    nonfinite: dict[str, int] = {}
+    try:
+        for rows, converted in pool.map(work, [rows for tensor in tensors for rows in chunks(tensor)]):
+            tensor = rows.tensor
+            if tensor.quantization is not None:
+                sums = errors.setdefault(tensor.kind, [0.0, 0.0])
+                sums[0] += converted.squared_error
+                sums[1] += converted.squared
+            if converted.nonfinite:
+                nonfinite[tensor.name] = nonfinite.get(tensor.name, 0) + converted.nonfinite
+            progress.update(rows.nbytes)
+        for name, count in nonfinite.items():
+            found = f"{name} holds {count} NaN or infinite weights"
+            if not allow_nonfinite:
+                raise CheckpointError(f"{found}; download it again, or go on with --allow-nonfinite")
+            progress.clear()
+            click.echo(f"mlx_dg: {found}", err=True)
+        return {"pieces": writer.finish(), "errors": errors}
+    except BaseException:
+        pool.shutdown(cancel_futures=True)  # waits for those that run: nothing may write to a closed file
+        raise
+    finally:
+        writer.close()
 
 
-def _quantization_block(quantizations: dict[str, Quantization | None]) -> dict[str, Any]:
-    """config.json's `quantization` under both names in use: the default, and what differs by path."""
-    block: dict[str, Any] = DEFAULT.to_dict() | {"mode": "affine"}
-    for name, quantization in quantizations.items():
-        if quantization is not None and quantization != DEFAULT:
-            block[module_path(name)] = quantization.to_dict()
-    return {"quantization": block, "quantization_config": block}
+def _workers() -> int:
+    """Threads that quantize. MLX's CPU backend uses one core per stream; a GPU is kept busy by one."""
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return 1 if on_gpu else min(os.cpu_count() or 1, 8)
+
+
+def _own_stream() -> None:
+    mx.set_default_stream(mx.new_stream(mx.default_device()))
+
+
+def _quiet() -> bool:
+    return not (sys.stderr and sys.stderr.isatty())
+
+
+def _fingerprint(planned: Plan) -> str:
+    """Tells conversions apart: what is read (files, sizes, times) and what becomes of it."""
+    files = {piece.file for tensor in planned.tensors for piece in tensor.pieces}
+    stats = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    what = repr((metadata.version("mlx-diffusiongemma"), metadata.version("mlx"), stats, planned))
+    return hashlib.sha256(what.encode()).hexdigest()
+
+
+def _copy_files(source: Path, out: Path) -> None:
+    for pattern in _COPIED:
+        for file in filter(Path.is_file, source.glob(pattern)):
+            shutil.copy(file, out / file.name)
+
+
+def _config(source: Path, planned: Plan) -> dict[str, Any]:
+    """The source's config.json with the quantization, under both names in use: a default, and by path."""
+    config: dict[str, Any] = read_json(source / "config.json")
+    # Transformers saves the shape of full layers per layer; other MLX programs know the original keys only.
+    text = ModelConfig.load(source).text
+    shapes = {*zip(text.layer_types, text.head_dims, text.kv_heads, strict=True)}
+    full = [(head_dim, kv_heads) for kind, head_dim, kv_heads in shapes if kind != SLIDING]
+    if len(full) == 1:
+        config["text_config"]["global_head_dim"], config["text_config"]["num_global_key_value_heads"] = full[
+            0
+        ]
+    if not planned.choices:
+        return config
+    default = planned.choices.get("experts") or next(iter(planned.choices.values()))
+    block: dict[str, Any] = default.to_dict()
+    for tensor in planned.tensors:
+        if tensor.quantization not in (None, default):
+            block[tensor.path] = tensor.quantization.to_dict()
+    return config | {"quantization": block, "quantization_config": block}
+
+
+def _public_name(hf_path: str | Path) -> str:
+    """A hub id as it is; of a directory its name alone, because the model card may be published."""
+    path = Path(hf_path).expanduser()
+    return path.resolve().name if path.is_dir() else str(hf_path)
+
+
+def _describe(directory: Path, described: dict[str, Any], source: Path, name: str) -> None:
+    """Writes what was done into the directory, for programs and for people."""
+    _write_json(directory / RECORD, described)
+    card = model_card(described, described["source"], read_readme(source), name)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_json(path: Path, value: Any) -> None:

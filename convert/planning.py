@@ -1,56 +1,192 @@
-"""Decides what becomes of each tensor, from names and shapes alone.
-
-Noise in the logits costs denoising steps, so only the experts, which are most of the bytes, get 4 bits;
-embedding, attention and the dense MLPs get 8, and router, norms and the vision tower stay as they are.
-"""
+"""Decides what becomes of each tensor, from names, shapes and a recipe alone."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.errors import CheckpointError, InputError
+from mlx_diffusiongemma.weights import TensorInfo
 
-_GROUP_SIZE = 64
+from .recipes import CLASSES, Quantization, tensor_class
 
-# The first pattern found in a tensor's name decides; names without any stay unquantized.
-_BITS_BY_PATTERN = [
-    (re.compile(r"^model\.encoder\."), None),
-    (re.compile(r"\.experts\.(gate_up_proj|down_proj)(\.weight)?$"), 4),
-    (re.compile(r"\.self_attn\.[qkvo]_proj\.weight$"), 8),
-    (re.compile(r"\.(mlp|self_conditioning)\.(gate|up|down)_proj\.weight$"), 8),
-    (re.compile(r"\.embed_tokens\.weight$"), 8),
-]
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
+FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# One tensor per expert, as some tools save them; Hugging Face stacks them, gate rows before up rows.
+_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?$")
+_STACK_ORDER = {"gate_up_proj": 0, "gate_proj": 0, "up_proj": 1, "down_proj": 0}
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """Affine quantization: `bits` per weight, with a scale and a bias for each `group_size` of a row."""
+class Output:
+    """A tensor to be written; dtype as safetensors spells it."""
 
-    bits: int
-    group_size: int = _GROUP_SIZE
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, int]:
-        return {"group_size": self.group_size, "bits": self.bits}
-
-
-DEFAULT = Quantization(bits=4)
-
-
-def module_path(name: str) -> str:
-    """The module that a weight belongs to; Hugging Face's expert stacks have no `.weight` suffix."""
-    return name.removesuffix(".weight")
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
-def plan(shapes: dict[str, tuple[int, ...]]) -> dict[str, Quantization | None]:
-    """Each tensor's quantization, or None to keep it. `InputError` names a width that does not divide."""
-    plan: dict[str, Quantization | None] = {}
-    for name, shape in shapes.items():
-        bits = next((bits for pattern, bits in _BITS_BY_PATTERN if pattern.search(name)), None)
-        if bits is not None and shape[-1] % _GROUP_SIZE:
-            raise InputError(
-                f"{name} has width {shape[-1]}, which groups of {_GROUP_SIZE} do not divide, "
-                "so it cannot be quantized"
+@dataclass(frozen=True)
+class Planned:
+    """A weight: where its rows come from, in order, and how it is stored.
+
+    name: its tensor's when not quantized. shape: `[..., width]`. dtype: of what stays floating point.
+    """
+
+    name: str
+    kind: str
+    pieces: tuple[TensorInfo, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    quantization: Quantization | None
+
+    @property
+    def path(self) -> str:
+        """The module it belongs to; Hugging Face's expert stacks have no `.weight` suffix."""
+        return self.name.removesuffix(".weight")
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        if self.quantization is None:
+            return (Output(self.name, self.dtype, self.shape),)
+        *rows, width = self.shape
+        groups = (*rows, width // self.quantization.group_size)
+        packed = Output(f"{self.path}.weight", "U32", (*rows, width * self.quantization.bits // 32))
+        if self.quantization.mode != "affine":
+            return packed, Output(f"{self.path}.scales", "U8", groups)
+        floats = (Output(f"{self.path}.{part}", self.dtype, groups) for part in ("scales", "biases"))
+        return packed, *floats
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes_in(self) -> int:
+        return sum(piece.nbytes for piece in self.pieces)
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(output.nbytes for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    quantization: Quantization | None
+    tensors: int
+    parameters: int
+    bytes_in: int
+    bytes_out: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.bytes_out / self.parameters
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: str
+    choices: Mapping[str, Quantization]
+    tensors: tuple[Planned, ...]
+
+    @property
+    def bytes_in(self) -> int:
+        return sum(tensor.bytes_in for tensor in self.tensors)
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(tensor.bytes_out for tensor in self.tensors)
+
+    def summary(self) -> dict[str, ClassSummary]:
+        """By class, in the order of `CLASSES`, those that have tensors."""
+        out = {}
+        for kind in CLASSES:
+            members = [tensor for tensor in self.tensors if tensor.kind == kind]
+            if members:
+                out[kind] = ClassSummary(
+                    self.choices.get(kind),
+                    len(members),
+                    sum(tensor.parameters for tensor in members),
+                    sum(tensor.bytes_in for tensor in members),
+                    sum(tensor.bytes_out for tensor in members),
+                )
+        return out
+
+
+def plan(
+    infos: dict[str, TensorInfo],
+    recipe: str,
+    choices: Mapping[str, Quantization],
+    dtype: str | None = None,
+) -> Plan:
+    """What becomes of the checkpoint's tensors. dtype: what floating point is stored as; None keeps it.
+
+    Raises `InputError` naming the tensor for a quantization that its width rules out, and
+    `CheckpointError` for experts that do not stack.
+    """
+    stacks: dict[str, list[tuple[int, int, TensorInfo, str]]] = {}
+    tensors = []
+    for name, info in infos.items():
+        if info.dtype not in FLOATS.values():
+            raise CheckpointError(f"{info.file}: {name} is {info.dtype}, not a floating-point weight")
+        expert = _EXPERT.match(name)
+        if expert:
+            stack, number, part = expert[1], int(expert[2]), expert[3]
+            kind = "down_proj" if part == "down_proj" else "gate_up_proj"
+            stacks.setdefault(f"{stack}.{kind}", []).append((number, _STACK_ORDER[part], info, name))
+        else:
+            tensors.append(_planned(name, (info,), info.shape, choices, dtype))
+    for name, members in stacks.items():
+        tensors.append(_planned(name, *_stack(name, members), choices, dtype))
+    paths = Counter(tensor.path for tensor in tensors)
+    twice = next((path for path, count in paths.items() if count > 1), None)
+    if twice is not None:
+        raise CheckpointError(
+            f"{twice} is there more than once, with and without .weight or per expert; remove one"
+        )
+    return Plan(recipe, dict(choices), tuple(tensors))
+
+
+def _planned(
+    name: str,
+    pieces: tuple[TensorInfo, ...],
+    shape: tuple[int, ...],
+    choices: Mapping[str, Quantization],
+    dtype: str | None,
+) -> Planned:
+    kind = tensor_class(name)
+    quantization = choices.get(kind)
+    if quantization is not None and (len(shape) < 2 or shape[-1] % quantization.group_size):
+        raise InputError(
+            f"{name} is {list(shape)}: groups of {quantization.group_size} do not divide its rows, so it "
+            f"cannot be {quantization}; choose another group size for {kind} with --set {kind}=BITS:GROUP"
+        )
+    return Planned(name, kind, pieces, shape, FLOATS[dtype] if dtype else pieces[0].dtype, quantization)
+
+
+def _stack(
+    name: str, members: list[tuple[int, int, TensorInfo, str]]
+) -> tuple[tuple[TensorInfo, ...], tuple[int, ...]]:
+    """Pieces in the order of a stack's rows, and its shape `[experts, rows, width]`."""
+    members = sorted(members, key=lambda member: member[:2])
+    infos = tuple(info for _, _, info, _ in members)
+    numbers = [number for number, *_ in members]
+    per_expert = len(members) // (numbers[-1] + 1) if members else 0
+    if numbers != [n for n in range(numbers[-1] + 1) for _ in range(per_expert)]:
+        raise CheckpointError(f"{name}: its experts are not numbered 0 to {numbers[-1]} without a gap")
+    first = infos[0]
+    for info, (*_, source) in zip(infos, members, strict=True):
+        if len(info.shape) != 2 or info.shape != first.shape or info.dtype != first.dtype:
+            raise CheckpointError(
+                f"{source} is {info.dtype} {list(info.shape)}, but its neighbours are {first.dtype} "
+                f"{list(first.shape)}, so they do not stack"
             )
-        plan[name] = Quantization(bits) if bits is not None else None
-    return plan
+    rows, width = first.shape
+    return infos, (numbers[-1] + 1, per_expert * rows, width)

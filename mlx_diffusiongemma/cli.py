@@ -128,20 +128,74 @@ def generate(
     display.end(generation)
 
 
+RECIPE_OPTIONS = ("recipe", "q_bits", "q_group_size", "q_mode", "overrides", "dtype", "revision")
+
+
+def recipe_options(command: Any) -> Any:
+    """The options that choose how tensors are stored; named as in `mlx_lm.convert` where that has them."""
+    options = [
+        click.option("--recipe", default="mixed-4bit", show_default=True, metavar="NAME", help=(
+            "mixed-4bit, mixed-4bit-bf16-embed, 4bit, 8bit, mxfp4, nvfp4 or bf16."
+        )),
+        click.option("--q-bits", type=int, help="Bits of all that the recipe quantizes."),
+        click.option("--q-group-size", type=int, help="Weights that share a scale."),
+        click.option("--q-mode", help="affine, mxfp4, mxfp8 or nvfp4."),
+        click.option("--set", "overrides", multiple=True, metavar="CLASS=BITS[:GROUP[:MODE]]", help=(
+            "Store one class otherwise; 16 bits: not quantized. Classes: experts, attention, mlp, "
+            "self_conditioning, embedding, router. May be given several times."
+        )),
+        click.option("--dtype", help="Of what is not quantized: float16, bfloat16 or float32."),
+        click.option("--revision", help="Branch, tag or commit of a hub id."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("source", metavar="SRC")
 @click.option(
     "--mlx-path", metavar="OUT", default="mlx_model", show_default=True, help="Directory to create."
 )
-def convert(source: str, mlx_path: str) -> None:
-    """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a 4-bit MLX model.
+@recipe_options
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is a model directory.")
+@click.option("--allow-nonfinite", is_flag=True, help="Go on when weights are NaN or infinite.")
+@click.option("--verify", is_flag=True, help="Run source and result on a probe and compare them.")
+@click.option("--upload-repo", metavar="REPO", help="Push the result to this hub id.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and on which Macs it fits.")
+def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
+    """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a quantized MLX model.
 
-    Experts are stored at 4 bits; what precision matters to is stored at 8, or left as it is.
+    By default experts are stored at 4 bits; what precision matters to is stored at 8, or left as it is.
     """
-    from mlx_diffusiongemma import convert as run
+    from mlx_diffusiongemma.converter import conversion, report
 
-    run(source, mlx_path)
+    if dry_run:
+        choices = {option: settings[option] for option in RECIPE_OPTIONS}
+        click.echo(report.of_plan(*conversion.planned_conversion(source, **choices)))
+        return
+    target = conversion.convert(source, mlx_path, **settings)
+    click.echo(report.of_conversion(target))
     click.echo(f"mlx_dg: wrote {mlx_path}", err=True)
+
+
+@main.command()
+@click.argument("source", metavar="PATH")
+@recipe_options
+def info(source: str, revision: str | None, **settings: Any) -> None:
+    """Show what is in PATH, a model directory or hub id (or "demo"), and which Macs hold it.
+
+    Of a conversion, how its tensors are stored and what that costs; of a Hugging Face checkpoint, what
+    converting it with these options would write. Reads no weights, but a hub id is downloaded first.
+    """
+    from mlx_diffusiongemma.converter import conversion, report
+    from mlx_diffusiongemma.loading import resolve
+
+    directory = resolve(source, revision)
+    text = report.of_conversion(directory)
+    if text is None:
+        text = report.of_plan(*conversion.planned_conversion(directory, **settings))
+    click.echo(text)
 
 
 def fill_closed_streams() -> None:

@@ -17,14 +17,13 @@ from mlx.utils import tree_flatten
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .generation_config import GenerationConfig
+from .hub import download
 from .model import DiffusionGemma
 from .tokenizer import Tokenizer
 from .weights import read_tensors, tensor_infos, weight_files
 
-# Of the hub's files, those a model is loaded from.
-HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 # mode -> (bits, group sizes) that MLX knows
-_QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "affine": ((1, 2, 3, 4, 5, 6, 8), (32, 64, 128)),
     "mxfp4": ((4,), (32,)),
     "mxfp8": ((8,), (32,)),
@@ -58,9 +57,13 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
     return load_model(directory, dtype), tokenizer
 
 
-def resolve(path_or_hf_repo: str | Path) -> Path:
-    """The local directory of "demo", a path or a hub id; downloads what is not there yet."""
+def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
+    """The local directory of "demo", a path or a hub id; downloads what is not there yet.
+
+    revision: a branch, tag or commit of the hub; with anything that is here already it is refused.
+    """
     if str(path_or_hf_repo) == "demo":
+        _refuse_revision("demo", revision)
         return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"
     if not str(path_or_hf_repo):
         raise InputError("the model's name is empty; give a model directory, a hub id, or 'demo'")
@@ -71,6 +74,7 @@ def resolve(path_or_hf_repo: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path_or_hf_repo)[:80]!r} cannot be a model directory ({error})") from None
     if is_directory:
+        _refuse_revision(path, revision)
         return path
     if exists:
         raise InputError(
@@ -80,7 +84,12 @@ def resolve(path_or_hf_repo: str | Path) -> Path:
         raise InputError(
             f"{path}: no such directory; give a model directory, a hub id such as owner/name, or 'demo'"
         )
-    return _download(str(path_or_hf_repo))
+    return download(str(path_or_hf_repo), revision)
+
+
+def _refuse_revision(model: str | Path, revision: str | None) -> None:
+    if revision is not None:
+        raise InputError(f"{model} is a directory here, so it has no revision {revision!r}; leave it out")
 
 
 def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
@@ -111,7 +120,7 @@ def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
     for name, info in infos.items():
         # Packed weights and the scales of mx formats are unsigned; nothing else may be an integer.
         packed = f"{name.rpartition('.')[0]}.scales" in infos
-        if not packed and info.dtype not in ("F64", "F32", "F16", "BF16"):
+        if not packed and info.dtype not in ("F32", "F16", "BF16"):
             raise CheckpointError(
                 f"{info.file}: {name} is {info.dtype}, not floating point; it cannot be a weight"
             )
@@ -121,31 +130,14 @@ def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
     return model, list(shapes)
 
 
+def check_weights(config: ModelConfig, shapes: dict[str, tuple[int, ...]], directory: Path) -> None:
+    """`CheckpointError` unless an unquantized checkpoint's tensors are what its config calls for."""
+    named = {_module_name(name): shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)}
+    _check_names_and_shapes(DiffusionGemma(config), named, directory)
+
+
 def _on_cpu() -> bool:
     return bool(mx.default_device() == mx.Device(mx.cpu))
-
-
-def _download(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
-    except RepositoryNotFoundError:
-        raise InputError(
-            f"{repo}: no such directory here and no such model on the hub; check the name, "
-            "or log in with `hf auth login` if it is gated or private"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{repo}: no such directory here, and it could not be downloaded ({reason})"
-        ) from None
 
 
 def _module_name(name: str) -> str:
@@ -170,7 +162,7 @@ def _quantize_like(
             raise ConfigError(f"config.json: quantization of {path} must be an object, found {chosen!r}")
         # An override without `mode` means affine, whatever the rest of the model uses.
         mode, bits, group_size = chosen.get("mode", "affine"), chosen.get("bits"), chosen.get("group_size")
-        known_bits, known_groups = _QUANTIZATIONS.get(str(mode), ((), ()))
+        known_bits, known_groups = QUANTIZATIONS.get(str(mode), ((), ()))
         if bits not in known_bits or group_size not in known_groups:
             raise ConfigError(
                 f"config.json: quantization of {path} is {bits!r} bits in groups of {group_size!r}, "

@@ -1,10 +1,16 @@
-"""Finds and checks the safetensors files of a model directory before a byte of weights is read."""
+"""Finds and checks the safetensors files of a model directory before a byte of weights is read.
+
+Downloaded files are not trusted: whatever index and headers say, nothing outside the directory is opened,
+nothing is unpickled, time and memory stay in proportion to the files, and the answer is either a list of
+tensors whose bytes are really there or a `CheckpointError` of one line.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import struct
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,65 +18,87 @@ from typing import Any
 import mlx.core as mx
 
 from .errors import CheckpointError
-from .json_file import JsonObject, read_json
 
-# Bits per element of the dtypes that checkpoints of this model use.
-_BITS = {
-    "F64": 64,
-    "F32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I64": 64,
-    "I32": 32,
-    "U32": 32,
-    "I8": 8,
-    "U8": 8,
-    "BOOL": 8,
+INDEX = "model.safetensors.index.json"
+# Bytes per element of the dtypes that MLX reads as such; F64 it does not read, 8-bit floats as integers.
+_ITEM_BYTES = {
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
 }
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+# The format allows 100 MB, which can take Python 2.5 GB to parse. With every expert and scale a tensor of
+# its own, this model's header has about 7 MB.
+_MAX_JSON_BYTES = 16_000_000
+_MAX_DIMENSIONS = 8  # this model needs four; the product of a million of them takes minutes
+_MAX_DIMENSION = 2**31 - 1  # MLX's shapes are int32
+_MAX_NAME = 500  # characters: names end up in messages
+_OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".gguf"}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: file, dtype as safetensors spells it, shape, size in bytes."""
+    """Where one tensor lies: `nbytes` bytes from byte `offset` of `file`; dtype as safetensors spells it."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    offset: int
 
 
 def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the directory's safetensors files, by name; `CheckpointError` if one is damaged."""
+    """Every tensor of the directory's safetensors files, by name.
+
+    `CheckpointError` if a file is damaged, a tensor is there twice, or index and files disagree.
+    """
     infos: dict[str, TensorInfo] = {}
     for file in weight_files(directory):
         for name, info in _read_header(file).items():
             if name in infos:
                 raise CheckpointError(
-                    f"{name} is in both {infos[name].file.name} and {file.name}; remove one"
+                    f"{directory}: {name} is in both {infos[name].file.name} and {file.name}; "
+                    "remove the file that does not belong here"
                 )
             infos[name] = info
+    weight_map = _weight_map(directory)
+    if weight_map is not None:
+        _check_index(weight_map, infos, directory / INDEX)
     return infos
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files: those that the index names, or all `model*.safetensors`."""
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = JsonObject(read_json(index), "", index.name).values.get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index}: no weight_map in it; download it again")
+    """The safetensors files: those that the index names, or all `model*.safetensors`.
+
+    All are regular files of this directory, or of the Hugging Face cache that it is a part of.
+    """
+    weight_map = _weight_map(directory)
+    if weight_map is not None:
         files = [directory / name for name in sorted(set(weight_map.values()))]
         for file in files:
             if file.parent != directory or file.suffix != ".safetensors" or not _is_file(file):
                 raise CheckpointError(
-                    f"{index.name} names {file.name[:80]}, which is no safetensors file in {directory}; "
-                    "download it again"
+                    f"{directory / INDEX} names {_shown(file.name)}, which is no safetensors file in "
+                    "its directory; download it again"
                 )
-        return files
-    files = sorted(directory.glob("model*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{directory}: no model*.safetensors in it; is this a model directory?")
+    else:
+        files = sorted(directory.glob("model*.safetensors"))
+        if not files:
+            raise _no_weights(directory)
+    for file in files:
+        if not file.name.isprintable():
+            raise CheckpointError(f"{directory}: rename {_shown(file.name)}, it cannot be printed")
+        if not _is_file(file):
+            raise CheckpointError(f"{file}: not a regular file; put the weights there, or remove it")
+        _check_inside(file, directory)
     return files
 
 
@@ -86,6 +114,65 @@ def read_tensors(files: list[Path]) -> dict[str, mx.array]:
     return tensors
 
 
+# --- the directory ------------------------------------------------------------------------------------------
+
+
+def _weight_map(directory: Path) -> dict[str, str] | None:
+    """The index's answer to which file each tensor is in, or None when there is no index."""
+    index = directory / INDEX
+
+    def broken(what: str) -> CheckpointError:
+        return CheckpointError(f"{index}: {what}; download it again")
+
+    if not index.exists() and not index.is_symlink():
+        return None
+    if not _is_file(index):
+        raise broken("not a regular file")
+    _check_inside(index, directory)
+    try:
+        with index.open("rb") as stream:
+            text = stream.read(_MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise broken(f"cannot be read ({error.strerror})") from None
+    if len(text) > _MAX_JSON_BYTES:
+        raise broken(f"larger than {_MAX_JSON_BYTES // 10**6} MB, so not the index of this model")
+    weight_map = _json_object(text, broken).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise broken("no weight_map in it")
+    if not weight_map:
+        raise broken("its weight_map is empty")
+    return weight_map
+
+
+def _check_index(weight_map: dict[str, str], infos: dict[str, TensorInfo], index: Path) -> None:
+    """`CheckpointError` names a tensor that is not in the file, and only the file, that the index says."""
+    for name, file_name in weight_map.items():
+        found = infos[name].file.name if name in infos else "no file"
+        if found != file_name:
+            raise CheckpointError(
+                f"{index} puts {_shown(name)} into {file_name}, but it is in {found}; download both again"
+            )
+    for name, info in infos.items():
+        if name not in weight_map:
+            raise CheckpointError(
+                f"{index} does not list {name}, which is in {info.file.name}; download both again"
+            )
+
+
+def _check_inside(file: Path, directory: Path) -> None:
+    """`CheckpointError` unless the file, behind all symbolic links, lies in its model's directory."""
+    home = directory.resolve()
+    homes = [home]
+    if home.parent.name == "snapshots":  # the hub's cache: snapshots/REVISION/NAME -> ../../blobs/HASH
+        homes.append(home.parent.parent / "blobs")
+    target = file.resolve()
+    if not any(target.is_relative_to(folder) for folder in homes):
+        raise CheckpointError(
+            f"{file} is a link that leads out of its directory, to {_shown(str(target))}; "
+            "put the file itself there"
+        )
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -93,7 +180,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _no_weights(directory: Path) -> CheckpointError:
+    names = sorted(path.name for path in directory.iterdir() if path.suffix.lower() in _OTHER_WEIGHTS)
+    if not names:
+        return CheckpointError(f"{directory}: no model*.safetensors in it; is this a model directory?")
+    found = ", ".join(_shown(name) for name in names[:3]) + (" and more" if len(names) > 3 else "")
+    return CheckpointError(
+        f"{directory}: only {found}, no model*.safetensors; other formats are never opened, because some "
+        "run code when they are read: get the model's safetensors files"
+    )
+
+
+# --- one file -----------------------------------------------------------------------------------------------
+
+
 def _read_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file; `CheckpointError` unless they fill it without a gap or an overlap."""
+
     def damaged(what: str) -> CheckpointError:
         return CheckpointError(
             f"{file}: {what}; the file is damaged or truncated, download or convert it again"
@@ -105,32 +208,47 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
             prefix = stream.read(8)
             if len(prefix) < 8:
                 raise damaged(f"only {len(prefix)} bytes")
-            (length,) = struct.unpack("<Q", prefix)
-            if length > min(size - 8, _MAX_HEADER_BYTES):
+            length = int.from_bytes(prefix, "little")
+            if length > size - 8:
                 raise damaged(f"its header claims {length} bytes of {size}")
-            header = json.loads(stream.read(length))
+            if length > _MAX_JSON_BYTES:
+                raise damaged(f"its header claims {length} bytes, more than {_MAX_JSON_BYTES}")
+            text = stream.read(length)
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise damaged("its header is not JSON") from None
+        raise CheckpointError(
+            f"{file}: cannot be read ({error.strerror}); check the disk and the file's permissions"
+        ) from None
+    header = _json_object(text, lambda what: damaged(f"header: {what}"))
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    ):
+        raise damaged("its __metadata__ does not map names to texts")
 
     infos: dict[str, TensorInfo] = {}
     data_bytes = size - 8 - length
     spans: list[tuple[int, int]] = []
-    for name, entry in header.items() if isinstance(header, dict) else ():
-        if name == "__metadata__":
-            continue
-        if not name.isprintable():
-            raise damaged("the header names a tensor in unprintable characters")
-        try:
-            dtype, shape, (begin, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            expected = math.prod(shape) * _BITS[dtype] // 8
-            fits = 0 <= begin <= stop <= data_bytes and stop - begin == expected
-        except (KeyError, TypeError, ValueError):
-            raise damaged(f"the header's entry for {name} is not understood") from None
-        if not fits:
+    for name, entry in header.items():
+        if not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
+            raise damaged(f"the header names a tensor {_shown(name)}, empty, too long or unprintable")
+        match entry:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, stop]} if (
+                len(shape) <= _MAX_DIMENSIONS
+                and all(type(n) is int and 0 <= n <= _MAX_DIMENSION for n in shape)
+                and all(type(n) is int and 0 <= n < 2**63 for n in (begin, stop))
+            ):
+                pass
+            case _:
+                raise damaged(f"the header's entry for {name} is not understood")
+        if dtype not in _ITEM_BYTES:
+            raise CheckpointError(
+                f"{file}: {name} is {_shown(dtype)}, which is not supported; "
+                "get the weights as BF16, F16 or F32, or as an MLX conversion"
+            )
+        expected = math.prod(shape) * _ITEM_BYTES[dtype]
+        if not (begin <= stop <= data_bytes and stop - begin == expected):
             raise damaged(f"{name} lies at bytes {begin}..{stop} of {data_bytes}, expected {expected} bytes")
-        infos[name] = TensorInfo(file, dtype, shape, expected)
+        infos[name] = TensorInfo(file, dtype, tuple(shape), expected, 8 + length + begin)
         spans.append((begin, stop))
     if not infos:
         raise damaged("it holds no tensors")
@@ -142,3 +260,30 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
     if covered != data_bytes:
         raise damaged(f"its tensors cover {covered} of {data_bytes} bytes")
     return infos
+
+
+def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[str, Any]:
+    """Parses strictly: UTF-8, an object, no name twice in any object (readers differ on which counts)."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise broken(f"{_shown(name)} is in it twice")
+        return values
+
+    try:
+        value = json.loads(str(text, "utf-8"), object_pairs_hook=unique)
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError):  # also a number of thousands of digits
+        raise broken("it is not JSON") from None
+    if not isinstance(value, dict):
+        raise broken("it is not a JSON object")
+    return value
+
+
+def _shown(text: str) -> str:
+    """A foreign text as part of one line: shortened, and quoted when it could break the line."""
+    short = text if len(text) <= 120 else f"{text[:117]}..."
+    return short if short.isprintable() and short else ascii(short)

@@ -14,10 +14,11 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
 
-from mlx_diffusiongemma.converter import conversion, convert
-from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.converter import convert, quantizing, writing
+from mlx_diffusiongemma.converter.recipes import RECIPES, choose, tensor_class
+from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.weights import tensor_infos
+from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
 
 @pytest.fixture
@@ -25,6 +26,10 @@ def source(tmp_path: Path) -> Path:
     directory = tiny.build(tiny.ROUGH, tmp_path / "source", "transformers")
     shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
     return directory
+
+
+def all_tensors(directory: Path) -> dict[str, mx.array]:
+    return read_tensors(weight_files(directory))
 
 
 def canvas_logits(directory: Path) -> np.ndarray:
@@ -77,7 +82,7 @@ def test_shards_and_index_hold_everything(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = canvas_logits(convert(source, tmp_path / "whole"))
-    monkeypatch.setattr(conversion, "_SHARD_BYTES", 50_000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 50_000)
     target = convert(source, tmp_path / "sharded")
     files = sorted(path.name for path in target.glob("*.safetensors"))
     assert len(files) > 3
@@ -92,37 +97,19 @@ def test_both_names_of_the_quantization_block_are_written(source: Path, tmp_path
     config = json.loads((convert(source, tmp_path / "out") / "config.json").read_text())
     assert config["quantization"] == config["quantization_config"]
     assert config["quantization"]["bits"] == 4
-    assert config["quantization"]["model.decoder.embed_tokens"] == {"group_size": 64, "bits": 8}
-
-
-def test_a_failure_leaves_nothing_behind(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(conversion, "_name_shards", fail)
-    before = set(tmp_path.iterdir())
-    with pytest.raises(OSError, match="disk full"):
-        convert(source, tmp_path / "out")
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_what_cannot_be_converted_is_refused_before_anything_is_written(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(InputError, match="taken exists already"):
-        convert(source, tmp_path / "taken")
-    once = convert(source, tmp_path / "once")
-    with pytest.raises(InputError, match="is quantized already"):
-        convert(once, tmp_path / "twice")
-    assert not (tmp_path / "twice").exists()
+    assert config["quantization"]["model.decoder.embed_tokens"] == {
+        "group_size": 64,
+        "bits": 8,
+        "mode": "affine",
+    }
 
 
 def test_a_width_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
     narrow = tiny.build(tiny.ROUGH, tmp_path / "narrow", "original", expert=32)
     shutil.copy(demo.DIRECTORY / "tokenizer.json", narrow)
     with pytest.raises(
-        InputError, match=r"experts\.down_proj has width 32, which groups of 64 do not divide"
+        InputError,
+        match=r"layers\.0\.experts\.down_proj is \[8, 64, 32\]: groups of 64 do not divide its rows",
     ):
         convert(narrow, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -142,23 +129,93 @@ def test_expert_stacks_may_have_a_weight_suffix(source: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(canvas_logits(convert(source, tmp_path / "suffixed")), plain)
 
 
-def test_sorted_rows_are_really_sorted(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sorted_indices=True` on unsorted rows is wrong on a GPU and passes unnoticed on the CPU."""
-    model, seen = load_model(source), []
-    gather_mm = mx.gather_mm
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("chunk_bytes", [quantizing.CHUNK_BYTES, 3000])
+def test_every_recipe_stores_what_mlx_makes_of_whole_tensors(
+    recipe: str, chunk_bytes: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizing, "CHUNK_BYTES", chunk_bytes)
+    target = convert(source, tmp_path / "out", recipe=recipe)
+    before, after = all_tensors(source), all_tensors(target)
+    choices = choose(recipe)
+    for name, tensor in before.items():
+        how = choices.get(tensor_class(name))
+        path = name.removesuffix(".weight")
+        if how is None:
+            expected = {name: tensor.astype(mx.bfloat16) if recipe == "bf16" else tensor}
+        else:
+            parts = mx.quantize(tensor, how.group_size, how.bits, mode=how.mode)
+            expected = dict(zip((f"{path}.weight", f"{path}.scales", f"{path}.biases"), parts, strict=False))
+        for key, value in expected.items():
+            stored = after.pop(key)
+            assert stored.dtype == value.dtype, key
+            assert mx.array_equal(stored, value), key
+    assert not after
+    load_model(target)
 
-    def watched(a: mx.array, b: mx.array, **kwargs: Any) -> mx.array:
-        ids = np.array(kwargs["rhs_indices"]).ravel()
-        seen.append(kwargs.get("sorted_indices", False))
-        assert not seen[-1] or (np.diff(ids.astype(np.int64)) >= 0).all()
-        return gather_mm(a, b, **kwargs)
 
-    monkeypatch.setattr(mx, "gather_mm", watched)
-    cache = model.make_cache()
-    model.encode(mx.arange(90)[None], cache)
-    model.encode(mx.arange(3)[None], cache)
-    assert True in seen
-    assert False in seen
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtype_is_that_of_all_that_stays_floating_point(dtype: str, source: Path, tmp_path: Path) -> None:
+    tensors = all_tensors(convert(source, tmp_path / "out", dtype=dtype))
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    assert kinds == {getattr(mx, dtype), mx.uint32}
+    before = all_tensors(source)["model.decoder.norm.weight"]
+    assert mx.array_equal(tensors["model.decoder.norm.weight"], before.astype(getattr(mx, dtype)))
+
+
+@pytest.mark.parametrize("names", ["gate_up", "gate and up"])
+def test_one_tensor_per_expert_gives_the_same_bytes_as_a_stack(
+    names: str, source: Path, tmp_path: Path
+) -> None:
+    apart = tmp_path / "apart"
+    shutil.copytree(source, apart)
+    tensors: dict[str, mx.array] = {}
+    for name, tensor in all_tensors(source).items():
+        if ".experts." not in name:
+            tensors[name] = tensor
+            continue
+        stack, _, part = name.rpartition(".")
+        for i, expert in enumerate(tensor):
+            if part == "gate_up_proj" and names == "gate and up":
+                gate, up = mx.split(expert, 2)
+                tensors |= {f"{stack}.{i}.gate_proj.weight": gate, f"{stack}.{i}.up_proj.weight": up}
+            else:
+                tensors[f"{stack}.{i}.{part}.weight"] = expert
+    mx.eval(tensors)
+    mx.save_safetensors(str(apart / "model.safetensors"), {k: mx.contiguous(v) for k, v in tensors.items()})
+    stacked, unstacked = convert(source, tmp_path / "a"), convert(apart, tmp_path / "b")
+    expected, got = all_tensors(stacked), all_tensors(unstacked)
+    assert expected.keys() == got.keys()
+    assert all(mx.array_equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_missing_expert_is_named(source: Path, tmp_path: Path) -> None:
+    file = source / "model.safetensors"
+    tensors = all_tensors(source)
+    mx.eval(tensors)
+    name = "model.decoder.layers.1.experts.down_proj"
+    stack = tensors.pop(name)
+    tensors |= {f"model.decoder.layers.1.experts.{i}.down_proj": stack[i] for i in (0, 1, 2, 4, 5, 6, 7)}
+    mx.save_safetensors(str(file), {k: mx.contiguous(v) for k, v in tensors.items()})
+    with pytest.raises(CheckpointError, match=f"{name}: its experts are not numbered 0 to 7 without a gap"):
+        convert(source, tmp_path / "out")
+
+
+def test_the_recorded_error_is_the_relative_rms_of_each_class(source: Path, tmp_path: Path) -> None:
+    record = json.loads((convert(source, tmp_path / "out") / "conversion.json").read_text())
+    tensors = all_tensors(source)
+    for kind, entry in record["classes"].items():
+        how = entry["quantization"]
+        if how is None:
+            assert entry["rms_error"] is None
+            continue
+        squared_error = squared = 0.0
+        for name, tensor in tensors.items():
+            if tensor_class(name) == kind:
+                back = mx.dequantize(*mx.quantize(tensor, **how), **how).astype(mx.float32)
+                squared_error += (back - tensor.astype(mx.float32)).square().sum().item()
+                squared += tensor.astype(mx.float32).square().sum().item()
+        assert entry["rms_error"] == pytest.approx((squared_error / squared) ** 0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(

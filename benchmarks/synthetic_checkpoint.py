@@ -1,0 +1,154 @@
+"""Writes a Hugging Face checkpoint with the real tensor names and shapes and random weights.
+
+    python benchmarks/synthetic_checkpoint.py OUT [--layers 4]
+
+As google/diffusiongemma-26B-A4B-it in bf16, but with fewer layers, of which every fourth is a full-attention
+layer, and with the demo's narrow vision tower and tokenizer. Four layers are 8.05 GB in 5 shards: one of what
+belongs to no layer, which is mostly the embedding, and one of each layer. Holds less than 1 GB of memory
+whatever the size, and writes the same bytes on every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from mlx.utils import tree_flatten
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from oracle import demo, tiny
+
+from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.generation_config import GenerationConfig
+from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.weights import tensor_infos
+
+CHUNK = 1 << 24  # elements generated and written at a time
+Shapes = dict[str, tuple[int, ...]]
+
+
+def real_sizes(layers: int) -> dict[str, Any]:
+    """config.json in the original dialect."""
+    spec = tiny.TinySpec(
+        "real sizes",
+        seed=0,
+        logit_gain=1,
+        branch_gain=1,
+        conditioning_gain=1,
+        layer_types=tuple("full_attention" if i % 4 == 3 else "sliding_attention" for i in range(layers)),
+        hidden=2816,
+        dense=2112,
+        expert=704,
+        experts=128,
+        top_k=8,
+        heads=16,
+        kv_heads=8,
+        head_dim=256,
+        full_kv_heads=2,
+        full_head_dim=512,
+        window=1024,
+        canvas=256,
+        vocab=262144,
+    )
+    vision = json.loads((demo.DIRECTORY / "config.json").read_text())["vision_config"]
+    return tiny.config(spec, "original") | {"dtype": "bfloat16", "vision_config": vision}
+
+
+def shapes_by_shard(config: ModelConfig) -> list[Shapes]:
+    """What belongs to no layer, then each layer; the names are Hugging Face's."""
+    shards: list[Shapes] = [{} for _ in range(1 + config.text.num_hidden_layers)]
+    model = DiffusionGemma(config, GenerationConfig())  # lazy: its weights are never computed
+    parameters: Any = tree_flatten(model.parameters())
+    for name, array in parameters:
+        path = name.split(".")
+        shard = int(path[path.index("layers") + 1]) + 1 if "decoder" in path and "layers" in path else 0
+        # Hugging Face's stacks of experts have no `.weight` suffix.
+        shards[shard][name.removesuffix(".weight") if "experts" in path else name] = array.shape
+    for name, info in tensor_infos(demo.DIRECTORY).items():
+        if name.startswith("model.encoder.vision_tower."):
+            shards[0][name] = info.shape
+        elif name.startswith("model.encoder.embed_vision."):
+            shards[0][name] = (config.text.hidden_size, *info.shape[1:])
+    return shards
+
+
+def normal_bits(mean: float) -> np.ndarray:
+    """uint16 [65536]: the quantiles of a normal distribution, deviation 0.02, as bits of bf16."""
+    distribution = statistics.NormalDist(mean, 0.02)
+    quantiles = [distribution.inv_cdf((i + 0.5) / 65536) for i in range(65536)]
+    return ((np.array(quantiles, dtype=np.float32).view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
+
+
+def write_shard(file: BinaryIO, shapes: Shapes, rng: np.random.Generator) -> int:
+    """Writes a safetensors file, vectors (norms and scales) around 1, all else around 0; its data's bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data
+    file.write(struct.pack("<Q", len(text)) + text)
+    matrix, vector = normal_bits(0.0), normal_bits(1.0)
+    for shape in shapes.values():
+        bits = vector if len(shape) == 1 else matrix
+        for start in range(0, math.prod(shape), CHUNK):
+            count = min(CHUNK, math.prod(shape) - start)
+            words = rng.integers(0, 2**64, size=-(-count // 4), dtype=np.uint64)  # far faster than uint16
+            file.write(bits[words.view(np.uint16)[:count]].data)
+    return end
+
+
+def write_checkpoint(directory: Path, config: dict[str, Any]) -> int:
+    """Writes the checkpoint of this config.json; returns the bytes of its tensors."""
+
+    def write_json(name: str, content: Any) -> None:
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    directory.mkdir(parents=True)
+    write_json("config.json", config)
+    write_json("generation_config.json", tiny.generation_config("flat"))
+    for pattern in ("tokenizer*", "chat_template*"):
+        for path in demo.DIRECTORY.glob(pattern):
+            shutil.copy(path, directory)
+    shards = shapes_by_shard(ModelConfig.load(directory))
+    rng = np.random.default_rng(0)
+    weight_map: dict[str, str] = {}
+    total = 0
+    for i, shapes in enumerate(shards):
+        name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        with (directory / name).open("wb") as file:
+            total += write_shard(file, shapes, rng)
+        weight_map |= dict.fromkeys(shapes, name)
+    metadata = {"total_size": total}
+    write_json("model.safetensors.index.json", {"metadata": metadata, "weight_map": weight_map})
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes a checkpoint of the real shapes, random weights.")
+    parser.add_argument("out", type=Path, help="a directory that does not exist yet")
+    parser.add_argument("--layers", type=int, default=4, help="of 1.6 GB each; the real model has 30")
+    options = parser.parse_args()
+    if options.layers < 1:
+        parser.error("--layers must be at least 1")
+    if options.out.exists():
+        parser.error(f"{options.out} exists already; remove it or name another directory")
+    start = time.perf_counter()
+    gigabytes = write_checkpoint(options.out, real_sizes(options.layers)) / 1e9
+    seconds = time.perf_counter() - start
+    print(f"{options.out}: {gigabytes:.2f} GB in {seconds:.0f} s ({gigabytes / seconds:.2f} GB/s)")
+
+
+if __name__ == "__main__":
+    main()

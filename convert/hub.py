@@ -1,0 +1,42 @@
+"""Publishes a converted directory on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_diffusiongemma.hub import hub_errors
+
+_SUBJECT = "it cannot be uploaded to"
+
+
+def check_upload(repo: str) -> None:
+    """Asks the hub who is logged in, so that a missing token shows before the conversion and not after it.
+
+    Raises `InputError` when `repo` is no hub id or nobody is logged in. Creates nothing.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo, _SUBJECT):
+        api = HfApi()
+        api.whoami()
+        api.repo_exists(repo)  # either answer will do: asking checks the id and the connection
+
+
+def upload(directory: Path, repo: str) -> str:
+    """Pushes everything in `directory` to the hub's `repo`, which is created if needed; returns its URL.
+
+    Weights that an earlier upload left there are removed: other programs load every safetensors file they
+    find. Raises `InputError` in one line; run again, it sends only what is not there yet.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo, _SUBJECT):
+        api = HfApi()
+        url = api.create_repo(repo, exist_ok=True)
+        api.upload_folder(
+            repo_id=url.repo_id,
+            folder_path=directory,
+            commit_message="Convert to MLX with mlx-diffusiongemma",
+            delete_patterns="*.safetensors",
+        )
+    return str(url)

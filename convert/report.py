@@ -1,0 +1,237 @@
+"""What a conversion makes of a checkpoint, in tables and as conversion.json. Nothing here reads weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.errors import ConfigError
+from mlx_diffusiongemma.json_file import JsonObject, read_json
+from mlx_diffusiongemma.loading import checked_model
+from mlx_diffusiongemma.weights import TensorInfo, tensor_infos
+
+from .memory import mac_table
+from .planning import Plan
+from .recipes import CLASSES, Quantization, tensor_class
+from .tables import aligned, size
+
+RECORD = "conversion.json"
+_FORMAT = 1
+_NOT_LOADED = "vision"  # the text path leaves it on disk
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One class of tensors. bytes_in: None where nobody knows. rms_error: relative, None if not quantized."""
+
+    kind: str
+    stored_as: str
+    tensors: int
+    parameters: int
+    bytes_in: int | None
+    bytes_out: int
+    rms_error: float | None = None
+
+
+# --- what a caller prints -----------------------------------------------------------------------------------
+
+
+def of_plan(source: Path, planned: Plan) -> str:
+    """What converting the directory `source` would write, and the Macs that hold it."""
+    loaded = sum(tensor.bytes_out for tensor in planned.tensors if tensor.kind != _NOT_LOADED)
+    return f"{plan_table(planned)}\n\n{mac_table(ModelConfig.load(source), loaded)}"
+
+
+def of_conversion(directory: Path) -> str | None:
+    """What is stored in a converted directory, and the Macs that hold it; None if it is no conversion.
+
+    From its conversion.json, or else, as for conversions by other tools, from its weights' headers.
+    Raises `ConfigError` or `CheckpointError` when files contradict each other or are damaged.
+    """
+    recorded = (directory / RECORD).exists()
+    config = ModelConfig.load(directory)
+    if not recorded and config.quantization is None:
+        return None
+    checked_model(directory)
+    infos = tensor_infos(directory)
+    loaded = sum(info.nbytes for name, info in infos.items() if tensor_class(name) != _NOT_LOADED)
+    if recorded:
+        table = record_table(read_json(directory / RECORD))
+    else:
+        table = "converted by another tool\n" + _table(_stored_rows(infos, config.quantization or {}))
+    return f"{table}\n\n{mac_table(config, loaded)}"
+
+
+def plan_table(planned: Plan) -> str:
+    """Per class: tensors, parameters, how they are stored, bits per weight, bytes read and written."""
+    rows = [
+        _Row(kind, _stored_as(s.quantization), s.tensors, s.parameters, s.bytes_in, s.bytes_out)
+        for kind, s in planned.summary().items()
+    ]
+    return f"recipe {planned.recipe}\n{_table(rows)}"
+
+
+def record_table(record: Any) -> str:
+    """The same from a conversion.json, with what was measured; `ConfigError` if it is not understood."""
+    try:
+        if record["format"] != _FORMAT:
+            raise ConfigError(
+                f"{RECORD}: format {record['format']!r} is unknown, only {_FORMAT}; update mlx-diffusiongemma"
+            )
+        head = f"recipe {_word(record['recipe'])}, from {_word(record['source'])}"
+        if record["revision"] is not None:
+            head += f" at {_word(record['revision'])}"
+        head += f", by mlx_dg {_word(record['version'])}"
+        rows = [_recorded_row(kind, values) for kind, values in record["classes"].items()]
+        return f"{head}\n{_table(rows)}{_verification(record['verification'])}"
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ConfigError(
+            f"{RECORD}: not the record of a conversion ({type(error).__name__}: {str(error)[:80]!r}); "
+            "remove it or convert again"
+        ) from None
+
+
+def record(
+    planned: Plan,
+    errors: Mapping[str, float | None],
+    source: str,
+    revision: str | None,
+    dtype: str | None,
+    verification: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """The content of conversion.json. errors: relative RMS error of each quantized class.
+
+    Numbers that are not finite, which JSON does not have, become null.
+    """
+    classes = {
+        kind: {
+            "quantization": s.quantization.to_dict() if s.quantization else None,
+            "tensors": s.tensors,
+            "parameters": s.parameters,
+            "bytes_in": s.bytes_in,
+            "bytes_out": s.bytes_out,
+            "rms_error": _finite(errors.get(kind)),
+        }
+        for kind, s in planned.summary().items()
+    }
+    return {
+        "format": _FORMAT,
+        "version": metadata.version("mlx-diffusiongemma"),
+        "source": source,
+        "revision": revision,
+        "recipe": planned.recipe,
+        "dtype": dtype,
+        "classes": classes,
+        "verification": verification and {name: _finite(value) for name, value in verification.items()},
+    }
+
+
+# --- rows and cells -----------------------------------------------------------------------------------------
+
+
+def _recorded_row(kind: str, values: Mapping[str, Any]) -> _Row:
+    tensors, parameters, bytes_in, bytes_out = (
+        int(values[key]) for key in ("tensors", "parameters", "bytes_in", "bytes_out")
+    )
+    chosen, error = values["quantization"], values["rms_error"]
+    stored_as = _stored_as(Quantization(**chosen) if chosen else None)
+    rms_error = None if error is None else float(error)
+    return _Row(_word(kind), _word(stored_as), tensors, parameters, bytes_in, bytes_out, rms_error)
+
+
+def _word(text: Any) -> str:
+    """Text of a file that anybody may have written; `ValueError` if a terminal could take it for commands."""
+    if not isinstance(text, str) or not text.isprintable():
+        raise ValueError(f"{text!r} is not printable text")
+    return text
+
+
+def _stored_rows(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> list[_Row]:
+    """From names and shapes of stored tensors and config.json's quantization block."""
+    members: dict[str, list[tuple[set[str], int, int]]] = {kind: [] for kind in CLASSES}
+    for name, info in infos.items():
+        path, _, part = name.rpartition(".")
+        scales = infos.get(f"{path}.scales")
+        if scales is None:
+            members[tensor_class(name)].append(({_stored_as(None)}, math.prod(info.shape), info.nbytes))
+        elif part == "weight":
+            chosen = _quantization(path, block)
+            stored = sum(infos[i].nbytes for i in (f"{path}.{p}" for p in _PARTS) if i in infos)
+            parameters = math.prod(scales.shape) * chosen.group_size
+            members[tensor_class(name)].append(({_stored_as(chosen)}, parameters, stored))
+    return [
+        _Row(
+            kind,
+            stored_as=" / ".join(sorted(set().union(*(how for how, _, _ in found)))),
+            tensors=len(found),
+            parameters=sum(parameters for _, parameters, _ in found),
+            bytes_in=None,
+            bytes_out=sum(nbytes for _, _, nbytes in found),
+        )
+        for kind, found in members.items()
+        if found
+    ]
+
+
+_PARTS = ("weight", "scales", "biases")
+
+
+def _quantization(path: str, block: Mapping[str, Any]) -> Quantization:
+    """Of one module; an override without `mode` means affine."""
+    read = JsonObject(block.get(path, block), f"quantization of {path}")
+    bits, group_size = (read.size(key, "to know its size") for key in ("bits", "group_size"))
+    return Quantization(bits, group_size, str(read.values.get("mode", "affine")))
+
+
+def _stored_as(quantization: Quantization | None) -> str:
+    return "unquantized" if quantization is None else str(quantization)
+
+
+def _verification(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+
+    def shown(key: str, spec: str) -> str:
+        return "not finite" if found[key] is None else format(float(found[key]), spec)
+
+    return (
+        f"\nagainst its source, at {int(found['positions'])} canvas positions: "
+        f"RMS logit error {shown('rms_logit_error', '.4f')}, "
+        f"argmax agreement {shown('argmax_agreement', '.1%')}, "
+        f"mean entropy difference {shown('entropy_difference', '.4f')} nats"
+    )
+
+
+def _table(rows: Sequence[_Row]) -> str:
+    """Columns that no row has something for are left out."""
+    total = _Row(
+        "total",
+        "",
+        sum(row.tensors for row in rows),
+        sum(row.parameters for row in rows),
+        None if any(row.bytes_in is None for row in rows) else sum(row.bytes_in or 0 for row in rows),
+        sum(row.bytes_out for row in rows),
+    )
+    columns = [
+        ("class", [row.kind for row in (*rows, total)]),
+        ("stored as", [row.stored_as for row in (*rows, total)]),
+        ("tensors", [str(row.tensors) for row in (*rows, total)]),
+        ("parameters", [f"{row.parameters / 1e6:,.1f} M" for row in (*rows, total)]),
+        ("bits/weight", [f"{8 * row.bytes_out / max(row.parameters, 1):.2f}" for row in (*rows, total)]),
+        ("in", ["" if row.bytes_in is None else size(row.bytes_in) for row in (*rows, total)]),
+        ("out", [size(row.bytes_out) for row in (*rows, total)]),
+        ("RMS error", ["" if row.rms_error is None else f"{row.rms_error:.2%}" for row in (*rows, total)]),
+    ]
+    shown = [(head, *cells) for head, cells in columns if any(cells)]
+    return aligned(zip(*shown, strict=True), left=2)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

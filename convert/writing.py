@@ -1,0 +1,123 @@
+"""Writes safetensors files piece by piece: the layout is known before the first weight is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .planning import Output, Planned
+
+SHARD_BYTES = 5 * 10**9
+_READ_BYTES = 1 << 24
+Piece = tuple[int, int, int]  # byte offset in the file, bytes, CRC-32
+
+
+def shards(tensors: Sequence[Planned]) -> list[list[Planned]]:
+    """Divides tensors, in order, among files of at most `SHARD_BYTES`; one that is larger stands alone."""
+    out: list[list[Planned]] = []
+    size = 0
+    for tensor in tensors:
+        if not out or size + tensor.bytes_out > SHARD_BYTES:
+            out.append([])
+            size = 0
+        out[-1].append(tensor)
+        size += tensor.bytes_out
+    return out
+
+
+def shard_name(index: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+class ShardWriter:
+    """One safetensors file whose tensors are filled in any order, from any thread."""
+
+    def __init__(self, path: Path, tensors: Sequence[Planned]):
+        outputs = [output for tensor in tensors for output in tensor.outputs]
+        header, self._begin = _header(outputs)
+        self._file = path.open("wb")
+        self._pieces: list[Piece] = [(0, len(header), zlib.crc32(header))]
+        self._file.write(header)
+        self._file.flush()
+        self._file.truncate(len(header) + sum(output.nbytes for output in outputs))
+
+    def write(self, name: str, offset: int, data: memoryview) -> None:
+        """Writes `data` at byte `offset` of tensor `name`."""
+        begin = self._begin[name] + offset
+        self._pieces.append((begin, data.nbytes, zlib.crc32(data)))
+        while data.nbytes:  # a write may be short
+            written = os.pwrite(self._file.fileno(), data, begin)
+            data, begin = data[written:], begin + written
+
+    def finish(self) -> list[Piece]:
+        """Makes the file durable; returns what `is_intact` needs to check it later."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return sorted(self._pieces)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def is_intact(path: Path, pieces: Sequence[Piece]) -> bool:
+    """Whether a file still holds, from its first byte to its last, what was written."""
+    try:
+        with path.open("rb") as file:
+            position = 0
+            for begin, size, checksum in pieces:
+                if begin != position or _crc32(file, size) != checksum:
+                    return False
+                position += size
+            return file.read(1) == b""
+    except OSError:
+        return False
+
+
+def _crc32(file: Any, size: int) -> int:
+    checksum = 0
+    for data in _read(file, size):
+        checksum = zlib.crc32(data, checksum)
+    return checksum
+
+
+def _read(file: Any, size: int) -> Iterator[bytes]:
+    while size and (data := file.read(min(size, _READ_BYTES))):
+        size -= len(data)
+        yield data
+
+
+def _header(outputs: Sequence[Output]) -> tuple[bytes, dict[str, int]]:
+    """The file's first bytes, and the byte at which each tensor begins."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    position = 0
+    for output in outputs:
+        end = position + output.nbytes
+        entries[output.name] = {
+            "dtype": output.dtype,
+            "shape": list(output.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data is aligned
+    header = len(text).to_bytes(8, "little") + text
+    begin = {
+        name: len(header) + entry["data_offsets"][0] for name, entry in entries.items() if name[0] != "_"
+    }
+    return header, begin
+
+
+def index(tensors: Sequence[Sequence[Planned]]) -> dict[str, Any]:
+    """The content of model.safetensors.index.json."""
+    weight_map = {
+        output.name: shard_name(i, len(tensors))
+        for i, shard in enumerate(tensors)
+        for tensor in shard
+        for output in tensor.outputs
+    }
+    total = sum(tensor.bytes_out for shard in tensors for tensor in shard)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

@@ -1,0 +1,131 @@
+"""Downloads a model from the Hugging Face hub: the files it is loaded from and no others.
+
+huggingface_hub does the work, with its cache, progress bars and resume: after a broken connection it goes on
+where it stopped, and a rerun fetches only files that are not finished. Here every failure becomes one line
+that says what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .config import ModelConfig
+from .errors import CheckpointError, DiffusionGemmaError, InputError
+from .json_file import JsonObject, read_json
+
+# Beside the weights: configuration, tokenizer and template, and what a conversion passes on.
+_SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
+
+
+def download(repo: str, revision: str | None = None) -> Path:
+    """The local directory of a hub model at `revision` (branch, tag or commit; None is the main branch).
+
+    Raises `InputError` in one line: not found, gated, no such revision, unreachable, interrupted, disk full;
+    `ConfigError` before any weights are fetched when it is not a DiffusionGemma.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch(revision: str | None, patterns: list[str]) -> Path:
+        # A pattern's * matches "/" too: without `ignore_patterns`, exports in subfolders would come along.
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns="*/*")
+        )
+
+    with hub_errors(repo, "no such directory here, and it cannot be downloaded", revision):
+        directory = fetch(revision, ["config.json"])
+    with hub_errors(repo, "the download stopped", revision):
+        _require(directory, "config.json")
+        ModelConfig.load(directory)
+        # The cache names the directory after the commit. Asking for that commit keeps a push in between
+        # from mixing two versions.
+        fetch(directory.name, _SMALL_FILES)
+        patterns = _weight_patterns(directory)
+        fetch(directory.name, patterns)
+        # When the hub fails later on, some versions are content with what they find in the cache.
+        for pattern in patterns:
+            _require(directory, pattern)
+    return directory
+
+
+@contextmanager
+def hub_errors(repo: str, subject: str, revision: str | None = None) -> Iterator[None]:
+    """Turns whatever huggingface_hub raises inside into one `InputError`: repo, subject, reason, way out."""
+    try:
+        yield
+    except DiffusionGemmaError as error:
+        raise type(error)(f"{repo}: {error}") from None
+    # All of them: it lets through what its HTTP and storage libraries raise, and these change by version.
+    except Exception as error:
+        raise InputError(f"{repo}: {subject}: {_reason(error, repo, revision)}") from error
+
+
+def _weight_patterns(directory: Path) -> list[str]:
+    """The files that the index names, so that a second set of weights is not fetched, or the usual name."""
+    index = directory / "model.safetensors.index.json"
+    if not index.exists():
+        return ["model*.safetensors"]
+    weight_map = JsonObject(read_json(index), "", index.name).values.get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    if not names:
+        raise CheckpointError(f"{index.name} names no files; give the id of another copy of this model")
+    for name in names:
+        if "/" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index.name} names {name[:80]!r}, which is no safetensors file beside it; "
+                "give the id of another copy of this model"
+            )
+    return [glob.escape(name) for name in names]
+
+
+def _require(directory: Path, pattern: str) -> None:
+    if not any(directory.glob(pattern)):
+        raise CheckpointError(
+            f"{pattern[:80]} is not there or did not come; try again, or give the id of a model that has it"
+        )
+
+
+def _reason(error: BaseException, repo: str, revision: str | None) -> str:
+    """What went wrong and the way out, from an exception of huggingface_hub."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) and error.__cause__:
+        error = error.__cause__  # "not in the cache" or "while uploading" only wrap the reason
+    page = f"{constants.ENDPOINT}/{repo}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    text = " ".join(str(error).split())
+    if isinstance(error, errors.GatedRepoError):
+        if status == 401:
+            return f"it is gated; accept its licence at {page}, log in with `hf auth login` and try again"
+        return f"it is gated and your account is not on its list; accept its licence at {page} and try again"
+    # A token that is bad comes with these words; without them 401 is how the hub answers strangers.
+    if status == 401 and ("Invalid credentials" in text or "Invalid user token" in text):
+        return "the hub refuses your token; log in again with `hf auth login`, or correct HF_TOKEN"
+    if status == 401 or isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            "the hub has no such model, or hides it from you; check the name, or if it is private or gated "
+            f"log in with `hf auth login` and accept its licence at {page}"
+        )
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "you are not logged in; run `hf auth login`"
+    if status == 403:
+        return f"your token may not do this; give it the permission at {constants.ENDPOINT}/settings/tokens"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"it has no revision {revision!r}; {page}/tree/main lists its branches and tags"
+    if status is not None:
+        return f"the hub answered HTTP {status} ({text[:200]}); try again later, finished files are kept"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, and not all of it is in the cache; unset it"
+    if isinstance(error, errors.HFValidationError):
+        return f"this is no hub id ({text[:200]}); it looks like owner/name"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk with {constants.HF_HUB_CACHE} is full; free space or set HF_HOME to a larger disk, "
+            "finished files are kept"
+        )
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror} at {error.filename}; correct it or set HF_HOME to another directory"
+    return f"{type(error).__name__}: {text[:200]}; check the network and try again, finished files are kept"

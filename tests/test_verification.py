@@ -1,0 +1,189 @@
+"""`--verify` computes layer by layer what the whole models would, and sees what a conversion did wrong."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from oracle import demo, tiny
+
+from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.converter import verification
+from mlx_diffusiongemma.converter.verification import probe, verify
+from mlx_diffusiongemma.errors import CheckpointError
+from mlx_diffusiongemma.loading import load_model
+
+SAME = {"rms_logit_error": 0.0, "argmax_agreement": 1.0, "entropy_difference": 0.0, "positions": 32}
+EMBEDDING = "model.decoder.embed_tokens.weight"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tiny.build(tiny.ROUGH, tmp_path / "source", "original")
+    shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
+    return directory
+
+
+def rewritten(source: Path, target: Path, tensors: dict[str, mx.array]) -> Path:
+    """A copy of `source` with other tensors."""
+    shutil.copytree(source, target)
+    mx.eval(tensors)
+    mx.save_safetensors(str(target / "model.safetensors"), tensors)
+    return target
+
+
+def tensors_of(directory: Path) -> dict[str, mx.array]:
+    loaded: Any = mx.load(str(directory / "model.safetensors"))
+    return loaded
+
+
+def quantized(source: Path, target: Path, bits: int, mode: str = "affine", group_size: int = 64) -> Path:
+    """What MLX's own `nn.quantize` makes of the model."""
+    model, how = load_model(source), {"group_size": group_size, "bits": bits, "mode": mode}
+    nn.quantize(
+        model,
+        class_predicate=lambda path, module: (
+            how if hasattr(module, "to_quantized") and "router" not in path else False
+        ),
+    )
+    parameters: Any = tree_flatten(model.parameters())
+    rewritten(source, target, dict(parameters))
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"quantization": how}))
+    return target
+
+
+def whole(directory: Path, prompt: mx.array, canvas: mx.array, temperatures: list[float]) -> np.ndarray:
+    """Softcapped logits `[steps, C, V]` of the model as it is loaded for generation."""
+    model, soft, out = load_model(directory), None, []
+    cache = model.make_cache()
+    model.encode(prompt, cache)
+    for temperature in temperatures:
+        logits = model.decode(canvas, cache, soft)
+        soft = model.dense_soft_embedding(logits / temperature)
+        out.append(np.array(logits[0], dtype=np.float64))
+    return np.stack(out)
+
+
+def entropies(logits: np.ndarray, temperatures: list[float]) -> np.ndarray:
+    """Nats, `[steps, C]`, in float64."""
+    x = logits / np.array(temperatures)[:, None, None]
+    x -= x.max(axis=-1, keepdims=True)
+    p = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    entropy: np.ndarray = -(p * np.log(p)).sum(axis=-1)
+    return entropy
+
+
+@pytest.mark.parametrize(
+    ("bits", "mode", "group_size"), [(4, "affine", 64), (8, "affine", 32), (4, "mxfp4", 32), (4, "nvfp4", 16)]
+)
+def test_layer_by_layer_equals_the_whole_models(
+    source: Path, tmp_path: Path, bits: int, mode: str, group_size: int
+) -> None:
+    target = quantized(source, tmp_path / "out", bits, mode, group_size)
+    prompt, canvas = probe(source, ModelConfig.load(source))
+    # generation_config.json of tiny checkpoints: 0.35 to 0.85 in 12 steps, of which these are the first two
+    temperatures = [0.85, 0.35 + 0.5 * 11 / 12]
+    a, b = (whole(directory, prompt, canvas, temperatures) for directory in (source, target))
+    found = verify(source, target)
+    assert found["rms_logit_error"] > 0
+    assert found["rms_logit_error"] == pytest.approx(np.sqrt(np.square(a - b).mean()), rel=1e-4)
+    assert found["argmax_agreement"] == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
+    difference = np.abs(entropies(a, temperatures) - entropies(b, temperatures)).mean()
+    assert found["entropy_difference"] == pytest.approx(difference, rel=1e-3)
+    assert found["positions"] == 2 * canvas.size == 32
+
+
+def test_the_demo_survives_8_bits_better_than_4(tmp_path: Path) -> None:
+    four, eight = (
+        verify(demo.DIRECTORY, quantized(demo.DIRECTORY, tmp_path / f"{bits}", bits)) for bits in (4, 8)
+    )
+    assert eight["rms_logit_error"] < four["rms_logit_error"] / 4
+    assert eight["entropy_difference"] < four["entropy_difference"]
+    assert eight["argmax_agreement"] >= four["argmax_agreement"] > 0.5
+
+
+def test_a_checkpoint_equals_itself(source: Path) -> None:
+    assert verify(source, source) == SAME
+
+
+@pytest.mark.parametrize(
+    ("name", "shows"),
+    [
+        ("model.decoder.layers.4.self_attn.k_proj.weight", True),
+        ("model.decoder.layers.5.experts.down_proj", True),
+        ("model.decoder.layers.0.router.per_expert_scale", True),
+        ("model.encoder.language_model.layers.2.layer_scalar", True),  # nobody but encode reads it
+        ("model.decoder.self_conditioning.up_proj.weight", True),  # nobody but the second step reads it
+        ("model.decoder.norm.weight", True),
+        (EMBEDDING, True),
+        ("model.encoder.vision_tower.patch_embedder.input_proj.weight", False),
+    ],
+)
+def test_a_planted_error_shows(source: Path, tmp_path: Path, name: str, shows: bool) -> None:
+    tensors = tensors_of(source)
+    # Not a factor alone: norms would undo it.
+    tensors[name] = tensors[name][::-1] * 1.25
+    found = verify(source, rewritten(source, tmp_path / "damaged", tensors))
+    assert (found["rms_logit_error"] > 1e-3) == shows
+    assert (found["entropy_difference"] > 0) == shows
+
+
+def test_experts_of_the_source_may_lie_in_one_tensor_each(source: Path, tmp_path: Path) -> None:
+    tensors = tensors_of(source)
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        stem, _, part = name.rpartition(".")
+        for i, expert in enumerate(tensors.pop(name)):
+            if part == "down_proj":
+                tensors[f"{stem}.{i}.down_proj.weight"] = expert
+            else:
+                gate, up = mx.split(expert, 2)
+                tensors |= {f"{stem}.{i}.gate_proj.weight": gate, f"{stem}.{i}.up_proj.weight": up}
+    assert verify(rewritten(source, tmp_path / "unstacked", tensors), source) == SAME
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_a_conversion_to_16_bits_is_a_small_difference(source: Path, tmp_path: Path, dtype: mx.Dtype) -> None:
+    tensors = {name: tensor.astype(dtype) for name, tensor in tensors_of(source).items()}
+    found = verify(source, rewritten(source, tmp_path / "rounded", tensors))
+    assert 0 < found["rms_logit_error"] < 0.2
+
+
+def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLX's peak stays at a layer's size, however many layers there are."""
+    monkeypatch.setattr(verification, "PROMPT", "Why?")  # activations must not count
+    peaks, sizes = [], []
+    for layers in (2, 6):
+        deep = tiny.build(
+            tiny.ROUGH,
+            tmp_path / f"{layers}",
+            layer_types=("sliding_attention", "full_attention") * (layers // 2),
+            hidden=128,
+            expert=256,
+            experts=8,
+        )
+        shutil.copy(demo.DIRECTORY / "tokenizer.json", deep)
+        gc.collect()
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        verify(deep, deep)
+        peaks.append(mx.get_peak_memory() - before)
+        sizes.append((deep / "model.safetensors").stat().st_size)
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 0.4 * sizes[1]
+
+
+def test_a_damaged_result_is_named(source: Path, tmp_path: Path) -> None:
+    tensors = tensors_of(source)
+    del tensors[EMBEDDING]
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight missing"):
+        verify(source, rewritten(source, tmp_path / "incomplete", tensors))
