@@ -94,9 +94,10 @@ class _Streamed:
         if self.cache.offset == 0:
             self.model.encode(prompt, self.cache)
         logits = self.model.decode(canvas, self.cache, self.soft_embedding)
-        self.soft_embedding = self.model.dense_soft_embedding(logits / temperature)
-        mx.eval(logits, self.soft_embedding)
+        mx.eval(logits)
         self.forget()
+        # Lazy: the last step's is never computed.
+        self.soft_embedding = self.model.dense_soft_embedding(logits / temperature)
         return logits
 
     def forget(self) -> None:
@@ -114,8 +115,10 @@ class _Streamed:
         return weight
 
     def _forgetful(self, method: Callable[..., mx.array | None]) -> Callable[..., mx.array | None]:
-        def run(*arguments: Any) -> mx.array | None:
-            out = method(*arguments)
+        def run(x: mx.array, *others: Any) -> mx.array | None:
+            mx.eval(x)
+            self.forget()  # the embedding, before the first layer
+            out = method(x, *others)
             if out is not None:
                 mx.eval(out)
             self.forget()
