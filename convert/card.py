@@ -47,7 +47,7 @@ def model_card(
         "## What is stored how",
         _recipe_table(record["classes"]),
         "Bits per weight count scales and biases. The error is that of quantizing, relative and RMS: "
-        "‖quantized - original‖ / ‖original‖.",
+        "‖quantized - original‖ / ‖original‖, of large tensors on every 16th row.",
         _verification(record["verification"]),
         "## Licence",
         _licence(kept, origin),

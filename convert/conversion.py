@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
 import mlx.core as mx
 from tqdm import tqdm
 
@@ -22,20 +21,25 @@ from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import check_weights, resolve
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.weights import tensor_infos
+from mlx_diffusiongemma.weights import check_inside, tensor_infos
 
 from .card import model_card, read_readme
 from .hub import check_upload, upload
 from .planning import FLOATS, Plan, Planned, plan
+from .progress import bar
 from .quantizing import Converted, Rows, chunks, convert_rows
 from .recipes import DEFAULT_RECIPE, choose
 from .report import RECORD, record
 from .verification import verify as compare
-from .workspace import Workspace, check_disk, check_target
+from .workspace import Workspace, check_apart, check_disk, check_target
 from .writing import ShardWriter, index, shard_name, shards
 
 # What a converted directory takes over beside config and weights.
-_COPIED = ("generation_config.json", "*token*", "*processor*", "chat_template*", "LICENSE*")
+_COPIED = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"),
+    *("processor_config.json", "preprocessor_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
+)
 _OTHER_FILES_BYTES = 50 * 10**6  # tokenizer and the like
 
 
@@ -63,13 +67,14 @@ def convert(
     The result grows beside its target and moves there when complete; a run that was cut off goes on where
     it stopped. Returns the directory. Raises `InputError` when source, target or recipe cannot be used.
     """
-    target = Path(mlx_path).expanduser()
-    check_target(target, overwrite)
+    target = check_target(mlx_path, overwrite)
+    dtype = _dtype(recipe, dtype)
     if upload_repo is not None:
         check_upload(upload_repo)
     source, planned = planned_conversion(
         hf_path, recipe, q_bits, q_group_size, q_mode, overrides, dtype, revision
     )
+    check_apart(source, target)
     Tokenizer.load(source)  # without one the result could not be loaded
     check_disk(target, planned.bytes_out + _OTHER_FILES_BYTES)
     with Workspace(target, _fingerprint(planned)) as workspace:
@@ -78,7 +83,7 @@ def convert(
         described = record(planned, errors, _public_name(hf_path), revision, dtype, None)
         _describe(workspace.path, described, source, upload_repo or target.name)
         # Last of all: without it a directory does not load.
-        _write_json(workspace.path / "config.json", _config(source, planned))
+        _write_json(workspace.path / "config.json", _config(source, planned, dtype))
         workspace.commit()
     if verify:
         described = record(planned, errors, _public_name(hf_path), revision, dtype, compare(source, target))
@@ -100,10 +105,9 @@ def planned_conversion(
 ) -> tuple[Path, Plan]:
     """The source's directory and what would become of it; reads no weights. See `convert`."""
     choices = choose(recipe, q_bits, q_group_size, q_mode, overrides)
+    dtype = _dtype(recipe, dtype)
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r} is unknown; there are {', '.join(FLOATS)}")
-    if recipe == "bf16":
-        dtype = dtype or "bfloat16"
     source = resolve(hf_path, revision)
     config = ModelConfig.load(source)
     if config.quantization is not None:
@@ -113,22 +117,30 @@ def planned_conversion(
     return source, planned
 
 
+def _dtype(recipe: str, dtype: str | None) -> str | None:
+    """What is stored as floating point; the recipe bf16 says it by its name."""
+    return dtype or ("bfloat16" if recipe == "bf16" else None)
+
+
 def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -> dict[str, float]:
     """Writes all shards that are not there yet. Returns the relative RMS error of each quantized class."""
     divided = shards(sorted(planned.tensors, key=lambda t: (t.pieces[0].file, t.pieces[0].offset)))
-    names = [shard_name(i, len(divided)) for i in range(len(divided))]
+    by_name = {shard_name(i, len(divided)): tensors for i, tensors in enumerate(divided)}
+    there = sum(tensor.bytes_in for name in workspace.finished for tensor in by_name[name])
     with (
-        tqdm(
-            total=planned.bytes_in, unit="B", unit_scale=True, desc="Converting", disable=_quiet()
-        ) as progress,
+        bar("Converting", total=planned.bytes_in, initial=there, unit="B", unit_scale=True) as progress,
         ThreadPoolExecutor(_workers(), initializer=_own_stream) as pool,
     ):
-        for name, tensors in zip(names, divided, strict=True):
-            if name not in workspace.finished:
-                sums = _write_shard(workspace.path / name, tensors, pool, progress, allow_nonfinite)
-                workspace.finish_shard(name, sums)
-            else:
-                progress.update(sum(tensor.bytes_in for tensor in tensors))
+        for name, tensors in by_name.items():
+            done = name in workspace.finished
+            shard = (
+                workspace.finished[name]
+                if done
+                else _write_shard(workspace.path / name, tensors, pool, progress)
+            )
+            _check_finite(shard["nonfinite"], allow_nonfinite)
+            if not done:
+                workspace.finish_shard(name, shard)
     _write_json(workspace.path / "model.safetensors.index.json", index(divided))
 
     totals: dict[str, list[float]] = {}
@@ -141,9 +153,9 @@ def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -
 
 
 def _write_shard(
-    path: Path, tensors: Sequence[Planned], pool: ThreadPoolExecutor, progress: Any, allow_nonfinite: bool
+    path: Path, tensors: Sequence[Planned], pool: ThreadPoolExecutor, progress: Any
 ) -> dict[str, Any]:
-    """Writes one file and returns its record: `pieces` to check it by, and per class sums of squares."""
+    """Writes one file and returns its record: pieces to check it by, sums of squares, what is not finite."""
     writer = ShardWriter(path, tensors)
 
     def work(rows: Rows) -> tuple[Rows, Converted]:
@@ -165,18 +177,23 @@ def _write_shard(
             if converted.nonfinite:
                 nonfinite[tensor.name] = nonfinite.get(tensor.name, 0) + converted.nonfinite
             progress.update(rows.nbytes)
-        for name, count in nonfinite.items():
-            found = f"{name} holds {count} NaN or infinite weights"
-            if not allow_nonfinite:
-                raise CheckpointError(f"{found}; download it again, or go on with --allow-nonfinite")
-            progress.clear()
-            click.echo(f"mlx_dg: {found}", err=True)
-        return {"pieces": writer.finish(), "errors": errors}
+        return {"pieces": writer.finish(), "errors": errors, "nonfinite": nonfinite}
     except BaseException:
         pool.shutdown(cancel_futures=True)  # waits for those that run: nothing may write to a closed file
         raise
     finally:
         writer.close()
+
+
+def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
+    """Tells of NaN and infinite weights, by tensor; `CheckpointError` unless they are allowed."""
+    for name, count in nonfinite.items():
+        found = f"{name} holds {count} NaN or infinite weights"
+        if not allow_nonfinite:
+            raise CheckpointError(
+                f"{found}; download it again, choose a wider --dtype, or go on with --allow-nonfinite"
+            )
+        tqdm.write(f"mlx_dg: {found}", file=sys.stderr)
 
 
 def _workers() -> int:
@@ -189,10 +206,6 @@ def _own_stream() -> None:
     mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
-def _quiet() -> bool:
-    return not (sys.stderr and sys.stderr.isatty())
-
-
 def _fingerprint(planned: Plan) -> str:
     """Tells conversions apart: what is read (files, sizes, times) and what becomes of it."""
     files = {piece.file for tensor in planned.tensors for piece in tensor.pieces}
@@ -202,14 +215,17 @@ def _fingerprint(planned: Plan) -> str:
 
 
 def _copy_files(source: Path, out: Path) -> None:
-    for pattern in _COPIED:
-        for file in filter(Path.is_file, source.glob(pattern)):
-            shutil.copy(file, out / file.name)
+    for name in _COPIED:
+        if (source / name).is_file():
+            check_inside(source / name, source)
+            shutil.copyfile(source / name, out / name)
 
 
-def _config(source: Path, planned: Plan) -> dict[str, Any]:
+def _config(source: Path, planned: Plan, dtype: str | None) -> dict[str, Any]:
     """The source's config.json with the quantization, under both names in use: a default, and by path."""
     config: dict[str, Any] = read_json(source / "config.json")
+    for part in (config, config["text_config"]):
+        part.update({key: dtype for key in ("dtype", "torch_dtype") if dtype and key in part})
     # Transformers saves the shape of full layers per layer; other MLX programs know the original keys only.
     text = ModelConfig.load(source).text
     shapes = {*zip(text.layer_types, text.head_dims, text.kv_heads, strict=True)}
@@ -231,7 +247,8 @@ def _config(source: Path, planned: Plan) -> dict[str, Any]:
 def _public_name(hf_path: str | Path) -> str:
     """A hub id as it is; of a directory its name alone, because the model card may be published."""
     path = Path(hf_path).expanduser()
-    return path.resolve().name if path.is_dir() else str(hf_path)
+    name = path.resolve().name if path.is_dir() else str(hf_path)
+    return name if name.isprintable() else "a local directory"
 
 
 def _describe(directory: Path, described: dict[str, Any], source: Path, name: str) -> None:

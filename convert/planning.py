@@ -16,8 +16,10 @@ from .recipes import CLASSES, Quantization, tensor_class
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # One tensor per expert, as some tools save them; Hugging Face stacks them, gate rows before up rows.
-_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?$")
-_STACK_ORDER = {"gate_up_proj": 0, "gate_proj": 0, "up_proj": 1, "down_proj": 0}
+_EXPERT = re.compile(
+    r"^(model\.decoder\.layers\.\d+\.experts)\.(\d{1,5})\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?$"
+)
+_PARTS = ({"down_proj"}, {"gate_up_proj"}, {"gate_proj", "up_proj"})  # of one expert, in a stack's order
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,18 @@ def plan(
     Raises `InputError` naming the tensor for a quantization that its width rules out, and
     `CheckpointError` for experts that do not stack.
     """
-    stacks: dict[str, list[tuple[int, int, TensorInfo, str]]] = {}
+    stacks: dict[str, list[tuple[int, str, TensorInfo]]] = {}
     tensors = []
     for name, info in infos.items():
         if info.dtype not in FLOATS.values():
             raise CheckpointError(f"{info.file}: {name} is {info.dtype}, not a floating-point weight")
+        if not info.nbytes:
+            raise CheckpointError(f"{info.file}: {name} is {list(info.shape)}, which holds nothing")
         expert = _EXPERT.match(name)
         if expert:
             stack, number, part = expert[1], int(expert[2]), expert[3]
             kind = "down_proj" if part == "down_proj" else "gate_up_proj"
-            stacks.setdefault(f"{stack}.{kind}", []).append((number, _STACK_ORDER[part], info, name))
+            stacks.setdefault(f"{stack}.{kind}", []).append((number, part, info))
         else:
             tensors.append(_planned(name, (info,), info.shape, choices, dtype))
     for name, members in stacks.items():
@@ -172,21 +176,27 @@ def _planned(
 
 
 def _stack(
-    name: str, members: list[tuple[int, int, TensorInfo, str]]
+    name: str, members: list[tuple[int, str, TensorInfo]]
 ) -> tuple[tuple[TensorInfo, ...], tuple[int, ...]]:
     """Pieces in the order of a stack's rows, and its shape `[experts, rows, width]`."""
-    members = sorted(members, key=lambda member: member[:2])
-    infos = tuple(info for _, _, info, _ in members)
-    numbers = [number for number, *_ in members]
-    per_expert = len(members) // (numbers[-1] + 1) if members else 0
-    if numbers != [n for n in range(numbers[-1] + 1) for _ in range(per_expert)]:
-        raise CheckpointError(f"{name}: its experts are not numbered 0 to {numbers[-1]} without a gap")
+    members = sorted(members, key=lambda member: member[:2])  # gate_proj before up_proj
+    parts: dict[int, list[str]] = {}
+    for number, part, _ in members:
+        parts.setdefault(number, []).append(part)
+    if list(parts) != list(range(len(parts))):
+        raise CheckpointError(f"{name}: its experts are not numbered 0 to {max(parts)} without a gap")
+    for number, found in parts.items():
+        if found != parts[0] or set(found) not in _PARTS or len(found) != len(set(found)):
+            raise CheckpointError(
+                f"{name}: expert {number} has {', '.join(found)}, which do not make a stack"
+            )
+    infos = tuple(info for *_, info in members)
     first = infos[0]
-    for info, (*_, source) in zip(infos, members, strict=True):
+    for number, part, info in members:
         if len(info.shape) != 2 or info.shape != first.shape or info.dtype != first.dtype:
             raise CheckpointError(
-                f"{source} is {info.dtype} {list(info.shape)}, but its neighbours are {first.dtype} "
-                f"{list(first.shape)}, so they do not stack"
+                f"{name}: {part} of expert {number} is {info.dtype} {list(info.shape)}, others are "
+                f"{first.dtype} {list(first.shape)}, so they do not stack"
             )
     rows, width = first.shape
-    return infos, (numbers[-1] + 1, per_expert * rows, width)
+    return infos, (len(parts), len(parts[0]) * rows, width)

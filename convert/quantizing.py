@@ -74,6 +74,8 @@ def convert_rows(rows: Rows) -> Converted:
         return Converted([_bytes(bits)], nonfinite)
 
     weights = mx.array(bits).view(_MLX[rows.piece.dtype]).astype(_MLX[rows.tensor.dtype])
+    if rows.tensor.dtype != rows.piece.dtype:  # a narrower range may not hold them
+        nonfinite = int((~mx.isfinite(weights)).sum())
     chosen = rows.tensor.quantization
     if chosen is None:
         return Converted([_bytes(_numpy(weights))], nonfinite)

@@ -88,7 +88,8 @@ def record_table(record: Any) -> str:
             head += f" at {_word(record['revision'])}"
         head += f", by mlx_dg {_word(record['version'])}"
         rows = [_recorded_row(kind, values) for kind, values in record["classes"].items()]
-        return f"{head}\n{_table(rows)}{_verification(record['verification'])}"
+        note = "\nRMS error: of large tensors, measured on every 16th row"
+        return f"{head}\n{_table(rows)}{note}{_verification(record['verification'])}"
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

@@ -24,6 +24,7 @@ from mlx_diffusiongemma.tokenizer import Tokenizer
 from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
 from .planning import plan
+from .progress import bar
 
 # An ordinary turn: logits of a prompt that the model would never see say little about its answers.
 PROMPT = "<bos><|turn>user\nExplain in two sentences why the sky is blue.<turn|>\n<|turn>model\n"
@@ -44,14 +45,17 @@ def verify(source: Path, converted: Path) -> dict[str, float]:
     """
     config = ModelConfig.load(source)
     prompt, canvas = probe(source, config)
-    reference, result = _source_model(source, config), _converted_model(converted)
+    models = reference, result = _source_model(source, config), _converted_model(converted)
     settings = reference.settings
     sums = mx.zeros(3)
-    for step in range(_STEPS):
-        temperature = temperature_at(settings.max_denoising_steps - step, settings)
-        expected, found = (model.step(prompt, canvas, temperature) for model in (reference, result))
-        sums += _differences(expected, found, temperature)
-        mx.eval(sums)  # so that these logits go before the next come
+    passes = len(models) * (1 + _STEPS)  # one encodes the prompt
+    with bar("Verifying", total=passes * config.text.num_hidden_layers, unit="layer") as progress:
+        reference.when_done = result.when_done = progress.update
+        for step in range(_STEPS):
+            temperature = temperature_at(settings.max_denoising_steps - step, settings)
+            expected, found = (model.step(prompt, canvas, temperature) for model in models)
+            sums += _differences(expected, found, temperature)
+            mx.eval(sums)  # so that these logits go before the next come
     squared, agreement, entropy = (np.array(sums) / _STEPS).tolist()
     return {
         "rms_logit_error": squared**0.5,
@@ -81,6 +85,7 @@ class _Streamed:
         self.settings = GenerationConfig.load(directory, model.config.eos_token_id)
         self.cache = model.make_cache()
         self.soft_embedding: mx.array | None = None
+        self.when_done: Callable[[], object] = lambda: None  # a layer
         on_cpu = mx.default_device() == mx.Device(mx.cpu)
         self.dtype = mx.float32 if on_cpu else None  # see `load`
         self.shapes = {name: weight.shape for name, weight in _parameters(model).items()}
@@ -122,6 +127,7 @@ class _Streamed:
             if out is not None:
                 mx.eval(out)
             self.forget()
+            self.when_done()
             return out
 
         return run

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.config import MODEL_TYPE
 from mlx_diffusiongemma.errors import InputError
 
 from .writing import is_intact
 
-_PROGRESS = "progress.json"
+_PROGRESS, _LOCK = "progress.json", "lock"
 
 
 class Workspace:
@@ -23,11 +24,13 @@ class Workspace:
 
     def __init__(self, target: Path, fingerprint: str):
         self.target, self.fingerprint = target, fingerprint
-        self.path = target.parent / f".{target.name}.partial"
+        self.path = partial_of(target)
         self._new_parents = [parent for parent in target.parents if not parent.exists()]
+        if self.path.is_symlink():
+            raise InputError(f"{self.path} is a link; it is where {target.name} would grow, so remove it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("w")
+            self._lock = (self.path / _LOCK).open("w")
         except (OSError, ValueError) as error:
             self._remove_new_parents()
             raise InputError(f"{str(target)[:80]!r} cannot be created ({error}); give another path") from None
@@ -36,6 +39,7 @@ class Workspace:
         except OSError:
             self._lock.close()
             raise InputError(f"{target} is being written by another conversion; wait for it") from None
+        shutil.rmtree(_replaced_of(target), ignore_errors=True)  # a run was cut off just before its end
         self.finished: dict[str, Any] = self._resumable()
 
     def _resumable(self) -> dict[str, Any]:
@@ -48,9 +52,11 @@ class Workspace:
             }
         except (OSError, ValueError, KeyError, TypeError):
             kept = {}
-        for file in self.path.iterdir():
-            if file.name not in kept and file.name != "lock":
-                file.unlink()
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name not in (*kept, _LOCK):
+                entry.unlink()
         return kept
 
     def finish_shard(self, name: str, record: dict[str, Any]) -> None:
@@ -62,12 +68,12 @@ class Workspace:
 
     def commit(self) -> None:
         """Puts the workspace in the target's place; what was there before goes."""
-        (self.path / _PROGRESS).unlink(missing_ok=True)
-        replaced = self.target.parent / f".{self.target.name}.replaced"
+        replaced = _replaced_of(self.target)
         if os.path.lexists(self.target):
             self.target.rename(replaced)
-        (self.path / "lock").unlink()
         self.path.rename(self.target)
+        for name in (_PROGRESS, _LOCK):
+            (self.target / name).unlink(missing_ok=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def __enter__(self) -> Workspace:
@@ -80,7 +86,7 @@ class Workspace:
             return
         if self.finished and not issubclass(kind, InputError):
             click.echo(
-                f"mlx_dg: kept {len(self.finished)} finished shards in {self.path}; "
+                f"mlx_dg: kept what is finished, {len(self.finished)} of the shards, in {self.path}; "
                 "the same command goes on from there",
                 err=True,
             )
@@ -96,25 +102,62 @@ class Workspace:
                 return
 
 
-def check_target(target: Path, overwrite: bool) -> None:
-    """`InputError` if the target exists and may not be replaced. Only what looks like a model ever is."""
+def partial_of(target: Path) -> Path:
+    """Where `target` grows."""
+    return target.parent / f".{target.name}.partial"
+
+
+def _replaced_of(target: Path) -> Path:
+    """Where an old target waits until the new one is in its place."""
+    return target.parent / f".{target.name}.replaced"
+
+
+def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
+    """The target's absolute path; `InputError` if it cannot be one, or exists and may not be replaced."""
+    if not str(mlx_path).isprintable():
+        raise InputError(f"{str(mlx_path)!r} has unprintable characters; give another path")
+    try:
+        target = Path(os.path.abspath(Path(mlx_path).expanduser()))
+    except RuntimeError as error:  # no such user
+        raise InputError(f"{mlx_path}: {error}; give another path") from None
+    if Path.cwd().is_relative_to(target):
+        raise InputError(f"{target} is the working directory or above it; give the name of a new directory")
     if not os.path.lexists(target):
-        return
+        if not os.path.isdir(_replaced_of(target)):  # False where the name is too long
+            return target
+        _replaced_of(target).rename(target)  # a run was cut off between its two renames
     if not overwrite:
         raise InputError(f"{target} exists already; remove it, give another path, or use --overwrite")
-    is_model = target.is_dir() and not target.is_symlink() and (target / "config.json").is_file()
-    if not is_model:
+    if not _is_model(target):
         raise InputError(f"{target} is not a model directory, so it is not overwritten; remove it yourself")
+    return target
+
+
+def check_apart(source: Path, target: Path) -> None:
+    """`InputError` if replacing `target` would remove `source`."""
+    if source.resolve().is_relative_to(target.resolve()):
+        raise InputError(f"{target} holds the source, {source}; give another path")
+
+
+def _is_model(directory: Path) -> bool:
+    """Whether this is a DiffusionGemma's directory and nothing more, so that it may be replaced."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        plain = directory.is_dir() and not directory.is_symlink()
+        return plain and config["model_type"] == MODEL_TYPE and not any(map(Path.is_dir, directory.iterdir()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def check_disk(target: Path, nbytes: int) -> None:
-    """`InputError` if the target's file system has no room for this many bytes."""
-    existing = next(parent for parent in target.absolute().parents if parent.exists())
+    """`InputError` if the target's file system has no room for what is missing of `nbytes`."""
+    existing = next(parent for parent in target.parents if parent.exists())
     try:
+        there = sum(file.stat().st_blocks * 512 for file in partial_of(target).glob("*.safetensors"))
         free = shutil.disk_usage(existing).free
     except OSError:  # some network file systems do not say
         return
-    if free < nbytes:
+    if free + there < nbytes:
         raise InputError(
             f"{target} needs {nbytes / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB free; "
             "free some or give a path on another disk"

@@ -128,7 +128,7 @@ def generate(
     display.end(generation)
 
 
-RECIPE_OPTIONS = ("recipe", "q_bits", "q_group_size", "q_mode", "overrides", "dtype", "revision")
+RECIPE_OPTIONS = ("recipe", "q_bits", "q_group_size", "q_mode", "overrides", "dtype")
 
 
 def recipe_options(command: Any) -> Any:
@@ -161,7 +161,9 @@ def recipe_options(command: Any) -> Any:
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is a model directory.")
 @click.option("--allow-nonfinite", is_flag=True, help="Go on when weights are NaN or infinite.")
 @click.option("--verify", is_flag=True, help="Run source and result on a probe and compare them.")
-@click.option("--upload-repo", metavar="REPO", help="Push the result to this hub id.")
+@click.option(
+    "--upload-repo", metavar="REPO", help="Push the result to this hub id; weights there are replaced."
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and on which Macs it fits.")
 def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
     """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a quantized MLX model.
@@ -169,10 +171,12 @@ def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
     By default experts are stored at 4 bits; what precision matters to is stored at 8, or left as it is.
     """
     from mlx_diffusiongemma.converter import conversion, report
+    from mlx_diffusiongemma.loading import preview
 
     if dry_run:
         choices = {option: settings[option] for option in RECIPE_OPTIONS}
-        click.echo(report.of_plan(*conversion.planned_conversion(source, **choices)))
+        with preview(source, settings["revision"]) as directory:
+            click.echo(report.of_plan(*conversion.planned_conversion(directory, **choices)))
         return
     target = conversion.convert(source, mlx_path, **settings)
     click.echo(report.of_conversion(target))
@@ -186,15 +190,15 @@ def info(source: str, revision: str | None, **settings: Any) -> None:
     """Show what is in PATH, a model directory or hub id (or "demo"), and which Macs hold it.
 
     Of a conversion, how its tensors are stored and what that costs; of a Hugging Face checkpoint, what
-    converting it with these options would write. Reads no weights, but a hub id is downloaded first.
+    converting it with these options would write. Reads no weights, and of a hub id only their headers.
     """
     from mlx_diffusiongemma.converter import conversion, report
-    from mlx_diffusiongemma.loading import resolve
+    from mlx_diffusiongemma.loading import preview
 
-    directory = resolve(source, revision)
-    text = report.of_conversion(directory)
-    if text is None:
-        text = report.of_plan(*conversion.planned_conversion(directory, **settings))
+    with preview(source, revision) as directory:
+        text = report.of_conversion(directory)
+        if text is None:
+            text = report.of_plan(*conversion.planned_conversion(directory, **settings))
     click.echo(text)
 
 

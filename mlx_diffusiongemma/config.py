@@ -19,6 +19,7 @@ from .json_file import JsonObject, read_json, token_ids
 
 logger = logging.getLogger(__name__)
 
+MODEL_TYPE = "diffusion_gemma"
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 # What Transformers writes into every file and no forward pass reads.
@@ -136,7 +137,7 @@ class ModelConfig:
     def from_dict(cls, values: Any) -> ModelConfig:
         """Builds from the parsed config.json; `ConfigError` names what is missing or wrong."""
         read = JsonObject(values, "")
-        if values.get("model_type") != "diffusion_gemma":
+        if values.get("model_type") != MODEL_TYPE:
             raise ConfigError(
                 f"{read.name('model_type')} is {values.get('model_type')!r}; "
                 "this package runs 'diffusion_gemma' only"

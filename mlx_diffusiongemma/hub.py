@@ -8,15 +8,21 @@ that says what to do.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import glob
+import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .config import ModelConfig
 from .errors import CheckpointError, DiffusionGemmaError, InputError
 from .json_file import JsonObject, read_json
 
+_STOPPED = "the download stopped"
 # Beside the weights: configuration, tokenizer and template, and what a conversion passes on.
 _SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
 
@@ -27,28 +33,72 @@ def download(repo: str, revision: str | None = None) -> Path:
     Raises `InputError` in one line: not found, gated, no such revision, unreachable, interrupted, disk full;
     `ConfigError` before any weights are fetched when it is not a DiffusionGemma.
     """
-    from huggingface_hub import snapshot_download
-
-    def fetch(revision: str | None, patterns: list[str]) -> Path:
-        # A pattern's * matches "/" too: without `ignore_patterns`, exports in subfolders would come along.
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns="*/*")
-        )
-
-    with hub_errors(repo, "no such directory here, and it cannot be downloaded", revision):
-        directory = fetch(revision, ["config.json"])
-    with hub_errors(repo, "the download stopped", revision):
-        _require(directory, "config.json")
-        ModelConfig.load(directory)
-        # The cache names the directory after the commit. Asking for that commit keeps a push in between
-        # from mixing two versions.
-        fetch(directory.name, _SMALL_FILES)
+    directory = _without_weights(repo, revision)
+    with hub_errors(repo, _STOPPED, revision):
         patterns = _weight_patterns(directory)
-        fetch(directory.name, patterns)
+        _fetch(repo, directory.name, patterns)
         # When the hub fails later on, some versions are content with what they find in the cache.
         for pattern in patterns:
             _require(directory, pattern)
     return directory
+
+
+@contextmanager
+def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
+    """For a while, a directory like that of `download` with the weights' headers only: its files are sparse.
+
+    Raises as `download` does.
+    """
+    from huggingface_hub import HfApi
+
+    directory = _without_weights(repo, revision)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary)
+        with hub_errors(repo, _STOPPED, revision):
+            for file in filter(Path.is_file, directory.iterdir()):
+                if file.suffix != ".safetensors":
+                    shutil.copyfile(file, copy / file.name)
+            api, patterns = HfApi(), _weight_patterns(directory)
+            for name in api.list_repo_files(repo, revision=directory.name):
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) and "/" not in name:
+                    found = api.parse_safetensors_file_metadata(repo, name, revision=directory.name)
+                    _write_sparse(copy / name, found)
+            for pattern in patterns:
+                _require(copy, pattern)
+        yield copy
+
+
+def _without_weights(repo: str, revision: str | None) -> Path:
+    """The local directory with everything but weights, once config.json is that of a DiffusionGemma."""
+    with hub_errors(repo, "no such directory here, and it cannot be downloaded", revision):
+        directory = _fetch(repo, revision, ["config.json"])
+    with hub_errors(repo, _STOPPED, revision):
+        _require(directory, "config.json")
+        ModelConfig.load(directory)
+        # The cache names the directory after the commit. Asking for that commit keeps a push in between
+        # from mixing two versions.
+        return _fetch(repo, directory.name, _SMALL_FILES)
+
+
+def _fetch(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    # A pattern's * matches "/" too: without `ignore_patterns`, exports in subfolders would come along.
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns="*/*"))
+
+
+def _write_sparse(path: Path, metadata: Any) -> None:
+    """A safetensors file with this header (a `SafetensorsFileMetadata`) and nothing but holes."""
+    entries = {
+        name: {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": list(info.data_offsets)}
+        for name, info in metadata.tensors.items()
+    }
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(
+            8 + len(header) + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        )
 
 
 @contextmanager

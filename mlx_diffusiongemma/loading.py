@@ -6,6 +6,8 @@ Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from . import hub
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .generation_config import GenerationConfig
-from .hub import download
 from .model import DiffusionGemma
 from .tokenizer import Tokenizer
 from .weights import read_tensors, tensor_infos, weight_files
@@ -62,6 +64,23 @@ def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
 
     revision: a branch, tag or commit of the hub; with anything that is here already it is refused.
     """
+    local = _local_directory(path_or_hf_repo, revision)
+    return local if local is not None else hub.download(str(path_or_hf_repo), revision)
+
+
+@contextmanager
+def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterator[Path]:
+    """Like `resolve`, for what needs no weights: of a hub id only their headers are fetched."""
+    local = _local_directory(path_or_hf_repo, revision)
+    if local is not None:
+        yield local
+        return
+    with hub.preview(str(path_or_hf_repo), revision) as directory:
+        yield directory
+
+
+def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path | None:
+    """The directory if it is here, None if the name can be a hub id."""
     if str(path_or_hf_repo) == "demo":
         _refuse_revision("demo", revision)
         return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"
@@ -84,7 +103,7 @@ def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
         raise InputError(
             f"{path}: no such directory; give a model directory, a hub id such as owner/name, or 'demo'"
         )
-    return download(str(path_or_hf_repo), revision)
+    return None
 
 
 def _refuse_revision(model: str | Path, revision: str | None) -> None:

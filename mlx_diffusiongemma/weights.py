@@ -98,7 +98,7 @@ def weight_files(directory: Path) -> list[Path]:
             raise CheckpointError(f"{directory}: rename {_shown(file.name)}, it cannot be printed")
         if not _is_file(file):
             raise CheckpointError(f"{file}: not a regular file; put the weights there, or remove it")
-        _check_inside(file, directory)
+        check_inside(file, directory)
     return files
 
 
@@ -128,7 +128,7 @@ def _weight_map(directory: Path) -> dict[str, str] | None:
         return None
     if not _is_file(index):
         raise broken("not a regular file")
-    _check_inside(index, directory)
+    check_inside(index, directory)
     try:
         with index.open("rb") as stream:
             text = stream.read(_MAX_JSON_BYTES + 1)
@@ -159,7 +159,7 @@ def _check_index(weight_map: dict[str, str], infos: dict[str, TensorInfo], index
             )
 
 
-def _check_inside(file: Path, directory: Path) -> None:
+def check_inside(file: Path, directory: Path) -> None:
     """`CheckpointError` unless the file, behind all symbolic links, lies in its model's directory."""
     home = directory.resolve()
     homes = [home]

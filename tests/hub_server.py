@@ -183,18 +183,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, {}, {"X-Error-Code": "GatedRepo"})
             return
         asked = self.headers.get("Range")
-        begin = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+        first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "", "")
+        begin, end = int(first), min(int(last or len(content)) + 1, len(content))
         self.send_response(206 if asked else 200)
         if asked:
             self.server.ranges.append(asked)
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
         self.send_header("ETag", f'"{_etag(path, content)}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - begin))
+        self.send_header("Content-Length", str(end - begin))
         self.end_headers()
         if self.command == "GET":
-            self._send(path, content[begin:])
+            self._send(path, content[begin:end])
 
     def _send(self, path: str, body: bytes) -> None:
         server = self.server

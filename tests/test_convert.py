@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from converting import tiny_source
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
 
@@ -23,9 +24,7 @@ from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    directory = tiny.build(tiny.ROUGH, tmp_path / "source", "transformers")
-    shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
-    return directory
+    return tiny_source(tmp_path / "source", "transformers")
 
 
 def all_tensors(directory: Path) -> dict[str, mx.array]:

@@ -1,54 +1,25 @@
-"""Conversion under bad luck: what is refused, what is left behind, and what a second run does."""
+"""What a conversion refuses, in one line and before anything is written."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from oracle import demo, tiny
+from converting import bytes_of, change_weights, tiny_source
 
-from mlx_diffusiongemma.converter import conversion, convert, writing
-from mlx_diffusiongemma.converter.workspace import Workspace
+from mlx_diffusiongemma.converter import conversion, convert
 from mlx_diffusiongemma.errors import CheckpointError, ConfigError, InputError
-from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.weights import read_tensors, weight_files
-
-SMALL_SHARDS = 50_000
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    directory = tiny.build(tiny.ROUGH, tmp_path / "source", "original")
-    shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
-    return directory
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "SHARD_BYTES", SMALL_SHARDS)
-
-
-def bytes_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix == ".safetensors"}
-
-
-def change_weights(source: Path, name: str, value: float, count: int) -> None:
-    tensors = read_tensors(weight_files(source))
-    flat = tensors[name].flatten()
-    flat[:count] = value
-    tensors[name] = flat.reshape(tensors[name].shape)
-    mx.eval(tensors)
-    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    return tiny_source(tmp_path / "source")
 
 
 # --- refused before ----------------------------------------------------------------------------------------
@@ -72,6 +43,83 @@ def test_bad_targets(source: Path, tmp_path: Path) -> None:
     refuse(source, tmp_path / "file" / "below", "cannot be created")
 
 
+def test_bad_names(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(source, tmp_path / "a\nb", "has unprintable characters")
+    refuse(source, tmp_path / os.fsdecode(b"bad\xff"), "has unprintable characters")
+    with pytest.raises(InputError, match="~nobody-of-this-name/x: "):
+        convert(source, "~nobody-of-this-name/x")
+    monkeypatch.chdir(source)
+    for name in (".", "..", "../..", "/"):
+        with pytest.raises(InputError, match="is the working directory or above it"):
+            convert(source, name, overwrite=True)
+
+
+def test_a_source_is_never_replaced_by_its_conversion(source: Path, tmp_path: Path) -> None:
+    before = bytes_of(source)
+    (tmp_path / "link").symlink_to(source)
+    for given in (source, tmp_path / "link"):
+        with pytest.raises(InputError, match="source holds the source, "):
+            convert(given, source, overwrite=True)
+    assert bytes_of(source) == before
+
+
+def test_only_a_model_and_nothing_more_is_ever_replaced(source: Path, tmp_path: Path) -> None:
+    other, nested = tmp_path / "other", tmp_path / "nested"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    shutil.copytree(convert(source, tmp_path / "out"), nested)
+    (nested / "mine").mkdir()
+    for target in (other, nested):
+        refuse(source, target, "is not a model directory, so it is not overwritten", overwrite=True)
+
+
+def test_what_stays_behind_a_link_stays_there(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("")
+    (source / "LICENSE").symlink_to(tmp_path / "secret")
+    refuse(source, tmp_path / "out", "LICENSE is a link that leads out of its directory")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("")
+    (tmp_path / ".out.partial").symlink_to(tmp_path / "precious")
+    refuse(source, tmp_path / "out", r"\.out\.partial is a link")
+
+
+def test_without_a_tokenizer_the_result_could_not_be_loaded(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    refuse(source, tmp_path / "out", "tokenizer")
+
+
+def test_shapes_that_the_config_does_not_call_for(source: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(weight_files(source))
+    tensors["model.decoder.norm.weight"] = mx.ones((32,))
+    mx.eval(tensors)
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    refuse(source, tmp_path / "out", r"wrong shapes, .* model\.decoder\.norm\.weight is \[32\], not \[64\]")
+
+
+def test_experts_that_do_not_stack(source: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(weight_files(source))
+    mx.eval(tensors)
+    layer = "model.decoder.layers.0.experts"
+    down, both = tensors.pop(f"{layer}.down_proj"), tensors.pop(f"{layer}.gate_up_proj")
+
+    def refuse_with(extra: dict[str, mx.array], message: str) -> None:
+        mx.save_safetensors(str(source / "model.safetensors"), tensors | extra)
+        refuse(source, tmp_path / "out", message)
+
+    one = mx.contiguous(down[0])
+    refuse_with({f"{layer}.99999.down_proj.weight": one}, "not numbered 0 to 99999 without a gap")
+    gates = {f"{layer}.{i}.gate_proj": mx.contiguous(both[i, :64]) for i in range(8)}
+    refuse_with(gates, "expert 0 has gate_proj, which do not make a stack")
+    again = {f"{name}.weight": value for name, value in gates.items()}
+    refuse_with(gates | again, "expert 0 has gate_proj, gate_proj, which do not make a stack")
+    stacked = {
+        f"{layer}.gate_up_proj": both,
+        f"{layer}.gate_up_proj.weight": both,
+        f"{layer}.down_proj": down,
+    }
+    refuse_with(stacked, "gate_up_proj is there more than once")
+
+
 def test_bad_settings(source: Path, tmp_path: Path) -> None:
     refuse(source, tmp_path / "out", "dtype 'int4' is unknown; there are float32, float16, bf", dtype="int4")
     refuse(source, tmp_path / "out", "recipe 'q4' is unknown", recipe="q4")
@@ -86,6 +134,12 @@ def test_a_full_disk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12 - 10**7, 10**7))
     refuse(source, tmp_path / "out", r"out needs 0\.05 GB, but its disk has 0\.01 GB free")
+    monkeypatch.setattr(conversion, "_OTHER_FILES_BYTES", 0)
+    nbytes = conversion.planned_conversion(source)[1].bytes_out
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, nbytes - 1))
+    refuse(source, tmp_path / "out", "GB free; free some or give a path on another disk")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, nbytes))
+    convert(source, tmp_path / "out")
 
 
 def test_missing_and_damaged_files(source: Path, tmp_path: Path) -> None:
@@ -124,157 +178,30 @@ def test_weights_that_are_not_finite_are_counted_and_refused(
     mx.eval(tensors)
     mx.save_safetensors(str(source / "model.safetensors"), tensors)
     change_weights(source, name, value, 3)
-    refuse(source, tmp_path / "out", f"{name} holds 3 NaN or infinite weights; download it again, or")
+    refuse(source, tmp_path / "out", f"{name} holds 3 NaN or infinite weights; download it again")
     convert(source, tmp_path / "out", allow_nonfinite=True)
     assert f"mlx_dg: {name} holds 3 NaN or infinite weights" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_the_dtype_are_not_finite(source: Path, tmp_path: Path) -> None:
+    for name in ("model.decoder.norm.weight", "model.decoder.embed_tokens.weight"):
+        change_weights(source, name, 1e6, 2)
+        refuse(source, tmp_path / "out", f"{name} holds 2 NaN or infinite weights", dtype="float16")
+        change_weights(source, name, 1.0, 2)
+
+
+def test_weights_that_were_allowed_once_are_asked_about_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_weights(source, "model.decoder.norm.weight", float("nan"), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "_copy_files", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(source, tmp_path / "out", allow_nonfinite=True)
+    with pytest.raises(CheckpointError, match="holds 1 NaN or infinite weights"):
+        convert(source, tmp_path / "out")
 
 
 def test_the_largest_finite_weights_are_finite(source: Path, tmp_path: Path) -> None:
     change_weights(source, "model.decoder.norm.weight", 3.38e38, 5)
     convert(source, tmp_path / "out")
-
-
-# --- replacing ---------------------------------------------------------------------------------------------
-
-
-def test_overwrite_replaces_a_model_and_only_when_the_new_one_is_complete(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = convert(source, tmp_path / "out")
-    (target / "left over").write_text("")
-    before = bytes_of(target)
-    with monkeypatch.context() as patch:
-        patch.setattr(conversion, "_copy_files", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            convert(source, target, recipe="8bit", overwrite=True)
-    assert bytes_of(target) == before
-    convert(source, target, recipe="8bit", overwrite=True)
-    assert not (target / "left over").exists()
-    assert json.loads((target / "config.json").read_text())["quantization"]["bits"] == 8
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-
-
-def test_two_conversions_into_one_target_do_not_meet(source: Path, tmp_path: Path) -> None:
-    with (
-        Workspace(tmp_path / "out", "of another process"),
-        pytest.raises(InputError, match="out is being written by another conversion"),
-    ):
-        convert(source, tmp_path / "out")
-    convert(source, tmp_path / "out")
-
-
-# --- cut off and resumed ------------------------------------------------------------------------------------
-
-
-def start_slowly(source: Path, target: Path) -> subprocess.Popen[bytes]:
-    """A process that converts in small shards, with a pause in each."""
-    code = (
-        "import sys, time\n"
-        "from mlx_diffusiongemma.converter import conversion, convert, writing\n"
-        f"writing.SHARD_BYTES = {SMALL_SHARDS}\n"
-        "write = conversion._write_shard\n"
-        "def slowly(*arguments):\n"
-        "    record = write(*arguments)\n"
-        "    time.sleep(0.1)\n"
-        "    return record\n"
-        "conversion._write_shard = slowly\n"
-        "convert(sys.argv[1], sys.argv[2])\n"
-    )
-    return subprocess.Popen([sys.executable, "-c", code, str(source), str(target)], stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.parametrize("kill_after", [1, 3])
-def test_killed_at_any_moment_it_leaves_nothing_that_loads_and_the_next_run_goes_on(
-    kill_after: int, source: Path, tmp_path: Path, small_shards: None
-) -> None:
-    expected = bytes_of(convert(source, tmp_path / "expected"))
-    target, workspace = tmp_path / "out", tmp_path / ".out.partial"
-    process = start_slowly(source, target)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if workspace.is_dir() and len(list(workspace.glob("*.safetensors"))) > kill_after:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not target.exists()
-    with pytest.raises(InputError):
-        load_model(workspace)
-
-    progress = json.loads((workspace / "progress.json").read_text())
-    assert len(progress["shards"]) >= kill_after
-    kept = {name: os.stat(workspace / name).st_mtime_ns for name in progress["shards"]}
-    convert(source, target)
-    assert bytes_of(target) == expected
-    assert all(os.stat(target / name).st_mtime_ns == changed for name, changed in kept.items())
-    assert not workspace.exists()
-
-
-@pytest.fixture
-def interrupted(source: Path, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The workspace of a conversion into `tmp_path / "out"` that was interrupted after its last shard."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(conversion, "_copy_files", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            convert(source, tmp_path / "out")
-    return tmp_path / ".out.partial"
-
-
-def rewritten(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
-    """The shards that a run writes itself."""
-    names: list[str] = []
-    write = conversion._write_shard
-
-    def spy(path: Path, *arguments: Any) -> dict[str, Any]:
-        names.append(path.name)
-        return write(path, *arguments)
-
-    monkeypatch.setattr(conversion, "_write_shard", spy)
-    convert(source, target, **settings)
-    return names
-
-
-def test_an_interrupt_says_how_to_go_on(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(conversion, "_copy_files", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        convert(source, tmp_path / "out")
-    assert "mlx_dg: kept 1 finished shards in" in capsys.readouterr().err
-    assert not (tmp_path / ".out.partial" / "config.json").exists()
-
-
-def test_finished_shards_are_not_written_again_unless_they_changed(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = sorted(path.name for path in interrupted.glob("*.safetensors"))
-    flipped, cut, longer = (interrupted / name for name in names[:3])
-    data = bytearray(flipped.read_bytes())
-    data[-7] ^= 1
-    flipped.write_bytes(data)
-    os.truncate(cut, cut.stat().st_size - 1)
-    longer.write_bytes(longer.read_bytes() + b"\0")
-    assert sorted(rewritten(source, tmp_path / "out", monkeypatch)) == names[:3]
-    assert bytes_of(tmp_path / "out") == bytes_of(convert(source, tmp_path / "again"))
-
-
-def test_another_recipe_or_another_source_starts_anew(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (source / "model.safetensors").touch()
-    assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3
-    assert load_model(tmp_path / "out")
-
-
-def test_a_progress_file_that_makes_no_sense_starts_anew(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (interrupted / "progress.json").write_text('{"fingerprint": 3, "shards": [')
-    assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3

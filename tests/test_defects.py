@@ -73,6 +73,25 @@ def test_entropies_of_a_bf16_model_are_those_of_its_fp32_softcapped_logits(sharp
     assert steps[0].entropies.dtype == np.float32
 
 
+def test_sorted_rows_are_really_sorted(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sorted_indices=True` on unsorted rows is wrong on a GPU and passes unnoticed on the CPU."""
+    model, seen = load_model(sharp), []
+    gather_mm = mx.gather_mm
+
+    def watched(a: mx.array, b: mx.array, **kwargs: Any) -> mx.array:
+        ids = np.array(kwargs["rhs_indices"]).ravel()
+        seen.append(kwargs.get("sorted_indices", False))
+        assert not seen[-1] or (np.diff(ids.astype(np.int64)) >= 0).all()
+        return gather_mm(a, b, **kwargs)
+
+    monkeypatch.setattr(mx, "gather_mm", watched)
+    cache = model.make_cache()
+    model.encode(mx.arange(90)[None], cache)
+    model.encode(mx.arange(3)[None], cache)
+    assert True in seen
+    assert False in seen
+
+
 # --- quantization -------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,22 @@ def test_the_demo_runs_by_its_hub_id(hub: Hub, home: Path) -> None:
     assert done.stdout.strip() == str(mlx_dg.generate(*mlx_dg.load("demo"), prompt, seed=0))
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("arguments", [["info"], ["convert", "--dry-run", "--recipe", "4bit"]])
+def test_a_plan_needs_the_headers_of_the_weights_only(
+    hub: Hub, home: Path, shards: int, arguments: list[str]
+) -> None:
+    files = DEMO if shards == 1 else in_shards(shards)
+    hub.commit("owner/demo", files)
+    command = ["-m", "mlx_diffusiongemma", *arguments]
+    done = python(hub, home, *command, "owner/demo")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == python(hub, home, *command, "demo").stdout
+    weights = {name: data for name, data in files.items() if name.endswith(".safetensors")}
+    served = sum(hub.bytes_served[name] for name in weights)
+    assert 0 < served <= 101_000 * shards < sum(map(len, weights.values()))
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_only_the_model_is_fetched_whatever_else_is_there(hub: Hub, home: Path, shards: int) -> None:
     """Without an index the model is `model*.safetensors`, with one it is what the index names."""
