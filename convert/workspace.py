@@ -26,7 +26,7 @@ class Workspace:
         self.target, self.fingerprint = target, fingerprint
         self.path = partial_of(target)
         self._new_parents = [parent for parent in target.parents if not parent.exists()]
-        if self.path.is_symlink():
+        if os.path.islink(self.path):
             raise InputError(f"{self.path} is a link; it is where {target.name} would grow, so remove it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
