@@ -155,11 +155,26 @@ def test_every_recipe_stores_what_mlx_makes_of_whole_tensors(
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtype_is_that_of_all_that_stays_floating_point(dtype: str, source: Path, tmp_path: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    config["dtype"] = config["text_config"]["dtype"] = "bfloat16"  # as Transformers writes it
+    (source / "config.json").write_text(json.dumps(config))
     tensors = all_tensors(convert(source, tmp_path / "out", dtype=dtype))
     kinds = {tensor.dtype for tensor in tensors.values()}
     assert kinds == {getattr(mx, dtype), mx.uint32}
     before = all_tensors(source)["model.decoder.norm.weight"]
     assert mx.array_equal(tensors["model.decoder.norm.weight"], before.astype(getattr(mx, dtype)))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dtype"] == config["text_config"]["dtype"] == dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("my model", "my model"), ("a\nb", "a local directory")], ids=["plain", "newline"]
+)
+def test_of_a_local_source_only_its_name_is_told(name: str, told: str, source: Path, tmp_path: Path) -> None:
+    """The model card may be published; paths hold names of people."""
+    out = convert(source.rename(tmp_path / name), tmp_path / "out")
+    assert json.loads((out / "conversion.json").read_text())["source"] == told
+    assert str(tmp_path) not in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("names", ["gate_up", "gate and up"])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,17 @@ def test_another_recipe_starts_anew(
     assert len(rewritten(source, tmp_path / "third", monkeypatch, overrides=["router=8"])) > 3
     assert not (tmp_path / "third" / "progress.json").exists()
     assert not (tmp_path / "third" / "lock").exists()
+
+
+def test_what_is_finished_needs_no_room_again(
+    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(conversion, "_OTHER_FILES_BYTES", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 0))
+    assert rewritten(source, tmp_path / "out", monkeypatch) == []
+    with pytest.raises(InputError, match=r"its disk has 0\.00 GB free"):
+        convert(source, tmp_path / "other")
 
 
 def test_a_changed_source_starts_anew(

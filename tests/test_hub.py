@@ -60,7 +60,7 @@ def test_a_plan_needs_the_headers_of_the_weights_only(
     hub: Hub, home: Path, shards: int, arguments: list[str]
 ) -> None:
     files = DEMO if shards == 1 else in_shards(shards)
-    hub.commit("owner/demo", files)
+    hub.commit("owner/demo", files | dict.fromkeys(JUNK, b"x" * 1000))
     command = ["-m", "mlx_diffusiongemma", *arguments]
     done = python(hub, home, *command, "owner/demo")
     assert done.returncode == 0, done.stderr
