@@ -30,7 +30,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise, row_statistics
+from mlx_diffusiongemma.ops import Bounds, Proposal, accept_and_renoise, row_statistics
+from mlx_diffusiongemma.sampling import initial_state
 
 SOFTCAP, TEMPERATURE = 30.0, 0.6
 BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0.005)
@@ -38,17 +39,14 @@ BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0
 
 def our_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[mx.array]]:
     rows, vocab = logits.shape
-    canvas, row = mx.zeros((1, rows), dtype=mx.int32), mx.zeros((1,))
-    no = row > 0
-    before = Acceptance(canvas, canvas, canvas > 0, row.astype(mx.int32), row, done=no, invalid=no)
-    pins = mx.full((1, rows), FREE, dtype=mx.int32)
-    mx.eval(before, pins)
+    state = initial_state(mx.zeros((1, rows), dtype=mx.int32))
+    mx.eval(state.acceptance, state.pins)
 
     def step() -> Sequence[mx.array]:
         uniforms, noise = mx.random.uniform(shape=(rows,)), mx.random.randint(0, vocab, (1, rows))
         seen = row_statistics(logits, uniforms, TEMPERATURE, softcap)
         proposal = Proposal(*(x[None] for x in (seen.entropy, seen.sample, seen.argmax, seen.invalid)))
-        return accept_and_renoise(proposal, noise, pins, before, BOUNDS)
+        return accept_and_renoise(proposal, noise, state.pins, state.acceptance, BOUNDS)
 
     return step
 

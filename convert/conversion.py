@@ -68,7 +68,6 @@ def convert(
     it stopped. Returns the directory. Raises `InputError` when source, target or recipe cannot be used.
     """
     target = check_target(mlx_path, overwrite)
-    dtype = _dtype(recipe, dtype)
     if upload_repo is not None:
         check_upload(upload_repo)
     source, planned = planned_conversion(
@@ -80,13 +79,13 @@ def convert(
     with Workspace(target, _fingerprint(planned)) as workspace:
         errors = _write_weights(planned, workspace, allow_nonfinite)
         _copy_files(source, workspace.path)
-        described = record(planned, errors, _public_name(hf_path), revision, dtype, None)
+        described = record(planned, errors, _public_name(hf_path), revision, None)
         _describe(workspace.path, described, source, upload_repo or target.name)
         # Last of all: without it a directory does not load.
-        _write_json(workspace.path / "config.json", _config(source, planned, dtype))
+        _write_json(workspace.path / "config.json", _config(source, planned))
         workspace.commit()
     if verify:
-        described = record(planned, errors, _public_name(hf_path), revision, dtype, compare(source, target))
+        described = record(planned, errors, _public_name(hf_path), revision, compare(source, target))
         _describe(target, described, source, upload_repo or target.name)
     if upload_repo is not None:
         upload(target, upload_repo)
@@ -105,7 +104,8 @@ def planned_conversion(
 ) -> tuple[Path, Plan]:
     """The source's directory and what would become of it; reads no weights. See `convert`."""
     choices = choose(recipe, q_bits, q_group_size, q_mode, overrides)
-    dtype = _dtype(recipe, dtype)
+    if recipe == "bf16":  # its name says what is stored
+        dtype = dtype or "bfloat16"
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r} is unknown; there are {', '.join(FLOATS)}")
     source = resolve(hf_path, revision)
@@ -115,11 +115,6 @@ def planned_conversion(
     planned = plan(tensor_infos(source), recipe, choices, dtype)
     check_weights(config, {tensor.name: tensor.shape for tensor in planned.tensors}, source)
     return source, planned
-
-
-def _dtype(recipe: str, dtype: str | None) -> str | None:
-    """What is stored as floating point; the recipe bf16 says it by its name."""
-    return dtype or ("bfloat16" if recipe == "bf16" else None)
 
 
 def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -> dict[str, float]:
@@ -221,19 +216,18 @@ def _copy_files(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def _config(source: Path, planned: Plan, dtype: str | None) -> dict[str, Any]:
+def _config(source: Path, planned: Plan) -> dict[str, Any]:
     """The source's config.json with the quantization, under both names in use: a default, and by path."""
     config: dict[str, Any] = read_json(source / "config.json")
     for part in (config, config["text_config"]):
-        part.update({key: dtype for key in ("dtype", "torch_dtype") if dtype and key in part})
+        part.update({key: planned.dtype for key in ("dtype", "torch_dtype") if planned.dtype and key in part})
     # Transformers saves the shape of full layers per layer; other MLX programs know the original keys only.
     text = ModelConfig.load(source).text
     shapes = {*zip(text.layer_types, text.head_dims, text.kv_heads, strict=True)}
     full = [(head_dim, kv_heads) for kind, head_dim, kv_heads in shapes if kind != SLIDING]
     if len(full) == 1:
-        config["text_config"]["global_head_dim"], config["text_config"]["num_global_key_value_heads"] = full[
-            0
-        ]
+        head_dim, kv_heads = full[0]
+        config["text_config"] |= {"global_head_dim": head_dim, "num_global_key_value_heads": kv_heads}
     if not planned.choices:
         return config
     default = planned.choices.get("experts") or next(iter(planned.choices.values()))

@@ -94,8 +94,11 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Plan:
+    """dtype: what floating point is stored as; None keeps each tensor's."""
+
     recipe: str
     choices: Mapping[str, Quantization]
+    dtype: str | None
     tensors: tuple[Planned, ...]
 
     @property
@@ -155,7 +158,7 @@ def plan(
         raise CheckpointError(
             f"{twice} is there more than once, with and without .weight or per expert; remove one"
         )
-    return Plan(recipe, dict(choices), tuple(tensors))
+    return Plan(recipe, dict(choices), dtype, tuple(tensors))
 
 
 def _planned(

@@ -58,7 +58,7 @@ def chunks(tensor: Planned) -> Iterator[Rows]:
     target = 0
     for piece in tensor.pieces:
         rows = _rows(piece.shape)
-        step = max(1, CHUNK_BYTES * rows // max(piece.nbytes, 1))
+        step = max(1, CHUNK_BYTES * rows // piece.nbytes)
         for first in range(0, rows, step):
             yield Rows(tensor, piece, first, min(step, rows - first), target + first)
         target += rows
@@ -69,7 +69,7 @@ def convert_rows(rows: Rows) -> Converted:
     bits = _read(rows)
     mask, limit = _NOT_FINITE[rows.piece.dtype]
     magnitude = bits & mask
-    nonfinite = int((magnitude >= limit).sum()) if magnitude.size and magnitude.max() >= limit else 0
+    nonfinite = int((magnitude >= limit).sum()) if magnitude.max() >= limit else 0
     if rows.tensor.quantization is None and rows.tensor.dtype == rows.piece.dtype:
         return Converted([_bytes(bits)], nonfinite)
 
@@ -104,7 +104,7 @@ def _read(rows: Rows) -> np.ndarray:
 
 
 def _rows(shape: tuple[int, ...]) -> int:
-    return max(math.prod(shape[:-1]), 1)
+    return math.prod(shape[:-1])
 
 
 def _numpy(array: mx.array) -> np.ndarray:

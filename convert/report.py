@@ -104,7 +104,6 @@ def record(
     errors: Mapping[str, float | None],
     source: str,
     revision: str | None,
-    dtype: str | None,
     verification: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     """The content of conversion.json. errors: relative RMS error of each quantized class.
@@ -128,7 +127,7 @@ def record(
         "source": source,
         "revision": revision,
         "recipe": planned.recipe,
-        "dtype": dtype,
+        "dtype": planned.dtype,
         "classes": classes,
         "verification": verification and {name: _finite(value) for name, value in verification.items()},
     }

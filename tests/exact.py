@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK = 1024  # the edges that matter; a wrong value here would only weaken the rows below
+CHUNK = 1024  # tokens per chunk peak; the rows below are hard at its edges
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 SPACE = "\u2581"
 SPECIAL = [
     "<pad>", "<eos>", "<bos>", "<unk>", "<mask>", '<|"|>', "<|think|>", "<|turn>", "<turn|>",
@@ -97,3 +99,10 @@ def write_tokenizer(directory: Path, *, strip_first_space: bool = False, templat
     if template:
         (directory / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     return directory
+
+
+def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
+    message = str(error.value)
+    assert message
+    assert "\n" not in message
+    return message

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise
+from mlx_diffusiongemma.sampling import initial_state
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -16,17 +17,7 @@ BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0
 
 
 def start(canvas: np.ndarray, **changes: mx.array) -> Acceptance:
-    rows = canvas.shape[0]
-    state = Acceptance(
-        canvas=mx.array(canvas, dtype=mx.int32),
-        argmax=mx.full(canvas.shape, -1, dtype=mx.int32),
-        accepted=mx.zeros(canvas.shape, dtype=mx.bool_),
-        stable_steps=mx.zeros((rows,), dtype=mx.int32),
-        mean_entropy=mx.zeros((rows,)),
-        done=mx.zeros((rows,), dtype=mx.bool_),
-        invalid=mx.zeros((rows,), dtype=mx.bool_),
-    )
-    return state._replace(**changes)
+    return initial_state(mx.array(canvas, dtype=mx.int32)).acceptance._replace(**changes)
 
 
 def step(

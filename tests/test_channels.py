@@ -11,19 +11,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusiongemma.channels import ChannelDelta, ChannelParser, TextStream, ToolCall
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.tool_calls import parse_tool_call
 
 from .fixtures_tokenizer import SPECIAL, write_tokenizer
+from .parsing import THOUGHT, contents, parse, parse_all_ways, property_test
 
-settings.register_profile("channels", deadline=None, database=None, derandomize=True, max_examples=100)
-property_test = settings.get_profile("channels")
-
-THOUGHT = "<|channel>thought\n"
 HELD = "\ufffd"
 
 
@@ -37,27 +33,6 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(write_tokenizer(tmp_path_factory.mktemp("gemma")))
-
-
-def parse(tokenizer: Tokenizer, ids: list[int], cuts: list[int] | None = None) -> ChannelDelta:
-    """All deltas of `ids`, fed in the stretches between `cuts`, as one."""
-    parser = ChannelParser(tokenizer)
-    bounds = [0, *sorted(cuts or []), len(ids)]
-    deltas = [parser.feed(ids[start:end]) for start, end in pairwise(bounds)] + [parser.finish()]
-    assert parser.finish() == ChannelDelta()
-    return sum(deltas, start=ChannelDelta())
-
-
-def parse_all_ways(tokenizer: Tokenizer, ids: list[int]) -> ChannelDelta:
-    """The one delta that whole, single and pairwise feeding agree on."""
-    whole = parse(tokenizer, ids)
-    assert parse(tokenizer, ids, list(range(len(ids)))) == whole
-    assert parse(tokenizer, ids, list(range(1, len(ids), 2))) == whole
-    return whole
-
-
-def contents(delta: ChannelDelta) -> tuple[str, str, list[ToolCall]]:
-    return delta.thought, delta.answer, list(delta.tool_calls)
 
 
 # --- channels and what strays into them -------------------------------------------------------------------
@@ -298,176 +273,6 @@ def test_work_grows_linearly(gemma: Tokenizer, monkeypatch: pytest.MonkeyPatch) 
     for token in gemma.encode("ou é日 call" * 200):
         parser.feed([token])
     assert max(decoded) <= 2
-
-
-# --- tool calls -------------------------------------------------------------------------------------------
-
-
-def written(value: Any, space: str = "") -> str:
-    """`value` as the model writes it."""
-    if isinstance(value, str):
-        return f'<|"|>{value}<|"|>'
-    if isinstance(value, dict):
-        return (
-            "{"
-            + f",{space}".join(f"{key}{space}:{written(item, space)}" for key, item in value.items())
-            + "}"
-        )
-    if isinstance(value, list):
-        return f"[{space}" + f"{space},".join(written(item, space) for item in value) + f"{space}]"
-    return json.dumps(value)
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581<"), max_size=8)
-keys = st.from_regex(r"[A-Za-z_][\w.-]{0,6}", fullmatch=True).filter(str.isascii)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(
-    arguments=st.dictionaries(keys, values, max_size=4),
-    space=st.sampled_from(["", " ", "\n\t "]),
-    data=st.data(),
-)
-@property_test
-def test_arguments_round_trip(
-    gemma: Tokenizer, arguments: dict[str, Any], space: str, data: st.DataObject
-) -> None:
-    raw = f"call:{space}get_weather{space}{written(arguments, space)}"
-    ids = gemma.encode(f"a<|tool_call>{raw}<tool_call|>b")
-    cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=4))
-    delta = parse(gemma, ids, cuts)
-    assert contents(delta) == ("", "ab", [ToolCall("get_weather", arguments, raw)])
-    (call,) = delta.tool_calls
-    assert json.dumps(call.arguments) == json.dumps(arguments)  # tells 1, 1.0 and True apart
-
-
-@pytest.mark.parametrize(
-    ("raw", "name", "arguments"),
-    [
-        ("call:now{}", "now", {}),
-        ("now{}", "now", {}),  # without call:
-        ("call{}", "call", {}),
-        (" call : now { } \n", "now", {}),
-        ("call:maps:route-2.b/c{n:1}", "maps:route-2.b/c", {"n": 1}),
-        ('call:f{a:<|"|>say "hi", {x:[1]}\n<|"|>,b:2}', "f", {"a": 'say "hi", {x:[1]}\n', "b": 2}),
-        ('call:f{a:<|"|><|"|>,b:<|"|>12<|"|>,c:"12"}', "f", {"a": "", "b": "12", "c": "12"}),
-        ('call:f{a:<|"|> x <|"|>}', "f", {"a": " x "}),
-        ('call:f{<|"|>a key<|"|>:1}', "f", {"a key": 1}),
-        ('call:f{"a":"say \\"hi\\" \\u00e9\n","b":[""]}', "f", {"a": 'say "hi" é\n', "b": [""]}),
-        ("call:f{n:-3,x:1.5e3,big:9007199254740993}", "f", {"n": -3, "x": 1500.0, "big": 9007199254740993}),
-        ("call:f{ok:true,no:false,none:null}", "f", {"ok": True, "no": False, "none": None}),
-        ("call:f{xs:[1,[2,{y:[]}],{}]}", "f", {"xs": [1, [2, {"y": []}], {}]}),
-        ("call:f{a:1,a:2,}", "f", {"a": 2}),
-        ("call:f{a:" + "[" * 60 + "]" * 60 + "}", "f", None),
-    ],
-)  # fmt: skip
-def test_good_call(raw: str, name: str, arguments: dict[str, Any] | None) -> None:
-    call = parse_tool_call(raw)
-    assert (call.name, call.raw, call.error) == (name, raw, None)
-    assert arguments is None or json.dumps(call.arguments) == json.dumps(arguments)
-
-
-@pytest.mark.parametrize(
-    ("raw", "name", "error"),
-    [
-        ("", "", "name is missing"),
-        ("{a:1}", "", "name is missing"),
-        ('<|"|>f<|"|>{}', "", "name is missing"),
-        ("call:f", "f", "expected { after the name, found the end"),
-        ("call:f(a:1)", "f", "expected { after the name, found '(a'"),
-        ("call:get weather{}", "get", "expected { after the name, found 'weather'"),
-        ("call:f{", "f", "expected word or string, found the end"),
-        ("call:f{a", "f", "expected :, found the end"),
-        ("call:f{a:", "f", "found the end"),
-        ("call:f{a:1", "f", "expected ,, found the end"),
-        ("call:f{a:1}}", "f", "expected the end of the call, found '}'"),
-        ("call:f{a:1}call:g{}", "f", "expected the end of the call, found 'call'"),
-        ("call:f{a=1}", "f", "expected :"),
-        ("call:f{a:1 b:2}", "f", "expected ,, found 'b'"),
-        ("call:f{a:Paris}", "f", "'Paris' is no number"),
-        ("call:f{a:007}", "f", "'007' is no number"),
-        ("call:f{a:True}", "f", "'True' is no number"),
-        ("call:f{a:NaN}", "f", "'NaN' is not a finite number"),
-        ("call:f{a:1e999}", "f", "'1e999' is not a finite number"),
-        ("call:f{a:" + "1" * 5000 + "}", "f", "is no number"),
-        ("call:f{a:12:30}", "f", "expected ,, found ':'"),
-        ("call:f{a:]}", "f", "found ']'"),
-        ("call:f{,}", "f", "expected word or string, found ','"),
-        ("call:f{a:[1,2}", "f", "found '}'"),
-        ('call:f{a:<|"|>open}', "f", "a string is not closed"),
-        ('call:f{a:<|"|>x<|"|>y<|"|>}', "f", "expected ,, found 'y'"),
-        ('call:f{a:"open}', "f", "cannot read '\"open}'"),
-        ('call:f{a:"\\x"}', "f", "no valid JSON string"),
-        ("call:f{a:" + "[" * 5000 + "}", "f", "nested deeper"),
-    ],
-)
-def test_malformed_call(gemma: Tokenizer, raw: str, name: str, error: str) -> None:
-    call = parse_tool_call(raw)
-    assert (call.name, call.arguments, call.raw) == (name, {}, raw)
-    assert error in (call.error or "")
-    assert "\n" not in (call.error or "")
-    ids = gemma.encode(f"a<|tool_call>{raw}<tool_call|>b")
-    assert contents(parse(gemma, ids)) == ("", "ab", [call])
-
-
-@given(raw=st.text(st.sampled_from('{}[]:,"~\\ \ncall1.-ef') | st.characters(), max_size=30))
-@property_test
-def test_parsing_a_call_never_raises(raw: str) -> None:
-    raw = raw.replace("~", '<|"|>')
-    call = parse_tool_call(raw)
-    assert call.raw == raw
-    assert call.name or call.error
-
-
-F = '<|tool_call>call:f{a:<|"|>x<|"|>}'
-G = "<|tool_call>call:g{}"
-
-
-@pytest.mark.parametrize(
-    ("output", "names", "thought", "answer"),
-    [
-        (f"{F}<tool_call|>{G}<tool_call|><|tool_response>", ["f", "g"], "", ""),
-        (f"ca{F}<tool_call|>ll{G}<tool_call|>ou", ["f", "g"], "", "callou"),
-        (f"{THOUGHT}a{F}<tool_call|>b<channel|>c", ["f"], "ab", "c"),  # inside a thought
-        (f"{THOUGHT}a<channel|>{F}<tool_call|><|tool_response>", ["f"], "a", ""),
-        (f"{F}<pad><|think|><tool_call|>b", ["f"], "", "b"),  # noise
-    ],
-)
-def test_calls_between_text(
-    gemma: Tokenizer, output: str, names: list[str], thought: str, answer: str
-) -> None:
-    delta = parse_all_ways(gemma, gemma.encode(output))
-    assert [call.name for call in delta.tool_calls] == names
-    assert [call.error for call in delta.tool_calls] == [None] * len(names)
-    assert (delta.thought, delta.answer) == (thought, answer)
-
-
-ENDS = ["", G + "<tool_call|>", "<turn|>", "<eos>", "<|tool_response>", "<|channel>", "<channel|>", "<|turn>"]
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_unterminated_call(gemma: Tokenizer, end: str) -> None:
-    first, *others = parse_all_ways(gemma, gemma.encode(F + end)).tool_calls
-    assert first == ToolCall(
-        "f", {"a": "x"}, 'call:f{a:<|"|>x<|"|>}', "the call is not closed by <tool_call|>"
-    )
-    assert [call.name for call in others] == (["g"] if end.startswith(G) else [])
-    at_once = ChannelParser(gemma).feed(gemma.encode(F + end)).tool_calls
-    assert list(at_once) == ([first, *others] if end else [])
-    cut = parse_all_ways(gemma, gemma.encode(F)[:-2] + gemma.encode(end)).tool_calls[0]
-    assert (cut.name, cut.arguments) == ("f", {})
-    assert cut.error == 'the call is not closed by <tool_call|>; a string is not closed by <|"|>'
-
-
-def test_call_with_text_split_over_bytes(gemma: Tokenizer) -> None:
-    ids = gemma.encode('<|tool_call>call:f{city:<|"|>Zürich 日本<|"|>}<tool_call|>')
-    for cut in range(len(ids)):
-        (call,) = parse(gemma, ids, [cut]).tool_calls
-        assert call.arguments == {"city": "Zürich 日本"}
 
 
 # --- the bundled demo -------------------------------------------------------------------------------------

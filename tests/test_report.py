@@ -104,7 +104,7 @@ def test_the_plan_of_the_real_checkpoint() -> None:
 def test_totals_are_what_the_files_hold(source: Path, tmp_path: Path, recipe: str) -> None:
     infos = tensor_infos(source)
     planned = plan(infos, recipe, choose(recipe), "bfloat16")
-    written = report.record(planned, {}, "demo", None, None, None)["classes"].values()
+    written = report.record(planned, {}, "demo", None, None)["classes"].values()
     assert sum(c["tensors"] for c in written) == len(infos)
     assert sum(c["bytes_in"] for c in written) == sum(i.nbytes for i in infos.values())
     target = mlx_diffusiongemma.convert(source, tmp_path / "out", recipe=recipe, dtype="bfloat16")
@@ -118,7 +118,7 @@ def test_a_record_survives_json_and_shows_what_was_measured(source: Path) -> Non
         "rms_logit_error": 0.0147, "argmax_agreement": 0.984, "entropy_difference": 0.0021, "positions": 512
     }  # fmt: skip
     errors = {"experts": 0.0712, "attention": 0.0051}
-    record = report.record(planned, errors, "google/model", "main", "bfloat16", verification)
+    record = report.record(planned, errors, "google/model", "main", verification)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert (record["format"], record["version"]) == (1, mlx_diffusiongemma.__version__)
     assert record["verification"] == verification
@@ -137,7 +137,7 @@ def test_nan_becomes_null(source: Path) -> None:
     verification = {
         "rms_logit_error": math.nan, "argmax_agreement": 0.5, "entropy_difference": math.inf, "positions": 8
     }  # fmt: skip
-    record = report.record(planned, {"experts": math.nan}, "demo", None, None, verification)
+    record = report.record(planned, {"experts": math.nan}, "demo", None, verification)
     json.dumps(record, allow_nan=False)
     assert record["classes"]["experts"]["rms_error"] is None
     assert "RMS logit error not finite, argmax agreement 50.0%" in report.record_table(record)

@@ -102,7 +102,7 @@ class DiffusionGemma(nn.Module):
         return self.decoder.embed_tokens.as_linear(hidden)
 
     def soft_embedding(
-        self, logits: mx.array, statistics: RowStatistics, temperature: float | mx.array
+        self, logits: mx.array, statistics: RowStatistics, temperature: float
     ) -> SoftEmbedding:
         """The next step's self-conditioning from the raw logits `[R, V]` of this one (see `ops`)."""
         softcap = self.config.text.final_logit_softcapping

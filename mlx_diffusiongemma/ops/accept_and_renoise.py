@@ -24,11 +24,11 @@ class Proposal(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The sampler's settings, named as in `GenerationConfig`; arrays when they come from a compiled step."""
+    """The sampler's settings, named as in `GenerationConfig`."""
 
-    entropy_bound: float | mx.array
-    stability_threshold: int | mx.array
-    confidence_threshold: float | mx.array
+    entropy_bound: float
+    stability_threshold: int
+    confidence_threshold: float
 
 
 class Acceptance(NamedTuple):

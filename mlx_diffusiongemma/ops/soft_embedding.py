@@ -32,7 +32,7 @@ class SoftEmbedding(NamedTuple):
 def soft_embedding(
     logits: mx.array,
     statistics: RowStatistics,
-    temperature: float | mx.array,
+    temperature: float,
     softcap: float | None,
     table: Table,
     dtype: mx.Dtype,
@@ -69,7 +69,7 @@ def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array
 def soft_embedding_reference(
     logits: mx.array,
     statistics: RowStatistics,
-    temperature: float | mx.array,
+    temperature: float,
     softcap: float | None,
     table: Table,
     dtype: mx.Dtype,
@@ -95,7 +95,7 @@ _KERNEL = Kernel(
 def soft_embedding_kernel(
     logits: mx.array,
     statistics: RowStatistics,
-    temperature: float | mx.array,
+    temperature: float,
     softcap: float | None,
     table: Table,
     dtype: mx.Dtype,
