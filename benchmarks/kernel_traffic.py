@@ -111,7 +111,7 @@ def main() -> None:
     table.weight, table.scales, table.biases = (mx.contiguous(x) for x in (packed, groups, groups))
 
     noise = mx.zeros((1, CANVAS), dtype=mx.int32)
-    before = initial_state(noise)
+    before = initial_state(noise, soft_embedding=mx.zeros((1,)))
     flags = mx.zeros((1, CANVAS), dtype=mx.bool_)
     proposal = Proposal(mx.full((1, CANVAS), 0.01), noise, noise, flags)
     accept = (proposal, noise, before.pins, before.acceptance, Bounds(0.1, 1, 0.005))

@@ -30,23 +30,37 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_diffusiongemma.ops import Bounds, Proposal, accept_and_renoise, row_statistics
-from mlx_diffusiongemma.sampling import initial_state
+from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise, row_statistics
 
 SOFTCAP, TEMPERATURE = 30.0, 0.6
 BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0.005)
 
 
+def raw_logits(rows: int, vocab: int, dtype: mx.Dtype) -> mx.array:
+    """Random logits `[rows, vocab]`, the same on every call."""
+    return (4 * mx.random.normal((rows, vocab), key=mx.random.key(0))).astype(dtype)
+
+
 def our_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[mx.array]]:
     rows, vocab = logits.shape
-    state = initial_state(mx.zeros((1, rows), dtype=mx.int32))
-    mx.eval(state.acceptance, state.pins)
+    free = mx.full((1, rows), FREE, dtype=mx.int32)
+    no = mx.zeros((1,), dtype=mx.bool_)
+    before = Acceptance(
+        canvas=mx.zeros((1, rows), dtype=mx.int32),
+        argmax=mx.full((1, rows), -1, dtype=mx.int32),  # no token, so nothing is stable yet
+        accepted=mx.zeros((1, rows), dtype=mx.bool_),
+        stable_steps=mx.zeros((1,), dtype=mx.int32),
+        mean_entropy=mx.zeros((1,)),
+        done=no,
+        invalid=no,
+    )
+    mx.eval(before, free)
 
     def step() -> Sequence[mx.array]:
         uniforms, noise = mx.random.uniform(shape=(rows,)), mx.random.randint(0, vocab, (1, rows))
         seen = row_statistics(logits, uniforms, TEMPERATURE, softcap)
         proposal = Proposal(*(x[None] for x in (seen.entropy, seen.sample, seen.argmax, seen.invalid)))
-        return accept_and_renoise(proposal, noise, state.pins, state.acceptance, BOUNDS)
+        return accept_and_renoise(proposal, noise, free, before, BOUNDS)
 
     return step
 
@@ -88,8 +102,7 @@ def main() -> None:
     if min(options.rows, options.vocab, options.rounds) < 1:
         parser.error("--rows, --vocab and --rounds must be at least 1")
 
-    logits = 4 * mx.random.normal((options.rows, options.vocab), key=mx.random.key(0))
-    logits = logits.astype(getattr(mx, options.dtype))
+    logits = raw_logits(options.rows, options.vocab, getattr(mx, options.dtype))
     variants = [
         (name, our_step(logits, softcap), their_step(logits, softcap))
         for name, softcap in [("with softcap", SOFTCAP), ("without", None)]

@@ -60,6 +60,11 @@ def real_sizes(layers: int) -> dict[str, Any]:
         canvas=256,
         vocab=262144,
     )
+    return config_of(spec)
+
+
+def config_of(spec: tiny.TinySpec) -> dict[str, Any]:
+    """config.json of these sizes in the original dialect: bf16, with the demo's vision tower."""
     vision = json.loads((demo.DIRECTORY / "config.json").read_text())["vision_config"]
     return tiny.config(spec, "original") | {"dtype": "bfloat16", "vision_config": vision}
 

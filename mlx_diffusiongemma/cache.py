@@ -1,66 +1,232 @@
-"""The prefix cache: keys and values of everything encoded so far.
+"""The prefix cache: keys and values of everything encoded so far, in buffers that are written in place.
 
-`append` belongs to encode: it stores and returns what the new rows may attend to. `peek` belongs to
-decode: it returns the prefix followed by the canvas and stores nothing. Both return keys and values
-`[B, kv_heads, positions, head_dim]` in temporal order, which attention masks rely on.
+Each layer has one buffer for keys and one for values, `[B, kv_heads, positions, head_dim]`, in temporal
+order. A full-attention layer holds the prefix from position 0 on; a sliding one its last `window - 1`
+positions, which end where a canvas begins. Both have room behind the prefix, and a decode pass writes the
+canvas there (`CanvasView`): the prefix is never copied, and the next pass overwrites the canvas.
+
+What a decode pass looks at comes in sizes that repeat (`Layout`), so that a compiled pass is traced for a
+few of them only; where the prefix is shorter, a mask hides the difference.
 """
 
 from __future__ import annotations
 
-import mlx.core as mx
-from mlx_lm.models.cache import KVCache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from .config import FULL, TextConfig
+import mlx.core as mx
+
+from .config import FULL, ModelConfig
 
 KeysValues = tuple[mx.array, mx.array]
+Windows = list[KeysValues]  # the buffers of all sliding layers
 
 
-class FullLayerCache(KVCache):
-    """All positions, in a buffer that grows by steps of 256 (mlx-lm's KVCache)."""
+class LayerCache:
+    """Keys and values of one layer; `append` belongs to encode.
 
-    def append(self, keys: mx.array, values: mx.array) -> KeysValues:
-        return self.update_and_fetch(keys, values)
+    Buffers `[B, kv_heads, capacity, head_dim]` are there from the first `grow` on.
+    """
 
-    def peek(self, keys: mx.array, values: mx.array) -> KeysValues:
-        # The canvas lands behind the prefix in the same buffer; giving the positions back right away
-        # lets the next call overwrite it, so the prefix is never copied.
-        fetched = self.update_and_fetch(keys, values)
-        self.trim(keys.shape[2])
-        return fetched
+    keys: mx.array
+    values: mx.array
+
+    def __init__(self, kv_heads: int, head_dim: int, dtype: mx.Dtype):
+        self.heads, self.head_dim, self.dtype = kv_heads, head_dim, dtype
+        self.capacity = 0
+
+    def grow(self, batch: int, capacity: int) -> None:
+        """Makes the buffers hold `capacity` positions; what they hold already stays."""
+        if capacity <= self.capacity:
+            return
+        room = mx.zeros((batch, self.heads, capacity - self.capacity, self.head_dim), dtype=self.dtype)
+        if self.capacity:
+            self.keys = mx.concatenate([self.keys, room], axis=2)
+            self.values = mx.concatenate([self.values, room], axis=2)
+        else:
+            self.keys, self.values = room, room
+        self.capacity = capacity
 
 
-class SlidingLayerCache:
+class FullLayerCache(LayerCache):
+    """All positions, from 0 on."""
+
+    def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
+        """Stores rows `[B, kv_heads, L, head_dim]` at positions from `offset` on; returns all up to them."""
+        end, at = offset + keys.shape[2], mx.array(offset)
+        self.keys, self.values = written(self.keys, keys, at), written(self.values, values, at)
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class SlidingLayerCache(LayerCache):
     """The last `window - 1` positions: what a canvas may see, and what the next encoded row may see."""
 
-    def __init__(self, window: int):
-        self.keep = window - 1
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+    def __init__(self, kv_heads: int, head_dim: int, dtype: mx.Dtype, keep: int):
+        super().__init__(kv_heads, head_dim, dtype)
+        self.keep = keep
 
-    def append(self, keys: mx.array, values: mx.array) -> KeysValues:
-        keys, values = self.peek(keys, values)
-        start = max(0, keys.shape[2] - self.keep)
-        # Copies: a view would keep the whole prefill chunk alive.
-        self.keys = mx.contiguous(keys[:, :, start:])
-        self.values = mx.contiguous(values[:, :, start:])
-        return keys, values
+    def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
+        """Stores rows as `FullLayerCache.append` does; returns the window before them, and them."""
+        start = self.keep - min(offset, self.keep)
+        seen = (
+            mx.concatenate([self.keys[:, :, start : self.keep], keys], axis=2),
+            mx.concatenate([self.values[:, :, start : self.keep], values], axis=2),
+        )
+        total = seen[0].shape[2]
+        last = min(total, self.keep)
+        self.keys, self.values = (
+            written(buffer, rows[:, :, total - last :], mx.array(self.keep - last))
+            for buffer, rows in zip((self.keys, self.values), seen, strict=True)
+        )
+        return seen
 
-    def peek(self, keys: mx.array, values: mx.array) -> KeysValues:
-        if self.keys is None or self.values is None:
-            return keys, values
-        return mx.concatenate([self.keys, keys], axis=2), mx.concatenate([self.values, values], axis=2)
+
+class Layout(NamedTuple):
+    """What a decode pass looks at, beside its canvas: sizes that are equal for many passes.
+
+    full: positions of full layers from 0 on, the canvas included. window: positions of sliding layers
+    directly before the canvas. hides_full, hides_window: whether some of them hold nothing yet.
+    """
+
+    full: int
+    hides_full: bool
+    window: int
+    hides_window: bool
+
+
+class CanvasView:
+    """One decode pass's view of the cache: `buffers` are replaced as the layers write their canvas rows.
+
+    offset: int32 scalar, how many positions are encoded (= position of the canvas's first row).
+    All arrays may be those of a trace.
+    """
+
+    def __init__(self, config: ModelConfig, layout: Layout, offset: mx.array, buffers: Sequence[KeysValues]):
+        self.kinds, self.keep = config.text.layer_types, config.text.sliding_window - 1
+        self.layout, self.offset, self.buffers = layout, offset, list(buffers)
+        self._masks: dict[str, mx.array | None] = {}
+
+    def write(
+        self, layer: int, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Puts canvas rows `[B, kv_heads, C, head_dim]` behind the prefix.
+
+        Returns the layer's keys and values up to and with the canvas, and the mask `[1, 1, 1, positions]`
+        of those that hold something; None if all do.
+        """
+        kind, length = self.kinds[layer], keys.shape[2]
+        full, _, window, _ = self.layout
+        if kind == FULL:
+            at, start, end = self.offset, 0, full
+        else:
+            at, start, end = mx.array(self.keep), self.keep - window, self.keep + length
+        before = self.buffers[layer]
+        keys, values = self.buffers[layer] = written(before[0], keys, at), written(before[1], values, at)
+        if kind not in self._masks:
+            self._masks[kind] = self._mask(kind, length)
+        return keys[:, :, start:end], values[:, :, start:end], self._masks[kind]
+
+    def _mask(self, kind: str, length: int) -> mx.array | None:
+        full, hides_full, window, hides_window = self.layout
+        if kind == FULL:
+            held = mx.arange(full) < self.offset + length if hides_full else None
+        else:
+            held = mx.arange(window + length) >= window - self.offset if hides_window else None
+        return None if held is None else held[None, None, None]
 
 
 class PrefixCache:
-    """One cache per layer, and `offset`: how many tokens have been encoded (= position of the next)."""
+    """One cache per layer, and `offset`: how many tokens have been encoded (= position of the next).
 
-    def __init__(self, config: TextConfig):
+    dtype: of keys and values. The batch size is that of the first rows.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: mx.Dtype):
+        self.config, text = config, config.text
+        self.keep = text.sliding_window - 1
         self.layers: list[FullLayerCache | SlidingLayerCache] = [
-            FullLayerCache() if kind == FULL else SlidingLayerCache(config.sliding_window)
-            for kind in config.layer_types
+            FullLayerCache(heads, width, dtype)
+            if kind == FULL
+            else SlidingLayerCache(heads, width, dtype, self.keep)
+            for kind, heads, width in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True)
         ]
         self.offset = 0
+        self.reserved = 0
 
-    def arrays(self) -> list[mx.array]:
-        """Every array held, for `mx.eval`."""
-        return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
+    def reserve(self, positions: int) -> None:
+        """Lets full layers grow to `positions`, the last canvas included, when they grow next."""
+        self.reserved = max(self.reserved, positions)
+
+    def make_room(self, batch: int, rows: int, canvas: int) -> None:
+        """Room for `rows` more positions, and for a canvas of `canvas` behind them."""
+        held = max(self.offset + rows + canvas, self.reserved)
+        for layer in self.layers:
+            sliding = isinstance(layer, SlidingLayerCache)
+            layer.grow(batch, self.keep + canvas if sliding else bucket(held, self.config.canvas_length))
+
+    @property
+    def buffers(self) -> list[KeysValues]:
+        """Keys and values of every layer."""
+        return [(layer.keys, layer.values) for layer in self.layers]
+
+    @buffers.setter
+    def buffers(self, buffers: Sequence[KeysValues]) -> None:
+        for layer, (keys, values) in zip(self.layers, buffers, strict=True):
+            layer.keys, layer.values = keys, values
+
+    @property
+    def can_truncate(self) -> bool:
+        """Whether the sliding windows still hold every position."""
+        return self.offset <= self.keep
+
+    def truncate(self, length: int) -> None:
+        """Forgets all but the first `length` positions; only where `can_truncate`."""
+        for layer in self._sliding:
+            first, at = self.keep - self.offset, mx.array(self.keep - length)
+            layer.keys = written(layer.keys, layer.keys[:, :, first : first + length], at)
+            layer.values = written(layer.values, layer.values[:, :, first : first + length], at)
+        self.offset = length
+
+    @property
+    def windows(self) -> Windows:
+        """What sliding layers hold now. Arrays never change, so this stays what it is."""
+        return [(layer.keys, layer.values) for layer in self._sliding]
+
+    def restore(self, offset: int, windows: Windows) -> None:
+        """Back to an earlier `offset`, with the `windows` of that time."""
+        for layer, (keys, values) in zip(self._sliding, windows, strict=True):
+            layer.keys, layer.values, layer.capacity = keys, values, keys.shape[2]
+        self.offset = offset
+
+    @property
+    def _sliding(self) -> list[SlidingLayerCache]:
+        return [layer for layer in self.layers if isinstance(layer, SlidingLayerCache)]
+
+    def layout(self, canvas: int) -> Layout:
+        """What a decode pass over a canvas of so many positions looks at."""
+        held, kept = self.offset + canvas, min(self.offset, self.keep)
+        full = bucket(held, self.config.canvas_length)
+        window = min(bucket(kept, self.config.canvas_length), self.keep)
+        return Layout(full, held < full, window, kept < window)
+
+    @contextmanager
+    def canvas(self, batch: int, length: int) -> Iterator[CanvasView]:
+        """A view for one decode pass over `[batch, length]` ids; at its end the cache takes its buffers."""
+        self.make_room(batch, 0, length)
+        view = CanvasView(self.config, self.layout(length), mx.array(self.offset), self.buffers)
+        yield view
+        self.buffers = view.buffers
+
+
+def written(buffer: mx.array, rows: mx.array, at: mx.array) -> mx.array:
+    """`buffer` with `rows` at positions from `at` on: in place, unless somebody else holds the buffer."""
+    return mx.slice_update(buffer, rows, at.reshape(1), axes=(2,))
+
+
+def bucket(positions: int, unit: int) -> int:
+    """`positions` rounded up to 1, 2 or a multiple of 4 units (canvases)."""
+    for size in (unit, 2 * unit):
+        if positions <= size:
+            return size
+    return -(-positions // (4 * unit)) * 4 * unit

@@ -16,7 +16,9 @@ from .channels import ChannelParser, ToolCall
 from .denoise import Step, denoise
 from .errors import GenerationError, InputError
 from .generation_config import GenerationConfig
+from .memory import check_fits, wired_limit
 from .model import DiffusionGemma
+from .prompt_cache import PromptCache
 from .sampling import SeededDraws
 from .stats import Stats
 from .tokenizer import Tokenizer
@@ -51,6 +53,7 @@ def generate(
     tools: Sequence[Any] | None = None,
     seed: int | None = None,
     on_step: Callable[[Step], None] | None = None,
+    prompt_cache: PromptCache | None = None,
     **settings: Any,
 ) -> Generation:
     """Prepares a generation; nothing runs before it is iterated or asked for a result.
@@ -59,11 +62,15 @@ def generate(
     thinking: let the model think before it answers. system: a system message. tools: functions with
     type hints, or their JSON descriptions. seed: same seed, same text; None chooses one (see `.seed`).
     on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it
-    out when nobody watches. settings: fields of `GenerationConfig` that replace the checkpoint's, such as
+    out when nobody watches. prompt_cache: keeps what is encoded for the next generation; what it holds of
+    this prompt is not encoded again. settings: fields of `GenerationConfig` that replace the checkpoint's, such as
     `max_new_tokens=1024, entropy_bound=0.05`.
 
-    Raises `InputError` for an empty prompt, one beyond the context limit, or a bad setting.
+    Raises `InputError` for an empty prompt, one beyond the context limit, a bad setting, or when the memory
+    that it would take is more than there is.
     """
+    if prompt_cache is not None and prompt_cache.model is not model:
+        raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
     return Generation(
         model,
         tokenizer,
@@ -71,6 +78,7 @@ def generate(
         model.generation_config.override(**settings),
         checked_seed(seed),
         on_step,
+        prompt_cache,
     )
 
 
@@ -89,13 +97,15 @@ class Generation:
         settings: GenerationConfig,
         seed: int,
         on_step: Callable[[Step], None] | None = None,
+        prompt_cache: PromptCache | None = None,
     ):
         self.model, self.tokenizer, self.settings, self.on_step = model, tokenizer, settings, on_step
-        self.prompt_ids, self.seed = prompt_ids, seed
+        self.prompt_ids, self.seed, self.prompt_cache = prompt_ids, seed, prompt_cache
         self.blocks: list[Block] = []
         self.stats = Stats(model.config.canvas_length, len(prompt_ids))
         self._finish_reason: str | None = None
         self._canvases = math.ceil(settings.max_new_tokens / model.config.canvas_length)
+        self._positions = len(prompt_ids) + self._canvases * model.config.canvas_length
         self._check_prompt()
         self._running = self._run()
         self._failure: Exception | None = None
@@ -156,11 +166,20 @@ class Generation:
         return block is not None
 
     def _run(self) -> Iterator[Block]:
+        with wired_limit():
+            yield from self._blocks()
+
+    def _blocks(self) -> Iterator[Block]:
         model, settings, stats = self.model, self.settings, self.stats
         mx.reset_peak_memory()
         clock = time.perf_counter()
-        cache = model.make_cache()
-        model.encode(mx.array([self.prompt_ids], dtype=mx.int32), cache)
+        cache = self.prompt_cache or PromptCache(model)
+        cache.user = user = object()
+        cache.prefix.reserve(self._positions)
+        if self.prompt_cache is None:
+            cache.encode(self.prompt_ids, settings.prefill_step_size)
+        else:
+            stats.cached_tokens = cache.encode_prompt(self.prompt_ids, settings.prefill_step_size)
         stats.prefill_seconds = time.perf_counter() - clock
 
         parser = ChannelParser(self.tokenizer)
@@ -174,12 +193,17 @@ class Generation:
                 length=stats.canvas_length,
                 vocab_size=model.config.text.vocab_size,
             )
+            if cache.user is not user:
+                raise GenerationError(
+                    "another generation has taken this one's prompt_cache; finish one before the next"
+                )
             started = time.perf_counter()
-            canvas = denoise(model, cache, settings, draws, self.on_step)
+            canvas = denoise(model, cache.prefix, settings, draws, self.on_step)
             now = time.perf_counter()
             stats.denoising_seconds += now - started
 
-            ids, stopped = _until_stop(np.array(canvas.ids)[0, :remaining].tolist(), settings.eos_token_id)
+            canvas_ids: list[int] = np.array(canvas.ids)[0].tolist()
+            ids, stopped = _until_stop(canvas_ids[:remaining], settings.eos_token_id)
             remaining -= len(ids)
             self._finish_reason = "stop" if stopped else "length" if remaining == 0 else None
             delta = parser.feed(ids)
@@ -206,7 +230,7 @@ class Generation:
             clock = time.perf_counter()  # the caller's own time between blocks is not ours
             if self._finish_reason:
                 return
-            model.encode(canvas.ids, cache)
+            cache.encode(canvas_ids, settings.prefill_step_size)
 
     def _check_prompt(self) -> None:
         vocab_size = self.model.config.text.vocab_size
@@ -214,15 +238,15 @@ class Generation:
             raise InputError(
                 f"the prompt has token id {max(self.prompt_ids)}, but the model's ids end at {vocab_size - 1}"
             )
-        limit, length = self.model.config.text.max_position_embeddings, self.stats.canvas_length
-        needed = len(self.prompt_ids) + self._canvases * length
-        if needed > limit:
+        limit, settings = self.model.config.text.max_position_embeddings, self.settings
+        if self._positions > limit:
             raise InputError(
                 f"the prompt has {len(self.prompt_ids)} tokens and max_new_tokens "
-                f"{self.settings.max_new_tokens} needs {self._canvases} canvases of {length}: "
-                f"{needed} positions, but the context holds {limit}; "
+                f"{settings.max_new_tokens} needs {self._canvases} canvases of {self.stats.canvas_length}: "
+                f"{self._positions} positions, but the context holds {limit}; "
                 "shorten the prompt or lower max_new_tokens"
             )
+        check_fits(self.model, len(self.prompt_ids), settings.max_new_tokens, settings.prefill_step_size)
 
 
 def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> tuple[list[int], bool]:

@@ -13,6 +13,8 @@ from typing import Any
 from .errors import ConfigError, InputError
 from .json_file import JsonObject, read_json, token_ids
 
+# mlx-lm's; bounds the attention scores of a long prompt.
+PREFILL_STEP_SIZE = 2048
 # name -> (type, smallest, largest)
 _RANGES: dict[str, tuple[type, Any, Any]] = {
     "max_new_tokens": (int, 1, 2**31 - 1),
@@ -22,6 +24,7 @@ _RANGES: dict[str, tuple[type, Any, Any]] = {
     "entropy_bound": (float, 0.0, 1e6),
     "stability_threshold": (int, 0, 10_000),
     "confidence_threshold": (float, 0.0, 1e6),
+    "prefill_step_size": (int, 1, 10_000_000),
 }
 # Older files nest what newer ones write flat; only the sampler has its own object in both.
 _NESTED = ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config")
@@ -38,6 +41,7 @@ class GenerationConfig:
         this.
     stability_threshold: how many steps in a row must repeat the argmax canvas before stopping.
     confidence_threshold: mean entropy below which a stable canvas is finished.
+    prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
     eos_token_id: ids that end the generation.
     """
 
@@ -48,6 +52,7 @@ class GenerationConfig:
     entropy_bound: float = 0.1
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
+    prefill_step_size: int = PREFILL_STEP_SIZE
     eos_token_id: tuple[int, ...] = (1, 106, 50)
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 
-from .cache import PrefixCache
+from .cache import CanvasView
 from .generation_config import GenerationConfig
 from .ops import (
     FREE,
@@ -70,27 +70,31 @@ class CanvasState(NamedTuple):
     """What one step hands to the next.
 
     acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`). pins: int32 `[B, C]`.
-    soft_embedding: `[B, C, D]`, entropies: fp32 `[B, C]`, nats; both None before the first step.
+    soft_embedding: `[B, C, D]`. entropies: fp32 `[B, C]`, nats.
     """
 
     acceptance: Acceptance
     pins: mx.array
-    soft_embedding: mx.array | None = None
-    entropies: mx.array | None = None
+    soft_embedding: mx.array
+    entropies: mx.array
 
 
 class Remainder(NamedTuple):
-    """What decides between a step's sparse and its dense soft embedding.
+    """What a step's sparse soft embedding lacks.
 
-    left_out: fp32 scalar, the most probability that a position's sparse one lacks. logits: `[B * C, V]`.
+    left_out: fp32 `[B * C]`, the probability that each position's lacks; 0 in rows that were done.
+    logits: `[B * C, V]`.
     """
 
     left_out: mx.array
     logits: mx.array
 
 
-def initial_state(noise: mx.array, pins: mx.array | None = None) -> CanvasState:
-    """A canvas `[B, C]` of noise and pins. No token equals the argmax -1, so step 1 is never stable."""
+def initial_state(noise: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
+    """A canvas `[B, C]` of noise and pins, and `soft_embedding [B, C, D]`, what is believed of it.
+
+    No token equals the argmax -1, so step 1 is never stable.
+    """
     rows = noise.shape[0]
     if pins is None:
         pins = mx.full(noise.shape, FREE, dtype=mx.int32)
@@ -103,7 +107,7 @@ def initial_state(noise: mx.array, pins: mx.array | None = None) -> CanvasState:
         done=mx.zeros((rows,), dtype=mx.bool_),
         invalid=mx.zeros((rows,), dtype=mx.bool_),
     )
-    return CanvasState(acceptance, pins)
+    return CanvasState(acceptance, pins, soft_embedding, entropies=mx.zeros(noise.shape))
 
 
 def temperature_at(step: int, settings: GenerationConfig) -> float:
@@ -113,48 +117,51 @@ def temperature_at(step: int, settings: GenerationConfig) -> float:
 
 def denoise_step(
     model: DiffusionGemma,
-    cache: PrefixCache,
+    view: CanvasView,
     state: CanvasState,
-    temperature: float,
+    temperature: float | mx.array,
     draws: tuple[mx.array, mx.array],
-    settings: GenerationConfig,
+    bounds: Bounds,
 ) -> tuple[CanvasState, Remainder]:
     """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here."""
     uniforms, noise = draws
     before = state.acceptance
     shape = before.canvas.shape  # [B, C]
 
-    hidden = model.decode_hidden(before.canvas, cache, state.soft_embedding)
+    hidden = model.decode_hidden(before.canvas, view, state.soft_embedding)
     logits = model.logits(hidden).flatten(0, 1)  # [B * C, V]
     softcap = model.config.text.final_logit_softcapping
     seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
     rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid)
     proposal = Proposal(*(x.reshape(shape) for x in rows))
-    bounds = Bounds(settings.entropy_bound, settings.stability_threshold, settings.confidence_threshold)
     after = accept_and_renoise(proposal, noise, state.pins, before, bounds)
 
     soft, left_out = model.soft_embedding(logits, seen, temperature)
-    left_out = mx.where(before.done[:, None], 0, left_out.reshape(shape)).max()
-    state = CanvasState(after, state.pins, _keep_done(state, soft), proposal.entropies)
-    return state, Remainder(left_out, logits)
+    done = before.done[:, None]
+    soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
+    left_out = mx.where(done, 0, left_out.reshape(shape)).flatten()
+    return CanvasState(after, state.pins, soft, proposal.entropies), Remainder(left_out, logits)
+
+
+# Rows that take the dense product at a time: each needs some 20 bytes per logit of its own.
+_DENSE_ROWS = 64
 
 
 def settle(
-    model: DiffusionGemma, before: CanvasState, after: CanvasState, remainder: Remainder, temperature: float
+    model: DiffusionGemma, state: CanvasState, remainder: Remainder, temperature: float
 ) -> CanvasState:
-    """`after` a step from `before`: with the dense soft embedding if the sparse one leaves out too much.
+    """`state` after a step, with the dense soft embedding where the sparse one leaves out too much.
 
     Reads `left_out`. Lazy otherwise: a soft embedding that no step follows is never computed.
     """
-    if np.array(remainder.left_out) <= TOLERANCE:
-        return after
-    x = processed_logits(remainder.logits, temperature, model.config.text.final_logit_softcapping)
-    return after._replace(soft_embedding=_keep_done(before, model.dense_soft_embedding(x)))
-
-
-def _keep_done(before: CanvasState, soft: mx.array) -> mx.array:
-    """Soft embeddings `[B * C, D]` -> `[B, C, D]`, those of rows that were done replaced by what they had."""
-    soft = soft.reshape(*before.pins.shape, -1)
-    if before.soft_embedding is None:
-        return soft
-    return mx.where(before.acceptance.done[:, None, None], before.soft_embedding, soft)
+    lacking = np.flatnonzero(np.array(remainder.left_out) > TOLERANCE)
+    if not lacking.size:
+        return state
+    softcap = model.config.text.final_logit_softcapping
+    soft = state.soft_embedding.flatten(0, 1)
+    for start in range(0, lacking.size, _DENSE_ROWS):
+        rows = mx.array(lacking[start : start + _DENSE_ROWS])
+        soft[rows] = model.dense_soft_embedding(
+            processed_logits(remainder.logits[rows], temperature, softcap)
+        )
+    return state._replace(soft_embedding=soft.reshape(state.soft_embedding.shape))

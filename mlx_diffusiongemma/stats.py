@@ -10,15 +10,16 @@ from typing import Any
 class Stats:
     """Counts and times of one generation, so far; throughputs follow from them (0 before the first block).
 
-    Tokens: prompt_tokens; new_tokens, up to and including the stop id; answer_tokens, those of them that
-    reach the caller as answer or tool call (no thought, no delimiters). blocks: committed canvases.
-    denoising_steps: decoder passes. Times in seconds: prefill_seconds encodes the prompt,
-    denoising_seconds is spent in steps, seconds is everything.
+    Tokens: prompt_tokens; cached_tokens, those of them that a prompt cache held already; new_tokens, up to
+    and including the stop id; answer_tokens, those of them that reach the caller as answer or tool call (no
+    thought, no delimiters). blocks: committed canvases. denoising_steps: decoder passes. Times in seconds:
+    prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything.
     peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
     """
 
     canvas_length: int
     prompt_tokens: int
+    cached_tokens: int = 0
     new_tokens: int = 0
     answer_tokens: int = 0
     blocks: int = 0
@@ -54,7 +55,8 @@ class Stats:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        return _ratio(self.prompt_tokens, self.prefill_seconds)
+        """Prompt tokens that were encoded (not cached) over the time that took."""
+        return _ratio(self.prompt_tokens - self.cached_tokens, self.prefill_seconds)
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, times and throughputs, ready for JSON."""
@@ -66,9 +68,11 @@ class Stats:
 
     def table(self) -> str:
         """A few lines for people."""
+        cached = f", {self.cached_tokens} of them cached" if self.cached_tokens else ""
         return "\n".join(
             [
-                f"prompt       {self.prompt_tokens} tokens, {self.prefill_tokens_per_second:.1f} tokens/s",
+                f"prompt       {self.prompt_tokens} tokens{cached}, "
+                f"{self.prefill_tokens_per_second:.1f} tokens/s",
                 f"new tokens   {self.new_tokens}, {self.answer_tokens} in answer, {self.seconds:.2f} s",
                 f"denoising    {self.blocks} blocks, {self.steps_per_block:.1f} steps per block, "
                 f"{self.tokens_per_forward:.1f} tokens per forward",

@@ -17,7 +17,9 @@ BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0
 
 
 def start(canvas: np.ndarray, **changes: mx.array) -> Acceptance:
-    return initial_state(mx.array(canvas, dtype=mx.int32)).acceptance._replace(**changes)
+    return initial_state(mx.array(canvas, dtype=mx.int32), soft_embedding=mx.zeros((1,))).acceptance._replace(
+        **changes
+    )
 
 
 def step(

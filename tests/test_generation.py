@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import mlx_dg
+from mlx_diffusiongemma.cache import CanvasView, PrefixCache
 from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
@@ -32,16 +34,20 @@ class Scripted:
         self.generation_config = GenerationConfig.load(resolve("demo"))
         length = self.config.canvas_length
         self.canvases = [canvas + [0] * (length - len(canvas)) for canvas in canvases]
-        self.sure = sure
+        self.sure, self.dtype = sure, mx.float32
         self.encoded: list[list[int]] = []  # every encode, so that tests see what was asked of the model
 
-    def make_cache(self) -> None:
-        return None
+    def make_cache(self) -> PrefixCache:
+        return PrefixCache(self.config, self.dtype)
 
-    def encode(self, input_ids: mx.array, cache: None) -> None:
+    def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int) -> None:
         self.encoded.append(input_ids[0].tolist())  # type: ignore[arg-type]
+        cache.offset += input_ids.shape[1]
 
-    def decode_hidden(self, canvas_ids: mx.array, cache: None, soft_embedding: mx.array | None) -> mx.array:
+    def no_belief(self, shape: Sequence[int]) -> mx.array:
+        return mx.zeros((*shape, 1))
+
+    def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
         return mx.array([self.canvases[len(self.encoded) - 1]])
 
     def logits(self, hidden: mx.array) -> mx.array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import json
 import math
 import shutil
@@ -16,44 +14,19 @@ import pytest
 from click.testing import CliRunner, Result
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
+from real_model import real_config
 
 import mlx_diffusiongemma
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.converter import report
-from mlx_diffusiongemma.converter.memory import gpu_limit, mac_table, memory_needed
+from mlx_diffusiongemma.converter.memory import gpu_limit, mac_table
 from mlx_diffusiongemma.converter.planning import Plan, plan
 from mlx_diffusiongemma.converter.recipes import choose
-from mlx_diffusiongemma.denoise import denoise
 from mlx_diffusiongemma.errors import ConfigError
 from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.sampling import SeededDraws
+from mlx_diffusiongemma.memory import memory_needed
 from mlx_diffusiongemma.weights import TensorInfo, tensor_infos
-
-# google/diffusiongemma-26B-A4B-it, by its published config.json
-REAL = dataclasses.replace(
-    tiny.ROUGH,
-    layer_types=(("sliding_attention",) * 5 + ("full_attention",)) * 5,
-    hidden=2816,
-    dense=2112,
-    expert=704,
-    experts=128,
-    top_k=8,
-    heads=16,
-    kv_heads=8,
-    head_dim=256,
-    full_kv_heads=2,
-    full_head_dim=512,
-    window=1024,
-    canvas=256,
-    vocab=262144,
-)
-
-
-def real_config() -> ModelConfig:
-    values = tiny.config(REAL, "original")
-    values["text_config"]["max_position_embeddings"] = 262144
-    return ModelConfig.from_dict(values)
 
 
 def real_plan(recipe: str = "mixed-4bit") -> Plan:
@@ -146,40 +119,6 @@ def test_nan_becomes_null(source: Path) -> None:
 # --- memory -------------------------------------------------------------------------------------------------
 
 
-def test_the_prefix_cache_grows_with_full_layers_only() -> None:
-    config = real_config()
-    full = 5 * 2 * 2 * 512 * 2  # layers, K and V, heads, width, bytes
-    scores = 2048 * (2 * 16 + 1)  # a chunk of prefill, per key
-    grown = memory_needed(config, 0, 32768) - memory_needed(config, 0, 16384)
-    assert grown == 16384 * (full + scores)
-    assert memory_needed(config, 10**9, 8192) == 10**9 + memory_needed(config, 0, 8192)
-
-
-@pytest.mark.parametrize(
-    ("context", "changes"),
-    [
-        (1500, {"heads": 16}),  # attention scores
-        (100, {"vocab": 16384, "canvas": 128}),  # logits
-    ],
-)
-def test_the_estimate_is_what_generating_takes(tmp_path: Path, context: int, changes: dict[str, Any]) -> None:
-    """In float32, so twice the estimate; against MLX's own count of bytes."""
-    # Encode ends with a layer that only makes keys and values, so the full one comes first.
-    layers = ("full_attention", "sliding_attention")
-    directory = tiny.build(tiny.ROUGH, tmp_path / "wide", layer_types=layers, **changes)
-    config, model = ModelConfig.load(directory), load_model(directory)
-    gc.collect()  # what earlier tests left must not be freed meanwhile
-    weights = mx.get_active_memory()
-    mx.reset_peak_memory()
-    cache = model.make_cache()
-    model.encode(mx.arange(context)[None] % 90, cache)
-    draws = SeededDraws(0, [0], 0, 0, config.canvas_length, config.text.vocab_size)
-    denoise(model, cache, model.generation_config.override(max_denoising_steps=2), draws)
-    taken = (mx.get_peak_memory() - weights) / 2
-    at_most = 1.2 if mx.default_device() == mx.Device(mx.cpu) else 4  # a GPU needs fewer copies
-    assert taken <= memory_needed(config, 0, context) <= at_most * taken
-
-
 def test_which_macs_hold_the_real_model() -> None:
     config, weights = real_config(), real_plan().bytes_out
     table = lines(mac_table(config, weights))
@@ -191,7 +130,7 @@ def test_which_macs_hold_the_real_model() -> None:
         "48": ["yes", "yes"],
         "64": ["yes", "yes"],
     }
-    needed = [memory_needed(config, weights, tokens) / 1e9 for tokens in (8192, 32768)]
+    needed = [memory_needed(config, weights, tokens, 256, 2048) / 1e9 for tokens in (8192, 32768)]
     assert table["needed"] == "{:.2f} GB {:.2f} GB".format(*needed)
 
 

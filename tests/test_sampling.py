@@ -13,10 +13,11 @@ from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model, resolve
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.ops import FREE, TOLERANCE
+from mlx_diffusiongemma.ops import FREE, TOLERANCE, Bounds, processed_logits
 from mlx_diffusiongemma.sampling import CanvasState, Remainder, denoise_step, initial_state, settle
 
 SETTINGS = GenerationConfig()
+BOUNDS = Bounds(SETTINGS.entropy_bound, SETTINGS.stability_threshold, SETTINGS.confidence_threshold)
 LENGTH = 8
 
 
@@ -32,23 +33,28 @@ def step(
     cache = model.make_cache()
     model.encode(mx.tile(mx.arange(20, 40), (rows, 1)), cache)
     draws = mx.full((rows, length), 0.5), mx.full((rows, length), 77, dtype=mx.int32)
-    return denoise_step(model, cache, state, temperature, draws, SETTINGS)
+    with cache.canvas(rows, length) as view:
+        return denoise_step(model, view, state, temperature, draws, BOUNDS)
 
 
 def noise(rows: int) -> mx.array:
     return mx.random.randint(0, 700, (rows, LENGTH), key=mx.random.key(0))
 
 
+def start(model: DiffusionGemma, rows: int, pins: mx.array | None = None) -> CanvasState:
+    return initial_state(noise(rows), model.no_belief((rows, LENGTH)), pins)
+
+
 def test_a_pinned_position_holds_its_token_from_the_noise_on(model: DiffusionGemma) -> None:
     pins = np.full((1, LENGTH), FREE)
     pins[0, [2, 7]] = [0, 123]
-    state = initial_state(noise(1), mx.array(pins.astype(np.int32)))
+    state = start(model, 1, mx.array(pins.astype(np.int32)))
     for _ in range(3):
         canvas, argmax = np.array(state.acceptance.canvas)[0], np.array(state.acceptance.argmax)[0]
         assert canvas[[2, 7]].tolist() == [0, 123]
         before = state
         state, remainder = step(model, before)
-        state = settle(model, before, state, remainder, 0.8)
+        state = settle(model, state, remainder, 0.8)
         argmax = np.array(state.acceptance.argmax)[0]
         assert argmax[[2, 7]].tolist() == [0, 123]
         assert np.array(state.acceptance.accepted)[0, [2, 7]].all()
@@ -61,33 +67,35 @@ def with_done(state: CanvasState, done: list[bool]) -> CanvasState:
 @pytest.mark.usefixtures("path")
 def test_a_done_row_keeps_its_soft_embedding_and_has_no_say_in_the_others(model: DiffusionGemma) -> None:
     """Hot, every row needs the dense product; a done one does not ask for it, nor does it get it."""
-    first, _ = step(model, initial_state(noise(2)))
+    first, _ = step(model, start(model, 2))
     hot = 20.0
     for done in ([True, False], [False, True], [True, True]):
         before = with_done(first, done)
         after, remainder = step(model, before, hot)
-        settled = settle(model, before, after, remainder, hot)
+        settled = settle(model, after, remainder, hot)
         for row, is_done in enumerate(done):
             kept = mx.array_equal(settled.soft_embedding[row], before.soft_embedding[row])
             assert kept.item() == is_done
-    assert remainder.left_out.item() == 0
+            assert not is_done or not remainder.left_out.reshape(2, LENGTH)[row].any().item()
 
 
 @pytest.mark.parametrize("path", ["kernel"], indirect=True)
-def test_the_dense_product_comes_in_exactly_when_a_live_row_lacks_too_much(
-    path: str, model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+def test_the_dense_product_comes_in_exactly_where_too_much_is_left_out(
+    path: str, model: DiffusionGemma
 ) -> None:
-    calls: list[Any] = []
-    dense = DiffusionGemma.dense_soft_embedding
-    monkeypatch.setattr(
-        DiffusionGemma, "dense_soft_embedding", lambda self, x: calls.append(x) or dense(self, x)
+    after, remainder = step(model, start(model, 2))
+    dense = model.dense_soft_embedding(
+        processed_logits(remainder.logits, 0.8, model.config.text.final_logit_softcapping)
     )
-    before = initial_state(noise(2))
-    after, remainder = step(model, before)
-    for left_out, expected in [(0.0, 0), (TOLERANCE / 2, 0), (TOLERANCE * 2, 1)]:
-        calls.clear()
-        settle(model, before, after, remainder._replace(left_out=mx.array(left_out)), 0.8)
-        assert len(calls) == expected
+    for lacking in ([], [3], [0, 7, 8, 15], list(range(16))):
+        left_out = np.full(16, TOLERANCE / 2, dtype=np.float32)
+        left_out[lacking] = TOLERANCE * 2
+        settled = settle(model, after, remainder._replace(left_out=mx.array(left_out)), 0.8)
+        sparse = np.array(after.soft_embedding.flatten(0, 1))
+        expected = sparse.copy()
+        expected[lacking] = np.array(dense)[lacking]
+        assert (expected != sparse).any(axis=-1).sum() == len(lacking)
+        np.testing.assert_array_equal(np.array(settled.soft_embedding.flatten(0, 1)), expected)
 
 
 def test_a_watcher_does_not_see_a_step_whose_logits_are_broken(

@@ -5,10 +5,20 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import FullLayerCache, KeysValues, SlidingLayerCache
+from ..cache import CanvasView, FullLayerCache, KeysValues, SlidingLayerCache
 from ..config import FULL, RopeParameters, TextConfig
 
 Mask = mx.array | str | None
+
+
+# Head dims of MLX's fused attention kernel for more than 8 queries. Left to itself MLX writes out the scores
+# of 192 and 256, which is faster for short rows; for a canvas they are most of what attention moves.
+_FUSED_HEAD_DIMS = (64, 72, 80, 96, 128, 192, 256)
+
+
+def _has_fused_kernel(queries: mx.array) -> bool:
+    on_metal = mx.metal.is_available() and mx.default_device().type == mx.DeviceType.gpu
+    return on_metal and queries.shape[2] > 8 and queries.shape[3] in _FUSED_HEAD_DIMS
 
 
 class RoPE:
@@ -27,8 +37,8 @@ class RoPE:
         # Evaluated now: a lazy array belongs to this thread's stream and would fail in another thread.
         mx.eval(self.wavelengths)
 
-    def __call__(self, x: mx.array, offset: int) -> mx.array:
-        """Rotates `x [B, heads, L, head_dim]` whose first row stands at position `offset`."""
+    def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
+        """Rotates `x [B, heads, L, head_dim]` whose first row stands at position `offset` (int32 scalar)."""
         return mx.fast.rope(
             x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
         )
@@ -52,7 +62,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width, eps=self.eps)
         self.rope = RoPE(width, config.rope[kind])
 
-    def keys_values(self, x: mx.array, offset: int) -> KeysValues:
+    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
         """K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` at positions from `offset` on."""
         keys = self._split(self.k_proj(x), self.kv_heads)
         # On full layers V is the raw key projection: before its norm and before RoPE.
@@ -65,17 +75,20 @@ class Attention(nn.Module):
         self, x: mx.array, offset: int, mask: Mask, cache: FullLayerCache | SlidingLayerCache
     ) -> mx.array:
         """Rows `x [B, L, D]` attend to the cache and to themselves, and are stored."""
-        return self._attend(x, offset, cache.append(*self.keys_values(x, offset)), mask)
+        return self._attend(x, offset, *cache.append(*self.keys_values(x, offset), offset), mask)
 
-    def decode(self, x: mx.array, offset: int, cache: FullLayerCache | SlidingLayerCache) -> mx.array:
-        """Every canvas row attends to all that the cache holds and to the whole canvas; nothing is stored."""
-        return self._attend(x, offset, cache.peek(*self.keys_values(x, offset)), None)
+    def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
+        """Every canvas row attends to all that layer `layer` holds and to the whole canvas."""
+        return self._attend(x, view.offset, *view.write(layer, *self.keys_values(x, view.offset)))
 
-    def _attend(self, x: mx.array, offset: int, keys_values: KeysValues, mask: Mask) -> mx.array:
+    def _attend(
+        self, x: mx.array, offset: int | mx.array, keys: mx.array, values: mx.array, mask: Mask
+    ) -> mx.array:
         queries = self.q_norm(self._split(self.q_proj(x), self.heads)).swapaxes(1, 2)
         queries = self.rope(queries, offset)
-        keys, values = keys_values
-        out = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
+        out = mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=1.0, mask=mask, force_fused=_has_fused_kernel(queries)
+        )
         return self.o_proj(out.swapaxes(1, 2).flatten(2))
 
     def _split(self, x: mx.array, heads: int) -> mx.array:

@@ -6,19 +6,19 @@ nothing but its layer scalars, because it runs the decoder's weights causally.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import PrefixCache
+from ..cache import CanvasView, PrefixCache
 from ..config import SLIDING, ModelConfig, TextConfig
-from ..generation_config import GenerationConfig
-from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, soft_embedding
+from ..generation_config import PREFILL_STEP_SIZE, GenerationConfig
+from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, project, soft_embedding
 from .attention import Mask
 from .layers import DecoderLayer
 from .self_conditioning import SelfConditioning
-
-# Rows per encode pass, mlx-lm's `prefill_step_size`: bounds the attention scores of a long prompt.
-PREFILL_STEP_SIZE = 2048
 
 
 class Decoder(nn.Module):
@@ -48,6 +48,7 @@ class DiffusionGemma(nn.Module):
         self.config = config
         self.generation_config = generation_config or GenerationConfig(eos_token_id=config.eos_token_id)
         self.model = Backbone(config.text)
+        self.compiled_step: Callable[..., Any] | None = None  # see `denoise.compiled_step`
 
     @property
     def decoder(self) -> Decoder:
@@ -55,7 +56,7 @@ class DiffusionGemma(nn.Module):
 
     def make_cache(self) -> PrefixCache:
         """An empty prefix cache; its batch size is that of the first `encode`."""
-        return PrefixCache(self.config.text)
+        return PrefixCache(self.config, self.dtype)
 
     def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int = PREFILL_STEP_SIZE) -> None:
         """Appends `input_ids [B, L]` to the cache, `chunk_size` positions at a time.
@@ -64,7 +65,9 @@ class DiffusionGemma(nn.Module):
         """
         scalars = self.model.encoder["language_model"]["layers"]
         *body, last = self.decoder.layers
-        for start in range(0, input_ids.shape[1], chunk_size):
+        rows, length = input_ids.shape
+        cache.make_room(rows, length, self.config.canvas_length)
+        for start in range(0, length, chunk_size):
             chunk = input_ids[:, start : start + chunk_size]
             x = self._embed(chunk)
             masks = self._encode_masks(chunk.shape[1], cache)
@@ -73,7 +76,7 @@ class DiffusionGemma(nn.Module):
                 x = layer.encode(x, cache.offset, mask, cache.layers[i], scalars[i]["layer_scalar"])
             last.encode_last(x, cache.offset, cache.layers[-1])
             cache.offset += chunk.shape[1]
-            mx.eval(cache.arrays())
+            mx.eval(cache.buffers)
             # Chunk-sized temporaries would otherwise pile up in MLX's buffer cache.
             mx.clear_cache()
 
@@ -84,25 +87,37 @@ class DiffusionGemma(nn.Module):
 
         `soft_embedding [B, C, D]` is the last step's belief, None on the first step.
         """
-        logits = self.logits(self.decode_hidden(canvas_ids, cache, soft_embedding)).astype(mx.float32)
+        if soft_embedding is None:
+            soft_embedding = self.no_belief(canvas_ids.shape)
+        with cache.canvas(*canvas_ids.shape) as view:
+            logits = self.logits(self.decode_hidden(canvas_ids, view, soft_embedding)).astype(mx.float32)
         cap = self.config.text.final_logit_softcapping
         return mx.tanh(logits / cap) * cap
 
-    def decode_hidden(
-        self, canvas_ids: mx.array, cache: PrefixCache, soft_embedding: mx.array | None
-    ) -> mx.array:
-        """The canvas through the decoder: ids `[B, C]` -> normed rows `[B, C, D]`; only reads the cache."""
-        x = self.decoder.self_conditioning.condition(self._embed(canvas_ids), soft_embedding)
-        for layer, layer_cache in zip(self.decoder.layers, cache.layers, strict=True):
-            x = layer.decode(x, cache.offset, layer_cache)
+    def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
+        """The canvas through the decoder: ids `[B, C]` and soft embedding -> normed rows `[B, C, D]`."""
+        return self.body(self.embed_canvas(canvas_ids, soft_embedding), view)
+
+    def embed_canvas(self, canvas_ids: mx.array, soft_embedding: mx.array) -> mx.array:
+        """Ids `[B, C]` and soft embedding `[B, C, D]` -> the decoder's input `[B, C, D]`."""
+        return self.decoder.self_conditioning.condition(self._embed(canvas_ids), soft_embedding)
+
+    def body(self, x: mx.array, view: CanvasView) -> mx.array:
+        """All layers and the last norm, `[B, C, D] -> [B, C, D]`; the canvas's keys and values go to `view`."""
+        for i, layer in enumerate(self.decoder.layers):
+            x = layer.decode(x, view, i)
         return self.decoder.norm(x)
+
+    def no_belief(self, shape: Sequence[int]) -> mx.array:
+        """The soft embedding `[B, C, D]` of a canvas's first step: zeros."""
+        return mx.zeros((*shape, self.config.text.hidden_size), dtype=self.dtype)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Tied projection `[B, C, D]` -> `[B, C, V]` in the weights' dtype, before the softcap."""
-        return self.decoder.embed_tokens.as_linear(hidden)
+        return project(hidden, self.decoder.embed_tokens)
 
     def soft_embedding(
-        self, logits: mx.array, statistics: RowStatistics, temperature: float
+        self, logits: mx.array, statistics: RowStatistics, temperature: float | mx.array
     ) -> SoftEmbedding:
         """The next step's self-conditioning from the raw logits `[R, V]` of this one (see `ops`)."""
         softcap = self.config.text.final_logit_softcapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import FullLayerCache, SlidingLayerCache
+from ..cache import CanvasView, FullLayerCache, SlidingLayerCache
 from ..config import TextConfig
 from .attention import Attention, Mask
 from .mlp import GatedMLP
@@ -48,11 +48,11 @@ class DecoderLayer(nn.Module):
 
     def encode_last(self, x: mx.array, offset: int, cache: FullLayerCache | SlidingLayerCache) -> None:
         """The last layer of encode: nobody reads its output, so only keys and values are made."""
-        cache.append(*self.self_attn.keys_values(self.input_layernorm(x), offset))
+        cache.append(*self.self_attn.keys_values(self.input_layernorm(x), offset), offset)
 
-    def decode(self, x: mx.array, offset: int, cache: FullLayerCache | SlidingLayerCache) -> mx.array:
-        """Bidirectional canvas rows `x [B, C, D]`; the cache is only read."""
-        attended = self.self_attn.decode(self.input_layernorm(x), offset, cache)
+    def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
+        """Bidirectional canvas rows `x [B, C, D]`; `layer` is this layer's number, the view's key."""
+        attended = self.self_attn.decode(self.input_layernorm(x), view, layer)
         return self._feedforward(x + self.post_attention_layernorm(attended)) * self.layer_scalar
 
     def _feedforward(self, residual: mx.array) -> mx.array:

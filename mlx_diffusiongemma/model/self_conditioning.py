@@ -13,7 +13,7 @@ class SelfConditioning(GatedMLP):
     """`post_norm(x + MLP(pre_norm(soft)))`; `post_norm` has no weight and applies on every decode step.
 
     On the first step of a canvas there is no belief yet: `soft` is a zero embedding, which the MLP
-    maps to zero (zero *logits* would mean the average of the vocabulary instead).
+    maps to zero exactly (zero *logits* would mean the average of the vocabulary instead).
     """
 
     def __init__(self, config: TextConfig):
@@ -21,8 +21,6 @@ class SelfConditioning(GatedMLP):
         self.eps = config.rms_norm_eps
         self.pre_norm = nn.RMSNorm(config.hidden_size, eps=self.eps)
 
-    def condition(self, x: mx.array, soft_embedding: mx.array | None) -> mx.array:
+    def condition(self, x: mx.array, soft_embedding: mx.array) -> mx.array:
         """Canvas embeddings and soft embedding, both `[B, C, D]` -> decoder input `[B, C, D]`."""
-        if soft_embedding is not None:
-            x = x + self(self.pre_norm(soft_embedding))
-        return mx.fast.rms_norm(x, None, self.eps)
+        return mx.fast.rms_norm(x + self(self.pre_norm(soft_embedding)), None, self.eps)

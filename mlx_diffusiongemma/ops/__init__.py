@@ -2,9 +2,11 @@
 and the function that chooses between them."""
 
 from .accept_and_renoise import FREE, Acceptance, Bounds, Proposal, accept_and_renoise
+from .metal import enabled
 from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
 from .soft_embedding import TOLERANCE, SoftEmbedding, dense_soft_embedding, soft_embedding
+from .table_products import project
 
 __all__ = [
     "FREE",
@@ -16,7 +18,9 @@ __all__ = [
     "SoftEmbedding",
     "accept_and_renoise",
     "dense_soft_embedding",
+    "enabled",
     "processed_logits",
+    "project",
     "row_statistics",
     "soft_embedding",
 ]

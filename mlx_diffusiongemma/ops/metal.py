@@ -90,6 +90,6 @@ def _build(kernel: Kernel) -> Any:
     )
 
 
-def scalar(value: float, dtype: mx.Dtype = mx.float32) -> mx.array:
+def scalar(value: float | mx.array, dtype: mx.Dtype = mx.float32) -> mx.array:
     """A 0-d array, which a kernel sees as a constant: other values need no other build of it."""
-    return mx.array(value, dtype=dtype)
+    return value.astype(dtype) if isinstance(value, mx.array) else mx.array(value, dtype=dtype)

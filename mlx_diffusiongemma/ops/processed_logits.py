@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 
-def processed_logits(logits: mx.array, temperature: float, softcap: float | None) -> mx.array:
+def processed_logits(logits: mx.array, temperature: float | mx.array, softcap: float | None) -> mx.array:
     """`softcap * tanh(logits / softcap) / temperature` in fp32, any shape; softcap None: no cap.
 
     -inf means "never" and stays -inf, although the cap alone would lift it to -softcap. The kernels have

@@ -32,7 +32,7 @@ class RowStatistics(NamedTuple):
 
 
 def row_statistics(
-    logits: mx.array, uniforms: mx.array, temperature: float, softcap: float | None
+    logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
     """Statistics of `softmax(cap(logits) / temperature)`, `cap(x) = softcap * tanh(x / softcap)`.
 
@@ -56,7 +56,7 @@ _KERNEL = Kernel(
 
 
 def row_statistics_kernel(
-    logits: mx.array, uniforms: mx.array, temperature: float, softcap: float | None
+    logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
     """`row_statistics` in one launch that reads the logits once and one chunk of each row again."""
     rows, vocab = logits.shape
@@ -85,7 +85,7 @@ _LOWEST = -87.0
 
 
 def row_statistics_reference(
-    logits: mx.array, uniforms: mx.array, temperature: float, softcap: float | None
+    logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
     """`row_statistics` in plain MLX."""
     rows = max(_BLOCK_ROWS, -(-logits.shape[0] // _MOST_BLOCKS))
@@ -99,7 +99,7 @@ def row_statistics_reference(
 
 
 def _block_statistics(
-    logits: mx.array, uniforms: mx.array, temperature: float, softcap: float | None
+    logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
     rows, vocab = logits.shape
     x = logits.astype(mx.float32)

@@ -6,23 +6,21 @@ import math
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .metal import Kernel, enabled, scalar
 from .processed_logits import processed_logits
 from .row_statistics import CHUNK, RowStatistics
+from .table_products import Table, mix
 
 # A row may leave out this much probability. The reference rounds every probability to bf16, which moves
 # more than that (2**-9 of each).
 TOLERANCE = 1e-4
 
-Table = nn.Embedding | nn.QuantizedEmbedding
-
 
 class SoftEmbedding(NamedTuple):
     """embedding: `[R, D]` in the model's dtype, unscaled. left_out: fp32 `[R]`, the probability it lacks.
 
-    Rows that leave out more than `TOLERANCE` are zeros: take `dense_soft_embedding` for all.
+    Where that is more than `TOLERANCE`, take `dense_soft_embedding`: the embedding means nothing.
     """
 
     embedding: mx.array
@@ -32,7 +30,7 @@ class SoftEmbedding(NamedTuple):
 def soft_embedding(
     logits: mx.array,
     statistics: RowStatistics,
-    temperature: float,
+    temperature: float | mx.array,
     softcap: float | None,
     table: Table,
     dtype: mx.Dtype,
@@ -49,34 +47,65 @@ def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array
     """`softmax(x) @ table`: processed logits `[..., V]` and a table of V rows -> `[..., D]`, unscaled.
 
     Softmax in fp32; logits and probabilities are rounded to `dtype`, the model's, as the reference does.
-    A quantized table is multiplied packed, which dequantizes on the way.
     """
-    probabilities = mx.softmax(x.astype(dtype).astype(mx.float32), axis=-1).astype(dtype)
-    if "scales" not in table:
-        return probabilities @ table.weight
-    return mx.quantized_matmul(
-        probabilities,
-        table.weight,
-        table.scales,
-        table.get("biases"),
-        transpose=False,
-        group_size=table.group_size,
-        bits=table.bits,
-        mode=table.mode,
-    )
+    probabilities = mx.softmax(x.astype(dtype).astype(mx.float32), axis=-1)
+    # Zero to every dtype but fp32, and there subnormal products take many times longer on a CPU.
+    probabilities = mx.where(probabilities < 1e-30, 0, probabilities).astype(dtype)
+    return mix(probabilities, table)
+
+
+# The chunks that the reference reads of each row: one in so many. It multiplies whole chunks.
+_CHUNKS_PER_CHOSEN = 16
 
 
 def soft_embedding_reference(
     logits: mx.array,
     statistics: RowStatistics,
-    temperature: float,
+    temperature: float | mx.array,
     softcap: float | None,
     table: Table,
     dtype: mx.Dtype,
 ) -> SoftEmbedding:
-    """`soft_embedding` in plain MLX: the dense product, which leaves out nothing."""
-    embedding = dense_soft_embedding(processed_logits(logits, temperature, softcap), table, dtype)
-    return SoftEmbedding(embedding, left_out=mx.zeros(logits.shape[:1]))
+    """`soft_embedding` in plain MLX, from the sixteenth of each row's chunks that has the largest peaks.
+
+    A small vocabulary, or one not made of whole chunks, has no such sixteenth: there it is the dense product.
+    """
+    rows, vocab = logits.shape
+    count = vocab // CHUNK // _CHUNKS_PER_CHOSEN
+    if vocab % CHUNK or not count:
+        x = processed_logits(logits, temperature, softcap)
+        return SoftEmbedding(dense_soft_embedding(x, table, dtype), left_out=mx.zeros((rows,)))
+    chosen = mx.argpartition(-statistics.chunk_peaks, kth=count - 1, axis=-1)[:, :count]
+    x = mx.take_along_axis(logits.reshape(rows, -1, CHUNK), chosen[..., None], axis=1)
+    x = processed_logits(x, temperature, softcap)  # [R, count, CHUNK]
+    normalizer = statistics.log_normalizer[:, None, None]
+    left_out = mx.maximum(1 - mx.exp(x - normalizer).sum(axis=(1, 2)), 0)
+    # Rounding the logits changes their sum; what is left out is taken as if it were not rounded.
+    weights = mx.exp(x.astype(dtype).astype(mx.float32) - normalizer)
+    weights = weights / (weights.sum(axis=(1, 2)) + left_out)[:, None, None]
+    parts = _chunk_products(weights.astype(dtype).reshape(-1, 1, CHUNK), chosen.flatten(), table)
+    return SoftEmbedding(parts.reshape(rows, count, -1).sum(axis=1), left_out)
+
+
+def _chunk_products(weights: mx.array, chosen: mx.array, table: Table) -> mx.array:
+    """Weights `[N, 1, CHUNK]` times the table's chunks `chosen [N]`: `[N, 1, D]`."""
+
+    def by_chunk(array: mx.array) -> mx.array:
+        return array.reshape(-1, CHUNK, array.shape[-1])
+
+    if "scales" not in table:
+        return mx.gather_mm(weights, by_chunk(table.weight), rhs_indices=chosen)
+    return mx.gather_qmm(
+        weights,
+        by_chunk(table.weight),
+        by_chunk(table.scales),
+        by_chunk(table["biases"]) if "biases" in table else None,
+        rhs_indices=chosen,
+        transpose=False,
+        group_size=table.group_size,
+        bits=table.bits,
+        mode=table.mode,
+    )
 
 
 _SIMDGROUPS = 16
@@ -95,7 +124,7 @@ _KERNEL = Kernel(
 def soft_embedding_kernel(
     logits: mx.array,
     statistics: RowStatistics,
-    temperature: float,
+    temperature: float | mx.array,
     softcap: float | None,
     table: Table,
     dtype: mx.Dtype,

@@ -1,0 +1,212 @@
+"""One measurement of one side, in a process of its own: what `versus_mlx_vlm.py` starts.
+
+    python benchmarks/versus_sides.py < job.json
+
+A job is a JSON object with `side` ("mlx_dg" or "mlx-vlm"), `measure` (a key of `MEASURES`), `model` (a
+converted directory whose floating-point tensors are all float32) and what the measure takes besides; the
+answer is one line of JSON on stdout. Both sides get the same token ids. Ours makes its text, mlx-vlm is
+spared its detokenizer. Its generation is `Model.generate` with what its command line passes, but for
+`diffusion_sampler="entropy-bound"`, `temperature=1` (its default, 0, takes argmaxes instead of samples) and
+`diffusion_full_canvas=True`; its stop ids are those of generation_config.json.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+import sampler
+from mlx.utils import tree_flatten
+
+from mlx_diffusiongemma import generate, load
+
+MAX_NEW_TOKENS = 256
+PREFILL_STEP_SIZE = 2048  # what mlx-vlm's command line passes
+STEPS_BEFORE = 2  # denoising steps of the shorter generation that a longer one is compared with
+# Where a real schedule of 48 steps begins. It stays there, so that longer generations repeat shorter ones.
+TEMPERATURE = 0.8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole generation. seconds: all of it; of these, prefill. mean_entropy: nats, last step; ours only."""
+
+    seconds: float
+    prefill: float
+    token_ids: list[int]
+    denoising_steps: int
+    mean_entropy: float | None = None
+
+
+class Side(Protocol):
+    def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
+        """Generates. steps: exactly so many for every canvas, at `TEMPERATURE`; None: until it converges."""
+        ...
+
+
+class Ours:
+    def __init__(self, directory: str) -> None:
+        self.model, self.tokenizer = load(directory, dtype=mx.float32)
+
+    def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
+        settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS}
+        if steps is not None:  # no mean entropy is below 0
+            settings |= {"max_denoising_steps": steps, "confidence_threshold": 0.0}
+            settings |= {"t_min": TEMPERATURE, "t_max": TEMPERATURE}
+        start = time.perf_counter()
+        generation = generate(self.model, self.tokenizer, prompt, seed=seed, **settings)
+        token_ids = generation.token_ids
+        seconds = time.perf_counter() - start
+        stats, entropy = generation.stats, generation.blocks[-1].mean_entropy
+        return Run(seconds, stats.prefill_seconds, token_ids, stats.denoising_steps, entropy)
+
+
+class Silent:
+    """Tokenizer, detokenizer and stopping criteria for mlx-vlm: knows the stop ids and makes no text."""
+
+    last_segment = ""
+
+    def __init__(self) -> None:
+        self.detokenizer = self.stopping_criteria = self
+        self.stop_ids: set[int] = set()
+
+    def add_eos_token_ids(self, ids: list[int]) -> None:
+        self.stop_ids |= set(ids)
+
+    def __call__(self, token: int) -> bool:
+        return token in self.stop_ids
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    finalize = reset
+
+    def add_token(self, token: int, skip_special_token_ids: Any = ()) -> None:
+        """Nothing to spell."""
+
+
+def never_converged(argmax: mx.array, *_: Any) -> bool:
+    """For mlx-vlm's check of convergence: what it reads from the device at every step, and no more."""
+    return bool(mx.any(argmax < 0).item())
+
+
+class Theirs:
+    def __init__(self, directory: str) -> None:
+        self.engine: Any = importlib.import_module("mlx_vlm.generate.diffusion")
+        self.common: Any = importlib.import_module("mlx_vlm.generate.common")
+        utils: Any = importlib.import_module("mlx_vlm.utils")
+        self.model = utils.load_model(Path(directory))
+        parameters: Any = tree_flatten(self.model.parameters())
+        for name, array in parameters:  # dtypes are those of the weights
+            if mx.issubdtype(array.dtype, mx.floating) and array.dtype != mx.float32:
+                sys.exit(f"{directory}: {name} is {array.dtype}, not float32; convert with dtype float32")
+
+    def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
+        if steps is not None:
+            self.model.config.generation_config |= {"t_min": TEMPERATURE, "t_max": TEMPERATURE}
+            self.engine._diffusion_stable_and_confident = never_converged
+        stats: dict[str, float] = {}
+        mx.random.seed(seed)
+        start = time.perf_counter()
+        with self.common.wired_limit(self.model, [self.common.generation_stream]):
+            tokens = self.model.generate(
+                mx.array([prompt]),
+                temperature=1.0,
+                steps=steps,
+                gen_length=MAX_NEW_TOKENS,
+                tokenizer=Silent(),
+                stats=stats,
+                diffusion_full_canvas=True,
+                diffusion_sampler="entropy-bound",
+                prefill_step_size=PREFILL_STEP_SIZE,
+            )
+            token_ids = tokens[0].tolist()
+        seconds = time.perf_counter() - start
+        return Run(seconds, stats["prompt_time"], token_ids, round(stats["diffusion_denoising_steps"]))
+
+
+SIDES: dict[str, Callable[[str], Side]] = {"mlx_dg": Ours, "mlx-vlm": Theirs}
+SAMPLERS = {"mlx_dg": sampler.our_step, "mlx-vlm": sampler.their_step}
+
+
+def step(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]:
+    """Seconds of a step: by how much `steps` more make a generation longer, both behind an untimed one.
+
+    mlx-vlm leaves its last step after the argmax. That one, and the first, which has no belief to start
+    from, are in both generations, so that the difference holds whole steps only. So it is with ours.
+    """
+    run = SIDES[side](model)
+    run(prompt, 0, STEPS_BEFORE)
+    short, long = (run(prompt, 0, STEPS_BEFORE + more) for more in (0, steps))
+    if long.denoising_steps - short.denoising_steps != steps:
+        sys.exit(f"{side} took {short.denoising_steps} and {long.denoising_steps} steps, not {steps} more")
+    seconds = (long.seconds - long.prefill) - (short.seconds - short.prefill)
+    return {"seconds": seconds / steps, "mean_entropy": [short.mean_entropy, long.mean_entropy]}
+
+
+def prefill(side: str, model: str, prompt: list[int]) -> dict[str, Any]:
+    """Seconds from the call until the prompt is in the cache: median of three, behind an untimed one."""
+    run = SIDES[side](model)
+    times = [run(prompt, 0, steps=1).prefill for _ in range(4)]
+    return {"seconds": statistics.median(times[1:])}
+
+
+def sampling(side: str, rows: int, vocab: int) -> dict[str, Any]:
+    """Seconds of what `sampler.py` compares, with softcap: median of three, behind an untimed one."""
+    logits = sampler.raw_logits(rows, vocab, mx.float32)
+    mx.eval(logits)
+    one_step = SAMPLERS[side](logits, sampler.SOFTCAP)
+    times = [sampler.seconds(one_step) for _ in range(4)]
+    return {"seconds": statistics.median(times[1:])}
+
+
+def memory(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]:
+    """Peaks of a process that loads and generates once: MLX's since it loaded, and the resident set's."""
+    run = SIDES[side](model)
+    mx.reset_peak_memory()
+    run(prompt, 0, steps)
+    return {"mlx_gb": mx.get_peak_memory() / 1e9, "resident_gb": peak_resident() / 1e9}
+
+
+def answers(side: str, model: str, prompts: list[list[int]], seed: int) -> dict[str, Any]:
+    """Seconds of all whole generations together, behind an untimed one, and what each generated."""
+    run = SIDES[side](model)
+    run(prompts[0], seed)
+    runs = [run(prompt, seed + index) for index, prompt in enumerate(prompts)]
+    return {
+        "seconds": sum(one.seconds for one in runs),
+        "denoising_steps": sum(one.denoising_steps for one in runs),
+        "token_ids": [one.token_ids for one in runs],
+    }
+
+
+def peak_resident() -> int:
+    """Bytes. Not ru_maxrss where there is better: on Linux it starts at what the parent process held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+
+
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "step": step,
+    "prefill": prefill,
+    "sampler": sampling,
+    "memory": memory,
+    "generation": answers,
+}
+
+
+if __name__ == "__main__":
+    job = json.load(sys.stdin)
+    print(json.dumps(MEASURES[job.pop("measure")](**job)))

@@ -1,0 +1,105 @@
+"""What a denoising step must read and compute, from shapes and from how each tensor is stored.
+
+Pure functions. They count the least that any implementation moves: every weight that is needed once, keys
+and values once, logits written once and read once by the sampler. Activations between operations, which an
+implementation may keep in caches, and attention scores that it fails to fuse are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlx.utils import tree_flatten
+
+from ..config import FULL, ModelConfig, TextConfig
+from ..converter.recipes import CLASSES, tensor_class
+
+if TYPE_CHECKING:
+    from ..model import DiffusionGemma
+
+
+class Cost(NamedTuple):
+    """Bytes moved to and from memory, and floating-point operations (a multiply and an add are two)."""
+
+    nbytes: float
+    flop: float = 0.0
+
+
+def stored_bytes(model: DiffusionGemma) -> dict[str, int]:
+    """Bytes of the decoder's tensors by class (`converter.recipes.CLASSES`), scales and biases included."""
+    stored = dict.fromkeys(CLASSES, 0)
+    parameters: Any = tree_flatten(model.parameters())
+    for name, array in parameters:
+        if not name.startswith("model.encoder."):  # its layer scalars, which a step does not read
+            stored[tensor_class(name)] += array.nbytes
+    return stored
+
+
+def step_cost(
+    config: ModelConfig,
+    stored: dict[str, int],
+    *,
+    prefix: int,
+    canvas: int,
+    itemsize: int,
+    dense_rows: float,
+) -> dict[str, Cost]:
+    """The parts of one step, in the order of a pass, for a canvas of `canvas` behind `prefix` positions.
+
+    stored: bytes by class (`stored_bytes`). itemsize: bytes of an activation, a key or a logit.
+    dense_rows: how many of the canvas's soft embeddings are softmax(logits) @ table over the whole
+    vocabulary; sparse ones read the logits again and, of the table, next to nothing.
+    """
+    text = config.text
+    gated = 3 * text.hidden_size * text.intermediate_size  # weights of a gated MLP: gate, up, down
+    experts = 3 * text.hidden_size * text.moe_intermediate_size * text.top_k_experts  # a row's, in a layer
+    table, logits = text.vocab_size * text.hidden_size, canvas * text.vocab_size * itemsize
+    layers = text.num_hidden_layers
+
+    def product(weights: int) -> float:
+        return 2.0 * canvas * weights
+
+    return {
+        "embedding_rows": Cost(stored["embedding"] * canvas / text.vocab_size),
+        "self_conditioning": Cost(stored["self_conditioning"], product(gated)),
+        "attention_projections": Cost(stored["attention"], product(_projection_weights(text))),
+        "attention_scores": _attention(text, prefix, canvas, itemsize),
+        "dense_mlp": Cost(stored["mlp"], product(gated * layers)),
+        "router_and_norms": Cost(
+            stored["router"] + stored["norms"], product(text.hidden_size * text.num_experts * layers)
+        ),
+        "experts": Cost(
+            stored["experts"] * experts_touched(text, canvas) / text.num_experts, product(experts * layers)
+        ),
+        "logits": Cost(stored["embedding"], product(table)),
+        "sampler": Cost(2 * logits),
+        "soft_embedding": Cost(logits + (stored["embedding"] if dense_rows else 0), 2 * dense_rows * table),
+    }
+
+
+def total(parts: dict[str, Cost]) -> Cost:
+    return Cost(sum(part.nbytes for part in parts.values()), sum(part.flop for part in parts.values()))
+
+
+def experts_touched(text: TextConfig, rows: int) -> float:
+    """Expected number of distinct experts of a layer that `rows` rows choose, if they choose evenly."""
+    missed: float = (1 - text.top_k_experts / text.num_experts) ** rows
+    return text.num_experts * (1 - missed)
+
+
+def _projection_weights(text: TextConfig) -> int:
+    """Of all layers: q and o, k, and on sliding layers v (full layers have K = V)."""
+    return sum(
+        text.hidden_size * head_dim * (2 * text.num_attention_heads + heads * (1 if kind == FULL else 2))
+        for kind, heads, head_dim in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True)
+    )
+
+
+def _attention(text: TextConfig, prefix: int, canvas: int, itemsize: int) -> Cost:
+    """Scores and weighted values: two products per query, key and head; K and V are read once."""
+    nbytes, flop = 0.0, 0.0
+    for kind, heads, head_dim in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True):
+        keys = canvas + (prefix if kind == FULL else min(prefix, text.sliding_window - 1))
+        nbytes += 2 * heads * head_dim * keys * itemsize
+        flop += 2 * 2 * text.num_attention_heads * head_dim * canvas * keys
+    return Cost(nbytes, flop)

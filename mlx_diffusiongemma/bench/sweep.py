@@ -1,0 +1,179 @@
+"""The whole benchmark: checks what was asked, loads the model, times every point, computes what it needs."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from ..config import ModelConfig
+from ..converter.progress import bar
+from ..errors import InputError
+from ..generation import checked_seed, generate
+from ..loading import load, resolve
+from ..memory import check_fits, wired_limit
+from ..ops.metal import enabled
+from . import cost, synthetic
+from .hardware import Ceilings, ceilings
+from .measure import Times, measure
+
+if TYPE_CHECKING:
+    from ..model import DiffusionGemma
+
+_PROMPT_TOKENS = (128, 1024, 4096)
+_MOST_STEPS = 1000
+_QUESTION, _DEMO_QUESTION = "Why is the sky blue?", "Count to 37."  # the demo knows a few tasks only
+# What the real generation tells, named as in `Stats`.
+GENERATION = (
+    *("new_tokens", "answer_tokens", "blocks", "denoising_steps", "steps_per_block", "tokens_per_forward"),
+    *("in_step_tokens_per_second", "gross_tokens_per_second", "net_tokens_per_second"),
+    *("seconds", "peak_memory_gb"),
+)
+
+
+def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
+    """ "128,1024" as numbers, each at least 1; `InputError` names the option."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", word) for word in words):
+        raise InputError(f"{option} must be whole numbers above 0 with commas between, found {text[:80]!r}")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def run(
+    name: str,
+    layers: int | None = None,
+    prompt_tokens: tuple[int, ...] | None = None,
+    canvas_lengths: tuple[int, ...] | None = None,
+    steps: int = 8,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures the model `name` at every prompt and canvas length; the object that `mlx_dg bench` prints.
+
+    None: as the command's help says. Raises `InputError` for what cannot be measured, before weights are
+    read. Units are in the keys: GB are 10^9 bytes, TFLOP 10^12 operations.
+    """
+    synthetic_layers = synthetic.layers_of(name, layers)
+    seed = checked_seed(seed)
+    if not 1 <= steps <= _MOST_STEPS:
+        raise InputError(f"--steps must be from 1 to {_MOST_STEPS}, found {steps}")
+    if synthetic_layers is not None:
+        config = synthetic.real_config(synthetic_layers)
+        points = _points(config, prompt_tokens, canvas_lengths)
+        dtype = synthetic.default_dtype()
+        _check_memory(synthetic.quantized_skeleton(config, dtype), points)
+        model = synthetic.build(config, seed, dtype)
+        # A random model's answers and stops mean nothing.
+        generation: dict[str, Any] = dict.fromkeys(("prompt", *GENERATION))
+    else:
+        directory = resolve(name)
+        points = _points(ModelConfig.load(directory), prompt_tokens, canvas_lengths)
+        model, tokenizer = load(directory)
+        _check_memory(model, points)
+        question = _DEMO_QUESTION if name == "demo" else _QUESTION
+        list(generate(model, tokenizer, question, seed=seed, max_denoising_steps=2))  # warms up
+        answer = generate(model, tokenizer, question, seed=seed)
+        list(answer)
+        generation = {"prompt": question, **{key: answer.stats.to_dict()[key] for key in GENERATION}}
+    return measured(model, name, points, steps, seed) | {"generation": generation}
+
+
+def measured(
+    model: DiffusionGemma, name: str, points: list[tuple[int, int]], steps: int, seed: int
+) -> dict[str, Any]:
+    """What `run` returns of a loaded model, for `points`: (prompt tokens, canvas length)."""
+    stored = cost.stored_bytes(model)
+    limits = ceilings(model.dtype)
+    mx.clear_cache()
+    results = []
+    with wired_limit():  # as generations run
+        for prompt_tokens, canvas_length in bar("points", iterable=points, unit="point"):
+            times = measure(model, prompt_tokens, canvas_length, steps, seed)
+            results.append(_point(model, stored, limits, prompt_tokens, canvas_length, times))
+    return {
+        "model": name,
+        "layers": model.config.text.num_hidden_layers,
+        "weights_gb": sum(stored.values()) / 1e9,
+        "dtype": str(model.dtype).removeprefix("mlx.core."),
+        "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
+        "metal_kernels": enabled(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("mlx-diffusiongemma", "mlx", "mlx-lm")},
+        },
+        "ceilings": asdict(limits),
+        "steps": steps,
+        "seed": seed,
+        "points": results,
+    }
+
+
+def _points(
+    config: ModelConfig, prompt_tokens: tuple[int, ...] | None, canvas_lengths: tuple[int, ...] | None
+) -> list[tuple[int, int]]:
+    """All pairs, once they are known to fit the model."""
+    limit, longest = config.text.max_position_embeddings, config.canvas_length
+    canvases = canvas_lengths or (longest,)
+    if max(canvases) > longest:
+        raise InputError(
+            f"--canvas-lengths has {max(canvases)}, but this model's canvas is {longest}; use at most that"
+        )
+    room = limit - max(canvases)
+    prompts = prompt_tokens or tuple(length for length in _PROMPT_TOKENS if length <= room) or (room,)
+    if max(prompts) > room:
+        raise InputError(
+            f"--prompt-tokens {max(prompts)} and a canvas of {max(canvases)} need more than the {limit} "
+            f"positions of this model's context; prompts may have {room} tokens"
+        )
+    return list(product(prompts, canvases))
+
+
+def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
+    """`InputError` if a point needs more memory than there is; the model's weights may be lazy."""
+    for prompt_tokens, canvas_length in points:
+        check_fits(model, prompt_tokens, canvas_length, model.generation_config.prefill_step_size)
+
+
+def _point(
+    model: DiffusionGemma,
+    stored: dict[str, int],
+    limits: Ceilings,
+    prompt_tokens: int,
+    canvas_length: int,
+    times: Times,
+) -> dict[str, Any]:
+    needed = cost.step_cost(
+        model.config,
+        stored,
+        prefix=prompt_tokens,
+        canvas=canvas_length,
+        itemsize=model.dtype.size,
+        dense_rows=times.dense_rows,
+    )
+    gigabytes, teraflop = cost.total(needed).nbytes / 1e9, cost.total(needed).flop / 1e12
+    return {
+        "prompt_tokens": prompt_tokens,
+        "canvas_length": canvas_length,
+        "prefill_seconds": times.prefill,
+        "prefill_tokens_per_second": prompt_tokens / times.prefill,
+        "step_seconds": times.step,
+        "in_step_tokens_per_second": canvas_length / times.step,
+        **{f"{name}_seconds": seconds for name, seconds in times.parts.items()},
+        "parts_sum_seconds": sum(times.parts.values()),
+        "encode_canvas_seconds": times.encode_canvas,
+        "dense_soft_embedding_rows": times.dense_rows,
+        "peak_memory_gb": times.peak_memory / 1e9,
+        "step_gb": gigabytes,
+        "step_tflop": teraflop,
+        "bandwidth_fraction": gigabytes / times.step / limits.bandwidth_gb_per_second,
+        "arithmetic_fraction": teraflop / times.step / limits.arithmetic_tflop_per_second,
+        "needed": {
+            name: {"gb": part.nbytes / 1e9, "tflop": part.flop / 1e12} for name, part in needed.items()
+        },
+    }

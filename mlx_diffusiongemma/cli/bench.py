@@ -1,0 +1,49 @@
+"""`mlx_dg bench`: how fast a model is here, and why."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.option(
+    "--model",
+    default="demo",
+    show_default=True,
+    metavar="demo|DIR|HUB_ID|synthetic:26b",
+    help="What to measure; synthetic: random weights of the real shapes, no checkpoint needed.",
+)
+@click.option("--layers", type=int, help="Layers of the synthetic model.  [default: 30]")
+@click.option(
+    "--prompt-tokens",
+    metavar="N,N,...",
+    help="Prefix lengths to sweep.  [default: those of 128,1024,4096 that fit]",
+)
+@click.option("--canvas-lengths", metavar="N,N,...", help="Canvases to sweep.  [default: the model's]")
+@click.option("--steps", type=int, default=8, show_default=True, help="Denoising steps per timed canvas.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of prompts, noise, random weights.")
+def bench(
+    model: str,
+    layers: int | None,
+    prompt_tokens: str | None,
+    canvas_lengths: str | None,
+    steps: int,
+    seed: int,
+) -> None:
+    """Measure a model's speed, point by point of a sweep over prompt and canvas lengths.
+
+    A table goes to stderr, one line of JSON to stdout: seconds per step and per part of a step, bytes and
+    arithmetic that a step needs, how near that comes to what the chip can do, and what one real
+    generation takes.
+    """
+    from mlx_diffusiongemma.bench import report, sweep
+
+    lengths = (
+        sweep.lengths(prompt_tokens, "--prompt-tokens"),
+        sweep.lengths(canvas_lengths, "--canvas-lengths"),
+    )
+    result = sweep.run(model, layers, *lengths, steps, seed)
+    click.echo(report.table(result), err=True)
+    click.echo(json.dumps(result, allow_nan=False))

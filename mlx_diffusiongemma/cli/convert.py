@@ -1,0 +1,40 @@
+"""`mlx_dg convert`: a Hugging Face checkpoint becomes a quantized MLX model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .recipe_options import RECIPE_OPTIONS, recipe_options
+
+
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.option(
+    "--mlx-path", metavar="OUT", default="mlx_model", show_default=True, help="Directory to create."
+)
+@recipe_options
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is a model directory.")
+@click.option("--allow-nonfinite", is_flag=True, help="Go on when weights are NaN or infinite.")
+@click.option("--verify", is_flag=True, help="Run source and result on a probe and compare them.")
+@click.option(
+    "--upload-repo", metavar="REPO", help="Push the result to this hub id; weights there are replaced."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and on which Macs it fits.")
+def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
+    """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a quantized MLX model.
+
+    By default experts are stored at 4 bits; what precision matters to is stored at 8, or left as it is.
+    """
+    from mlx_diffusiongemma.converter import conversion, report
+    from mlx_diffusiongemma.loading import preview
+
+    if dry_run:
+        choices = {option: settings[option] for option in RECIPE_OPTIONS}
+        with preview(source, settings["revision"]) as directory:
+            click.echo(report.of_plan(*conversion.planned_conversion(directory, **choices)))
+        return
+    target = conversion.convert(source, mlx_path, **settings)
+    click.echo(report.of_conversion(target))
+    click.echo(f"mlx_dg: wrote {mlx_path}", err=True)

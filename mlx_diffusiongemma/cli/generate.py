@@ -1,0 +1,88 @@
+"""`mlx_dg generate`: an answer on stdout, block by block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
+
+from .streams import checked_utf8, read_prompt
+
+NO_MODEL_GIVEN = (
+    "mlx_dg: no --model given, so this is the bundled demo, a toy that knows a few tasks. The real one: "
+    "--model mlx-community/diffusiongemma-26B-A4B-it-4bit (or convert it: "
+    "mlx_dg convert google/diffusiongemma-26B-A4B-it --mlx-path DIR)"
+)
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
+@click.option("--seed", type=int, help="Same seed, same text.  [default: chosen anew, and reported]")
+@click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
+@click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the checkpoint's]")
+@click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
+@click.option(
+    "--entropy-bound",
+    type=float,
+    help="How much uncertainty (nats) a step may accept: lower is slower and more careful.  "
+    "[default: the checkpoint's]",
+)
+@click.option("--system", metavar="TEXT", help="A system message.")
+@click.option("--stats", is_flag=True, help="Statistics on stderr, block by block, terminal or not.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but one line of JSON, at the end.")
+def generate(
+    prompt: str,
+    model: str | None,
+    seed: int | None,
+    thinking: bool,
+    system: str | None,
+    stats: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Answer PROMPT; "-" reads it from standard input.
+
+    The answer appears on stdout block by block, as canvases converge. The thought goes to stderr, so a
+    pipe gets the answer alone. On a terminal, stderr also shows progress and, at the end, statistics.
+    """
+    prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
+    if not prompt.strip():
+        raise InputError("the prompt is empty; give text, or - and text on standard input")
+    from mlx_diffusiongemma import GenerationConfig, load
+    from mlx_diffusiongemma import generate as start
+    from mlx_diffusiongemma.display.plain import PlainDisplay
+    from mlx_diffusiongemma.generation import checked_seed
+
+    # Bad values are refused before minutes of loading.
+    GenerationConfig().override(**settings)
+    chosen_seed = checked_seed(seed)
+    if model is None:
+        click.echo(NO_MODEL_GIVEN, err=True)
+        model = "demo"
+    network, tokenizer = load(model)
+    display = PlainDisplay(as_json, stats)
+    generation = start(
+        network,
+        tokenizer,
+        prompt,
+        thinking=thinking,
+        system=system,
+        seed=chosen_seed,
+        on_step=display.step if display.watched else None,
+        **settings,
+    )
+    if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
+        click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
+    try:
+        for block in generation:
+            display.block(block, generation.stats.canvas_length)
+    except KeyboardInterrupt:
+        display.end(generation, finished=False)
+        raise
+    except DiffusionGemmaError:
+        display.tidy()
+        raise
+    display.end(generation)

@@ -1,0 +1,28 @@
+"""`mlx_dg info`: what a checkpoint holds, or would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .recipe_options import recipe_options
+
+
+@click.command()
+@click.argument("source", metavar="PATH")
+@recipe_options
+def info(source: str, revision: str | None, **settings: Any) -> None:
+    """Show what is in PATH, a model directory or hub id (or "demo"), and which Macs hold it.
+
+    Of a conversion, how its tensors are stored and what that costs; of a Hugging Face checkpoint, what
+    converting it with these options would write. Reads no weights, and of a hub id only their headers.
+    """
+    from mlx_diffusiongemma.converter import conversion, report
+    from mlx_diffusiongemma.loading import preview
+
+    with preview(source, revision) as directory:
+        text = report.of_conversion(directory)
+        if text is None:
+            text = report.of_plan(*conversion.planned_conversion(directory, **settings))
+    click.echo(text)

@@ -1,0 +1,56 @@
+"""Standard input, output and error: closed ones, foreign bytes, a reader that left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from mlx_diffusiongemma.errors import InputError
+
+
+def fill_closed_streams() -> None:
+    """Opens /dev/null for closed standard streams; else weights become file 0, which MLX cannot read."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
+def read_prompt(prompt: str) -> str:
+    """The PROMPT argument, or for "-" standard input without its trailing newlines."""
+    if prompt != "-":
+        return checked_utf8(prompt, "PROMPT")
+    raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); "
+            "convert it, for example with iconv"
+        ) from None
+
+
+def checked_utf8(text: str | None, name: str) -> Any:
+    """`text`, unless the shell handed over bytes that are no UTF-8 (Python keeps them as surrogates)."""
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not UTF-8 (character {error.start}); convert it first") from None
+    return text
+
+
+def complain(line: str) -> None:
+    """One line on stderr; silently nothing when nobody reads that either."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def discard_stdout() -> None:
+    """Sends what is still buffered to nowhere, or the interpreter would complain when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout is closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

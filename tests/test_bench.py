@@ -1,0 +1,263 @@
+"""The command `mlx_dg bench`: what is printed where, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from oracle import tiny
+
+from mlx_diffusiongemma import memory
+from mlx_diffusiongemma.bench import cost, hardware, measure, report, sweep, synthetic
+from mlx_diffusiongemma.cli import main
+from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.model import DiffusionGemma
+
+ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))
+KEYS = [
+    *("model", "layers", "weights_gb", "dtype", "device", "metal_kernels", "versions", "ceilings"),
+    *("steps", "seed", "points", "generation"),
+]
+POINT_KEYS = """
+    prompt_tokens canvas_length prefill_seconds prefill_tokens_per_second step_seconds
+    in_step_tokens_per_second embedding_seconds body_seconds logits_seconds sampler_seconds
+    soft_embedding_seconds parts_sum_seconds encode_canvas_seconds dense_soft_embedding_rows peak_memory_gb
+    step_gb step_tflop bandwidth_fraction arithmetic_fraction needed
+    """.split()  # noqa: SIM905
+
+
+def invoke(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, ["bench", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = hardware.Ceilings("a chip", 10.0, 0.5, "measured")
+    monkeypatch.setattr(sweep, "ceilings", lambda dtype: found)
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick_ceilings")
+def test_demo() -> None:
+    result = invoke("--prompt-tokens", "9,30", "--canvas-lengths", "5,8", "--steps", "1", "--seed", "4")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert list(found) == KEYS
+    assert (found["model"], found["layers"], found["steps"], found["seed"]) == ("demo", 4, 1, 4)
+    assert found["ceilings"] == {
+        "chip": "a chip",
+        "bandwidth_gb_per_second": 10.0,
+        "arithmetic_tflop_per_second": 0.5,
+        "source": "measured",
+    }
+    points = found["points"]
+    assert [(p["prompt_tokens"], p["canvas_length"]) for p in points] == [(9, 5), (9, 8), (30, 5), (30, 8)]
+    for point in points:
+        assert list(point) == POINT_KEYS
+        assert point["in_step_tokens_per_second"] == pytest.approx(
+            point["canvas_length"] / point["step_seconds"]
+        )
+        assert point["prefill_tokens_per_second"] == pytest.approx(
+            point["prompt_tokens"] / point["prefill_seconds"]
+        )
+        assert point["parts_sum_seconds"] == pytest.approx(
+            sum(point[f"{part}_seconds"] for part in measure.PARTS)
+        )
+        assert point["step_gb"] == pytest.approx(sum(part["gb"] for part in point["needed"].values()))
+        assert point["bandwidth_fraction"] == pytest.approx(point["step_gb"] / point["step_seconds"] / 10)
+        assert point["arithmetic_fraction"] == pytest.approx(
+            point["step_tflop"] / point["step_seconds"] / 0.5
+        )
+        assert point["peak_memory_gb"] > found["weights_gb"]
+    generation = found["generation"]
+    assert list(generation) == ["prompt", *sweep.GENERATION]
+    assert generation["tokens_per_forward"] > 0
+    assert generation["gross_tokens_per_second"] >= generation["net_tokens_per_second"] > 0
+    assert f"{generation['steps_per_block']:.1f} steps per block" in result.stderr
+    assert "a chip (at most, measured here): 10 GB/s, 0.5 TFLOP/s" in result.stderr
+
+
+@pytest.mark.usefixtures("quick_ceilings")
+def test_synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def tiny_config(layers: int) -> ModelConfig:
+        asked.append(layers)
+        return ROUGH
+
+    monkeypatch.setattr(synthetic, "real_config", tiny_config)
+    result = invoke("--model", "synthetic:26b", "--layers", "6", "--prompt-tokens", "3", "--steps", "1")
+    assert result.exit_code == 0, result.stderr
+    assert asked == [6]
+    found = json.loads(result.stdout)
+    assert list(found) == KEYS
+    assert found["generation"] == dict.fromkeys(["prompt", *sweep.GENERATION])
+    (point,) = found["points"]
+    assert (point["prompt_tokens"], point["canvas_length"]) == (3, ROUGH.canvas_length)
+    assert 0 <= point["dense_soft_embedding_rows"] <= ROUGH.canvas_length
+    assert "One generation: - steps per block, - tokens per forward\n" in result.stderr
+    assert "in-step -, gross -, net -" in result.stderr
+
+
+@pytest.mark.usefixtures("quick_ceilings")
+def test_points_are_timed_as_generations_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With MLX's memory wired."""
+    limits: list[str] = []
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        limits.append("open")
+        yield
+        limits.append("closed")
+
+    def timed(*arguments: Any) -> measure.Times:
+        limits.append("timed")
+        return measure.Times(1.0, 1.0, dict.fromkeys(measure.PARTS, 1.0), 1.0, 0.0, 1)
+
+    monkeypatch.setattr(sweep, "wired_limit", limit)
+    monkeypatch.setattr(sweep, "measure", timed)
+    sweep.measured(DiffusionGemma(ROUGH), "a model", [(3, 4), (5, 6)], steps=1, seed=0)
+    assert limits == ["open", "timed", "timed", "closed"]
+
+
+def test_default_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt lengths that fit: the demo's context of 4096 has no room for 4096 and a canvas."""
+    seen: list[Any] = []
+
+    def stop(model: Any, name: str, points: Any, steps: int, seed: int) -> dict[str, Any]:
+        seen.append((name, points, steps, seed))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "measured", stop)
+    monkeypatch.setattr(sweep, "generate", lambda *_, **__: _Answer())
+    assert invoke().exit_code == 130
+    assert seen == [("demo", [(128, 64), (1024, 64)], 8, 0)]
+
+
+class _Answer(list[Any]):
+    class stats:
+        @staticmethod
+        def to_dict() -> dict[str, int]:
+            return dict.fromkeys(sweep.GENERATION, 1)
+
+
+def test_table_fits_a_terminal() -> None:
+    """With the largest figures that are likely."""
+    parts = cost.step_cost(
+        synthetic.real_config(),
+        cost.stored_bytes(synthetic.quantized_skeleton(synthetic.real_config())),
+        prefix=200_000,
+        canvas=256,
+        itemsize=4,
+        dense_rows=256,
+    )
+    keys = [key for key in POINT_KEYS if key.endswith("_seconds")]
+    point = dict.fromkeys(POINT_KEYS, 1.5) | dict.fromkeys(keys, 99.99)
+    point |= {"prompt_tokens": 200_000, "canvas_length": 256, "prefill_tokens_per_second": 99999.9}
+    point["needed"] = {
+        name: {"gb": part.nbytes / 1e9, "tflop": part.flop / 1e12} for name, part in parts.items()
+    }
+    text = report.table(
+        {
+            "model": "mlx-community/diffusiongemma-26B-A4B-it-4bit",
+            "layers": 30,
+            "weights_gb": 15.4,
+            "dtype": "bfloat16",
+            "device": "gpu",
+            "versions": {"mlx": "0.32.4"},
+            "ceilings": vars(hardware.from_table("Apple M3 Ultra")),
+            "points": [point, point],
+            "generation": dict.fromkeys(sweep.GENERATION, 12345.6),
+        }
+    )
+    assert max(map(len, text.splitlines())) <= 100
+    assert "Apple M3 Ultra (at most, from a table): 819 GB/s, 28.6 TFLOP/s" in text
+
+
+def test_small_steps_are_shown_in_small_units() -> None:
+    small = dict.fromkeys(POINT_KEYS, 0) | {"step_gb": 0.0123, "step_tflop": 0.000456, "needed": {}}
+    shown = report._needed(small)
+    assert shown.splitlines()[0].split()[-2:] == ["MB", "GFLOP"]
+    assert shown.splitlines()[-1].split() == ["all", "12.300", "0.456"]
+
+
+# --- bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model", "synthetic:foo"], "'synthetic:foo' is unknown; random weights exist as synthetic:26b"),
+        (["--layers", "4"], "--layers 4: only synthetic models take it, and demo is none"),
+        (["--model", "synthetic:26b", "--layers", "0"], "--layers must be from 1 to 30, found 0"),
+        (["--model", "synthetic:26b", "--layers", "31"], "--layers must be from 1 to 30, found 31"),
+        (["--model", "synthetic:26b", "--layers", "x"], "'x' is not a valid integer"),
+        (["--model", "synthetic:26b", "--prompt-tokens", "262000"], "need more than the 262144 positions"),
+        (["--prompt-tokens", "0"], "--prompt-tokens must be whole numbers above 0"),
+        (["--prompt-tokens", "8,"], "--prompt-tokens must be whole numbers above 0"),
+        (["--prompt-tokens", "1_0"], "--prompt-tokens must be whole numbers above 0"),
+        (["--prompt-tokens", "9" * 5000], "--prompt-tokens must be whole numbers above 0"),
+        (["--prompt-tokens", "-3"], "--prompt-tokens must be whole numbers above 0"),
+        (["--prompt-tokens", "8,4033"], "prompts may have 4032 tokens"),
+        (["--canvas-lengths", "8,x"], "--canvas-lengths must be whole numbers above 0"),
+        (["--canvas-lengths", "65"], "this model's canvas is 64; use at most that"),
+        (["--steps", "0"], "--steps must be from 1 to 1000, found 0"),
+        (["--seed", "-1"], "seed must be an integer from 0"),
+        (["--model", "/no/such/model"], "no such directory"),
+    ],
+)
+def test_refused_before_weights_are_made(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], complaint: str
+) -> None:
+    def never(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("weights were wanted")
+
+    monkeypatch.setattr(sweep, "load", never)
+    monkeypatch.setattr(synthetic, "build", never)
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("mlx_dg: error: ")
+    assert complaint in line
+
+
+@pytest.mark.parametrize("name", ["demo", "synthetic:26b"])
+def test_refused_when_memory_is_short(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of a synthetic model before its weights are made."""
+
+    def never(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("too far")
+
+    monkeypatch.setattr(memory, "usable_memory", lambda: 10**6)
+    monkeypatch.setattr(synthetic, "build", never)
+    monkeypatch.setattr(sweep, "generate", never)
+    result = invoke("--model", name, "--prompt-tokens", "64,100")
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("mlx_dg: error: 64 prompt and ")
+
+
+def test_longest_prompt_that_fits() -> None:
+    config = ModelConfig.load(Path(sweep.__file__).parents[1] / "demo" / "checkpoint")
+    assert sweep._points(config, (4032,), None) == [(4032, 64)]
+
+
+def test_help_is_light() -> None:
+    code = "from mlx_diffusiongemma.cli import main; main(['bench', '--help'], standalone_mode=False)"
+    code += "\nimport sys; sys.exit(any(name.split('.')[0] in ('mlx', 'numpy') for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--prompt-tokens" in done.stdout
