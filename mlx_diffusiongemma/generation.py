@@ -63,8 +63,8 @@ def generate(
     type hints, or their JSON descriptions. seed: same seed, same text; None chooses one (see `.seed`).
     on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it
     out when nobody watches. prompt_cache: keeps what is encoded for the next generation; what it holds of
-    this prompt is not encoded again. settings: fields of `GenerationConfig` that replace the checkpoint's, such as
-    `max_new_tokens=1024, entropy_bound=0.05`.
+    this prompt is not encoded again. settings: fields of `GenerationConfig` that replace the checkpoint's,
+    such as `max_new_tokens=1024, entropy_bound=0.05`.
 
     Raises `InputError` for an empty prompt, one beyond the context limit, a bad setting, or when the memory
     that it would take is more than there is.

@@ -103,7 +103,7 @@ class DiffusionGemma(nn.Module):
         return self.decoder.self_conditioning.condition(self._embed(canvas_ids), soft_embedding)
 
     def body(self, x: mx.array, view: CanvasView) -> mx.array:
-        """All layers and the last norm, `[B, C, D] -> [B, C, D]`; the canvas's keys and values go to `view`."""
+        """All layers and the last norm, `[B, C, D] -> [B, C, D]`; keys and values go to `view`."""
         for i, layer in enumerate(self.decoder.layers):
             x = layer.decode(x, view, i)
         return self.decoder.norm(x)

@@ -1,10 +1,12 @@
 """Products with the embedding table: the tied projection to logits, and mixtures of its rows.
 
-A GPU takes the table whole. MLX's CPU backend dequantizes it anew for every row, from memory; there the
-vocabulary is taken in slabs that its caches hold (`_SLAB`), which is two and four times faster.
+A GPU takes the table whole. MLX's CPU backend dequantizes it anew for every row, from memory; there fp32
+rows take the vocabulary in slabs that its caches hold (`_SLAB`), which is two and four times faster.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,11 +18,14 @@ _SLAB = 4096  # tokens
 
 def project(hidden: mx.array, table: Table) -> mx.array:
     """`hidden @ table.T`: `[..., D]` and a table of V rows -> `[..., V]`."""
-    slabs = _slabs(hidden, table)
-    if len(slabs) == 1:
+    if not _by_slabs(hidden, table):
         return table.as_linear(hidden)
     # A transposed copy suits the matrix product better than a transposed view.
-    return mx.concatenate([hidden @ mx.contiguous(_dequantized(table, slab).T) for slab in slabs], axis=-1)
+    slabs = [
+        mx.contiguous(mx.dequantize(table.weight[slab], **_packed(table, slab)).T)
+        for slab in _slabs(table, _SLAB)
+    ]
+    return mx.concatenate([hidden @ slab for slab in slabs], axis=-1)
 
 
 def mix(weights: mx.array, table: Table) -> mx.array:
@@ -30,36 +35,24 @@ def mix(weights: mx.array, table: Table) -> mx.array:
     """
     if "scales" not in table:
         return weights @ table.weight
+    size = _SLAB if _by_slabs(weights, table) else weights.shape[-1]
     parts = [
-        mx.quantized_matmul(
-            weights[..., slab],
-            table.weight[slab],
-            table.scales[slab],
-            table.biases[slab] if "biases" in table else None,
-            transpose=False,
-            group_size=table.group_size,
-            bits=table.bits,
-            mode=table.mode,
-        )
-        for slab in _slabs(weights, table)
+        mx.quantized_matmul(weights[..., slab], table.weight[slab], transpose=False, **_packed(table, slab))
+        for slab in _slabs(table, size)
     ]
     return sum(parts[1:], start=parts[0])
 
 
-def _slabs(rows: mx.array, table: Table) -> list[slice]:
-    """The vocabulary in pieces; one, unless these fp32 rows meet a quantized table on a CPU."""
-    vocab = table.weight.shape[0]
+def _by_slabs(rows: mx.array, table: Table) -> bool:
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    size = _SLAB if on_cpu and "scales" in table and rows.dtype == mx.float32 else vocab
-    return [slice(start, start + size) for start in range(0, vocab, size)]
+    return on_cpu and "scales" in table and rows.dtype == mx.float32
 
 
-def _dequantized(table: nn.QuantizedEmbedding, slab: slice) -> mx.array:
-    return mx.dequantize(
-        table.weight[slab],
-        table.scales[slab],
-        table.biases[slab] if "biases" in table else None,
-        group_size=table.group_size,
-        bits=table.bits,
-        mode=table.mode,
-    )
+def _slabs(table: Table, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, table.weight.shape[0], size)]
+
+
+def _packed(table: Table, slab: slice) -> dict[str, Any]:
+    """Arguments that MLX's functions take of a quantized table beside its weight."""
+    parts = {name: table[name][slab] for name in ("scales", "biases") if name in table}
+    return {**parts, "group_size": table.group_size, "bits": table.bits, "mode": table.mode}
