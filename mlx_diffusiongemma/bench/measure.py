@@ -16,7 +16,7 @@ import numpy as np
 
 from ..denoise import denoise
 from ..ops import TOLERANCE, Bounds, Proposal, accept_and_renoise, row_statistics
-from ..sampling import Remainder, SeededDraws, initial_state, settle, temperature_at
+from ..sampling import CanvasState, Remainder, SeededDraws, initial_state, settle, temperature_at
 
 if TYPE_CHECKING:
     from ..cache import PrefixCache
@@ -87,7 +87,7 @@ def _canvas_seconds(
     return time.perf_counter() - start
 
 
-class _PartClock:
+class PartClock:
     """Times stretches of lazy work, each evaluated at its end."""
 
     def __init__(self) -> None:
@@ -111,40 +111,50 @@ class _PartClock:
 def _parts(
     model: DiffusionGemma, cache: PrefixCache, settings: GenerationConfig, draws: SeededDraws
 ) -> tuple[dict[str, float], float]:
-    """Median seconds of each part over the steps of a canvas but its first, which warms up; dense rows.
-
-    The same operations as in `sampling.denoise_step`, without what keeps rows of a batch apart.
-    """
+    """Median seconds of each part over the steps of a canvas but its first, which warms up; dense rows."""
     noise = draws.initial()
-    shape = noise.shape  # [1, C]
-    state = initial_state(noise, model.no_belief(shape))
-    bounds = Bounds(settings.entropy_bound, settings.stability_threshold, settings.confidence_threshold)
-    softcap = model.config.text.final_logit_softcapping
-    clock = _PartClock()
+    state = initial_state(noise, model.no_belief(noise.shape))
+    clock = PartClock()
     dense_rows: list[int] = []
     mx.eval(state)
-
     for index in range(settings.max_denoising_steps + 1):
-        temperature = temperature_at(max(1, settings.max_denoising_steps - index), settings)
-        clock.start()
-        with cache.canvas(*shape) as view:
-            x = model.embed_canvas(state.acceptance.canvas, state.soft_embedding)
-            clock.lap("embedding", x)
-            hidden = model.body(x, view)
-            clock.lap("body", hidden, view.buffers)
-        logits = model.logits(hidden).flatten(0, 1)  # [C, V]
-        clock.lap("logits", logits)
-
-        uniforms, noise = draws.step(index)
-        seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-        rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid)
-        proposal = Proposal(*(row.reshape(shape) for row in rows))
-        acceptance = accept_and_renoise(proposal, noise, state.pins, state.acceptance, bounds)
-        clock.lap("sampler", acceptance, seen)
-
-        soft, left_out = model.soft_embedding(logits, seen, temperature)
-        state = state._replace(acceptance=acceptance, soft_embedding=soft.reshape(*shape, -1))
-        state = settle(model, state, Remainder(left_out, logits), temperature)
-        clock.lap("soft_embedding", state.soft_embedding)
-        dense_rows.append(int(np.count_nonzero(np.array(left_out) > TOLERANCE)))
+        state, dense = step_in_parts(model, cache, state, settings, draws, index, clock)
+        dense_rows.append(dense)
     return clock.medians(), statistics.median(dense_rows[1:])
+
+
+def step_in_parts(
+    model: DiffusionGemma,
+    cache: PrefixCache,
+    state: CanvasState,
+    settings: GenerationConfig,
+    draws: SeededDraws,
+    index: int,
+    clock: PartClock,
+) -> tuple[CanvasState, int]:
+    """`sampling.denoise_step` of one row with barriers: the state after it, and its dense rows."""
+    shape = state.pins.shape  # [1, C]
+    bounds = Bounds(settings.entropy_bound, settings.stability_threshold, settings.confidence_threshold)
+    softcap = model.config.text.final_logit_softcapping
+    temperature = temperature_at(max(1, settings.max_denoising_steps - index), settings)
+    clock.start()
+    with cache.canvas(*shape) as view:
+        x = model.embed_canvas(state.acceptance.canvas, state.soft_embedding)
+        clock.lap("embedding", x)
+        hidden = model.body(x, view)
+        clock.lap("body", hidden, view.buffers)
+    logits = model.logits(hidden).flatten(0, 1)  # [C, V]
+    clock.lap("logits", logits)
+
+    uniforms, noise = draws.step(index)
+    seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
+    rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid)
+    proposal = Proposal(*(row.reshape(shape) for row in rows))
+    acceptance = accept_and_renoise(proposal, noise, state.pins, state.acceptance, bounds)
+    clock.lap("sampler", acceptance, seen)
+
+    soft, left_out = model.soft_embedding(logits, seen, temperature)
+    state = state._replace(acceptance=acceptance, soft_embedding=soft.reshape(*shape, -1))
+    state = settle(model, state, Remainder(left_out, logits), temperature)
+    clock.lap("soft_embedding", state.soft_embedding)
+    return state, int(np.count_nonzero(np.array(left_out) > TOLERANCE))
