@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.generation_config import GenerationConfig
     from mlx_diffusiongemma.loading import load
     from mlx_diffusiongemma.model import DiffusionGemma
+    from mlx_diffusiongemma.prompt_cache import PromptCache
     from mlx_diffusiongemma.stats import Stats
     from mlx_diffusiongemma.tokenizer import Tokenizer
 
@@ -47,6 +48,7 @@ __all__ = [
     "GenerationError",
     "InputError",
     "ModelConfig",
+    "PromptCache",
     "Stats",
     "Step",
     "Tokenizer",
@@ -64,6 +66,7 @@ _MODULE_OF = {
     "Generation": "generation",
     "GenerationConfig": "generation_config",
     "ModelConfig": "config",
+    "PromptCache": "prompt_cache",
     "Stats": "stats",
     "Step": "denoise",
     "Tokenizer": "tokenizer",

@@ -193,10 +193,6 @@ class Generation:
                 length=stats.canvas_length,
                 vocab_size=model.config.text.vocab_size,
             )
-            if cache.user is not user:
-                raise GenerationError(
-                    "another generation has taken this one's prompt_cache; finish one before the next"
-                )
             started = time.perf_counter()
             canvas = denoise(model, cache.prefix, settings, draws, self.on_step)
             now = time.perf_counter()
@@ -230,6 +226,10 @@ class Generation:
             clock = time.perf_counter()  # the caller's own time between blocks is not ours
             if self._finish_reason:
                 return
+            if cache.user is not user:
+                raise GenerationError(
+                    "another generation has taken this one's prompt_cache; finish one before the next"
+                )
             cache.encode(canvas_ids, settings.prefill_step_size)
 
     def _check_prompt(self) -> None:

@@ -30,6 +30,11 @@ NO_MODEL_GIVEN = (
     help="How much uncertainty (nats) a step may accept: lower is slower and more careful.  "
     "[default: the checkpoint's]",
 )
+@click.option(
+    "--prefill-step-size",
+    type=int,
+    help="Tokens per encode pass over the prompt; fewer take less memory.  [default: 2048]",
+)
 @click.option("--system", metavar="TEXT", help="A system message.")
 @click.option("--stats", is_flag=True, help="Statistics on stderr, block by block, terminal or not.")
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but one line of JSON, at the end.")
