@@ -1,9 +1,9 @@
-"""One denoising step of the whole 26B model's shapes, with random 4-bit weights: does it fit, what takes time.
+"""One denoising step of the whole 26B model's shapes, with random 4-bit weights: what it takes.
 
     python benchmarks/real_widths.py [--layers 30] [--prompt-tokens 64]
 
 Builds `synthetic:26b`, encodes a prompt and takes one step of a full canvas behind it, cold, with a barrier
-after each part. Prints one line of JSON: seconds of each, and peaks in GB of 10^9 bytes (MLX's, the process's).
+after each part. Prints one line of JSON: seconds of each, and peaks in 10^9 bytes, MLX's and the process's.
 On MLX's CPU backend this takes half an hour and 17 GB; `mlx_dg bench` measures more where a step takes less.
 """
 

@@ -91,7 +91,7 @@ def test_only_what_is_new_is_encoded(model: DiffusionGemma, monkeypatch: pytest.
     cache.encode_prompt(prompt, 2048)
     cache.encode(answer, 2048)
     counts.clear()
-    rewritten = prompt[:190] + [prompt[190] ^ 1] + answer + question
+    rewritten = [*prompt[:190], prompt[190] ^ 1, *answer, *question]
     assert cache.encode_prompt(rewritten, 2048) == 200 - 32
     assert sum(counts) == len(rewritten) - (200 - 32)
     assert_like_a_cold_start(cache, rewritten)
@@ -116,7 +116,7 @@ def test_while_the_windows_hold_everything_any_token_can_be_returned_to(
     for length in range(len(ids)):
         cache = PromptCache(model)
         cache.encode_prompt(ids, 2048)
-        changed = ids[:length] + [ids[length] ^ 1]
+        changed = [*ids[:length], ids[length] ^ 1]
         assert cache.encode_prompt(changed, 2048) == length
         assert_like_a_cold_start(cache, changed)
 
