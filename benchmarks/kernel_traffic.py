@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from emulator import emulate
 
-from mlx_diffusiongemma.ops import Bounds, Proposal, RowStatistics
+from mlx_diffusiongemma.ops import Bounds, Proposal, RowStatistics, dense_soft_embedding, processed_logits
 from mlx_diffusiongemma.ops.accept_and_renoise import accept_and_renoise_kernel, accept_and_renoise_reference
 from mlx_diffusiongemma.ops.metal import Kernel
 from mlx_diffusiongemma.ops.row_statistics import row_statistics_kernel, row_statistics_reference
@@ -156,19 +156,16 @@ def main() -> None:
             return soft_embedding_kernel(logits, statistics, TEMPERATURE, SOFTCAP, table, mx.bfloat16)
 
         rows.append((f"soft_embedding, kernel, {tokens} tokens a row", kernel_traffic(soft, scale)))
-    rows.append(
-        (
-            "soft_embedding, array operations (dense)",
-            array_traffic(
-                lambda x: (
-                    soft_embedding_reference(
-                        x, statistics, TEMPERATURE, SOFTCAP, table, mx.bfloat16
-                    ).embedding
-                ),
-                shape_only(),
-            ),
-        )
-    )
+    whole = RowStatistics(*(mx.zeros((CANVAS, *field.shape[1:])) for field in statistics))
+
+    def sparse(x: mx.array) -> mx.array:
+        return soft_embedding_reference(x, whole, TEMPERATURE, SOFTCAP, table, mx.bfloat16).embedding
+
+    def dense(x: mx.array) -> mx.array:
+        return dense_soft_embedding(processed_logits(x, TEMPERATURE, SOFTCAP), table, mx.bfloat16)
+
+    rows.append(("soft_embedding, array operations", array_traffic(sparse, shape_only())))
+    rows.append(("soft_embedding, dense product", array_traffic(dense, shape_only())))
 
     print(f"[{CANVAS}, {VOCAB}] bf16 logits ({LOGITS_BYTES / 1e6:.0f} MB), 8-bit table of width {WIDTH}")
     print(f"{'':44}{'MB read':>10}{'MB written':>12}{'x logits':>10}")

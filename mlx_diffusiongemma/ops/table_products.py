@@ -1,7 +1,7 @@
 """Products with the embedding table: the tied projection to logits, and mixtures of its rows.
 
-A GPU takes the table whole. MLX's CPU backend dequantizes it anew for every row, from memory; there fp32
-rows take the vocabulary in slabs that its caches hold (`_SLAB`), which is two and four times faster.
+A GPU takes the table whole. MLX's CPU backend dequantizes it anew for every row, from memory; there a
+canvas in fp32 takes the vocabulary in slabs that its caches hold, which is two and four times faster.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import mlx.nn as nn
 Table = nn.Embedding | nn.QuantizedEmbedding
 
 _SLAB = 4096  # tokens
+_FEWEST_ROWS = 64  # for fewer, to dequantize the table ahead costs more than it saves
 
 
 def project(hidden: mx.array, table: Table) -> mx.array:
@@ -45,7 +46,8 @@ def mix(weights: mx.array, table: Table) -> mx.array:
 
 def _by_slabs(rows: mx.array, table: Table) -> bool:
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    return on_cpu and "scales" in table and rows.dtype == mx.float32
+    several = rows.size >= _FEWEST_ROWS * rows.shape[-1]
+    return on_cpu and several and "scales" in table and rows.dtype == mx.float32
 
 
 def _slabs(table: Table, size: int) -> list[slice]:
