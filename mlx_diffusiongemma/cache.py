@@ -3,7 +3,7 @@
 Each layer has one buffer for keys and one for values, `[B, kv_heads, positions, head_dim]`, in temporal
 order. A full-attention layer holds the prefix from position 0 on; a sliding one its last `window - 1`
 positions, which end where a canvas begins. Both have room behind the prefix, and a decode pass writes the
-canvas there (`CanvasView`): the prefix is never copied, and the next pass overwrites the canvas.
+canvas there (`CanvasView`): it never copies the prefix, and the next one overwrites the canvas.
 
 What a decode pass looks at comes in sizes that repeat (`Layout`), so that a compiled pass is traced for a
 few of them only; where the prefix is shorter, a mask hides the difference.
@@ -34,7 +34,10 @@ class LayerCache:
 
     def __init__(self, kv_heads: int, head_dim: int, dtype: mx.Dtype):
         self.heads, self.head_dim, self.dtype = kv_heads, head_dim, dtype
-        self.capacity = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2] if hasattr(self, "keys") else 0
 
     def grow(self, batch: int, capacity: int) -> None:
         """Makes the buffers hold `capacity` positions; what they hold already stays."""
@@ -46,7 +49,6 @@ class LayerCache:
             self.values = mx.concatenate([self.values, room], axis=2)
         else:
             self.keys, self.values = room, room
-        self.capacity = capacity
 
 
 class FullLayerCache(LayerCache):
@@ -139,7 +141,8 @@ class CanvasView:
 class PrefixCache:
     """One cache per layer, and `offset`: how many tokens have been encoded (= position of the next).
 
-    dtype: of keys and values. The batch size is that of the first rows.
+    dtype: of keys and values. The batch size is that of the first rows. reserved: positions, the last canvas
+    included, that full layers grow to when they grow next.
     """
 
     def __init__(self, config: ModelConfig, dtype: mx.Dtype):
@@ -153,10 +156,6 @@ class PrefixCache:
         ]
         self.offset = 0
         self.reserved = 0
-
-    def reserve(self, positions: int) -> None:
-        """Lets full layers grow to `positions`, the last canvas included, when they grow next."""
-        self.reserved = max(self.reserved, positions)
 
     def make_room(self, batch: int, rows: int, canvas: int) -> None:
         """Room for `rows` more positions, and for a canvas of `canvas` behind them."""
@@ -174,6 +173,10 @@ class PrefixCache:
     def buffers(self, buffers: Sequence[KeysValues]) -> None:
         for layer, (keys, values) in zip(self.layers, buffers, strict=True):
             layer.keys, layer.values = keys, values
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for layer in self.layers if layer.capacity for a in (layer.keys, layer.values))
 
     @property
     def can_truncate(self) -> bool:
@@ -196,7 +199,7 @@ class PrefixCache:
     def restore(self, offset: int, windows: Windows) -> None:
         """Back to an earlier `offset`, with the `windows` of that time."""
         for layer, (keys, values) in zip(self._sliding, windows, strict=True):
-            layer.keys, layer.values, layer.capacity = keys, values, keys.shape[2]
+            layer.keys, layer.values = keys, values
         self.offset = offset
 
     @property
@@ -217,6 +220,13 @@ class PrefixCache:
         view = CanvasView(self.config, self.layout(length), mx.array(self.offset), self.buffers)
         yield view
         self.buffers = view.buffers
+
+    def forget_canvas(self, batch: int, length: int) -> None:
+        """Overwrites what the last decode pass wrote: a mask hides it from later ones, but no NaN."""
+        with self.canvas(batch, length) as view:
+            for layer, (keys, _) in enumerate(view.buffers):
+                zeros = mx.zeros((*keys.shape[:2], length, keys.shape[3]), dtype=keys.dtype)
+                view.write(layer, zeros, zeros)
 
 
 def written(buffer: mx.array, rows: mx.array, at: mx.array) -> mx.array:

@@ -86,6 +86,7 @@ def denoise(
         converged = np.array(record.done).tolist()
         mean_entropy = np.array(record.mean_entropy).tolist()
         if np.array(record.invalid).any():
+            cache.forget_canvas(*noise.shape)
             raise GenerationError(
                 f"the model's logits are NaN or infinite at denoising step {index + 1}; "
                 "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"

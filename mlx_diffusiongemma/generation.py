@@ -174,12 +174,14 @@ class Generation:
         mx.reset_peak_memory()
         clock = time.perf_counter()
         cache = self.prompt_cache or PromptCache(model)
-        cache.user = user = object()
-        cache.prefix.reserve(self._positions)
+        ticket = cache.acquire()
         if self.prompt_cache is None:
+            cache.prefix.reserved = self._positions
             cache.encode(self.prompt_ids, settings.prefill_step_size)
         else:
-            stats.cached_tokens = cache.encode_prompt(self.prompt_ids, settings.prefill_step_size)
+            stats.cached_tokens = cache.encode_prompt(
+                self.prompt_ids, settings.prefill_step_size, self._positions
+            )
         stats.prefill_seconds = time.perf_counter() - clock
 
         parser = ChannelParser(self.tokenizer)
@@ -195,6 +197,7 @@ class Generation:
             )
             started = time.perf_counter()
             canvas = denoise(model, cache.prefix, settings, draws, self.on_step)
+            cache.check(ticket)
             now = time.perf_counter()
             stats.denoising_seconds += now - started
 
@@ -226,10 +229,7 @@ class Generation:
             clock = time.perf_counter()  # the caller's own time between blocks is not ours
             if self._finish_reason:
                 return
-            if cache.user is not user:
-                raise GenerationError(
-                    "another generation has taken this one's prompt_cache; finish one before the next"
-                )
+            cache.check(ticket)
             cache.encode(canvas_ids, settings.prefill_step_size)
 
     def _check_prompt(self) -> None:
@@ -246,7 +246,8 @@ class Generation:
                 f"{self._positions} positions, but the context holds {limit}; "
                 "shorten the prompt or lower max_new_tokens"
             )
-        check_fits(self.model, len(self.prompt_ids), settings.max_new_tokens, settings.prefill_step_size)
+        sizes = (len(self.prompt_ids), settings.max_new_tokens, settings.prefill_step_size)
+        check_fits(self.model, *sizes, held=self.prompt_cache.nbytes if self.prompt_cache else 0)
 
 
 def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> tuple[list[int], bool]:

@@ -6,6 +6,7 @@ Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -114,6 +115,8 @@ def _refuse_revision(model: str | Path, revision: str | None) -> None:
 def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
     """Builds a checkpoint directory's model with evaluated weights; see `load` for `dtype` and errors."""
     directory = Path(directory)
+    # A model that has compiled its step refers to itself: only the collector frees what it held.
+    gc.collect()
     model, names = checked_model(directory)
     if dtype is None and _on_cpu():
         dtype = mx.float32

@@ -134,13 +134,23 @@ def _text(path: str) -> str:
 
 
 def check_fits(
-    model: DiffusionGemma, prompt_tokens: int, max_new_tokens: int, chunk_size: int, batch: int = 1
+    model: DiffusionGemma,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    chunk_size: int,
+    batch: int = 1,
+    held: int = 0,
 ) -> None:
-    """Raises `InputError`, which says what would help, if a generation needs more than `usable_memory`."""
+    """Raises `InputError`, which says what would help, if a generation needs more than there is.
+
+    There is `usable_memory` less what MLX holds for others: not this model's weights, nor the `held` bytes
+    of a cache that the generation takes over.
+    """
     usable = usable_memory()
     if usable is None:
         return
     weights = tree_reduce(lambda total, leaf: total + getattr(leaf, "nbytes", 0), model, 0)
+    usable -= max(0, mx.get_active_memory() - weights - held)
 
     def needed(prompt: int, new: int, chunk: int, rows: int) -> Needed:
         return _needed(model.config, weights, prompt, new, chunk, model.dtype.size, rows)

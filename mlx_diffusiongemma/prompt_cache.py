@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
 from .cache import PrefixCache, Windows
+from .errors import GenerationError
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
@@ -32,23 +34,46 @@ class PromptCache:
     encoded again. One generation at a time may use it.
     """
 
+    token_ids: list[int]
+    prefix: PrefixCache
+    _snapshot: _Snapshot | None
+
     def __init__(self, model: DiffusionGemma):
         self.model = model
-        self.user: object = None  # whoever uses it now; who finds another one here has lost it
         self.clear()
 
     def clear(self) -> None:
-        """Forgets everything."""
-        self.prefix: PrefixCache = self.model.make_cache()
-        self.token_ids: list[int] = []
-        self._snapshot: _Snapshot | None = None
-        self._encoding = False
+        """Forgets everything; a generation that uses it cannot go on."""
+        self._user: object = None
+        self._reset()
 
-    def encode_prompt(self, ids: Sequence[int], chunk_size: int) -> int:
-        """Makes `ids` what is encoded; returns how many of them were already."""
-        if self._encoding:  # interrupted halfway through: nobody knows which layers hold what
-            self.clear()
-        self._go_back(_common_length(self.token_ids, ids))
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held, the snapshot included."""
+        windows = self._snapshot.windows if self._snapshot is not None else []
+        return self.prefix.nbytes + sum(array.nbytes for pair in windows for array in pair)
+
+    def acquire(self) -> object:
+        """Makes the caller the only one who may use it, until the next one asks; returns a ticket."""
+        self._user = object()
+        return self._user
+
+    def check(self, ticket: object) -> None:
+        """Raises `GenerationError` unless `ticket` is that of the last `acquire`."""
+        if self._user is not ticket:
+            raise GenerationError(
+                "this generation's prompt_cache was cleared or taken by another generation; "
+                "let one end before the next, or give each its own"
+            )
+
+    def encode_prompt(self, ids: Sequence[int], chunk_size: int, positions: int = 0) -> int:
+        """Makes `ids` what is encoded; returns how many of them were already.
+
+        positions: how many there will be in the end, the last canvas included.
+        """
+        with self._changing():
+            self._go_back(_common_length(self.token_ids, ids))
+            self.prefix.reserved = positions
         reused = self.prefix.offset
         before_end = len(ids) - _REWRITTEN
         if before_end > reused:
@@ -60,10 +85,20 @@ class PromptCache:
 
     def encode(self, ids: Sequence[int], chunk_size: int) -> None:
         """Appends `ids` to what is encoded."""
-        self._encoding = True
-        self.model.encode(mx.array([ids], dtype=mx.int32), self.prefix, chunk_size)
-        self.token_ids += ids
-        self._encoding = False
+        with self._changing():
+            self.model.encode(mx.array([ids], dtype=mx.int32), self.prefix, chunk_size)
+            self.token_ids += ids
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:  # an interrupt, say: nobody knows which layers hold what
+            self._reset()
+            raise
+
+    def _reset(self) -> None:
+        self.prefix, self.token_ids, self._snapshot = self.model.make_cache(), [], None
 
     def _go_back(self, length: int) -> None:
         """Keeps at most the first `length` tokens."""
@@ -76,7 +111,7 @@ class PromptCache:
         elif self._snapshot is not None:
             self.prefix.restore(*self._snapshot)
         else:
-            self.clear()
+            self._reset()
         del self.token_ids[self.prefix.offset :]
 
 

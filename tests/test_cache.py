@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from oracle import replay, tiny, traces
 from mlx_diffusiongemma import denoise as denoising
 from mlx_diffusiongemma.cache import PrefixCache, bucket
 from mlx_diffusiongemma.denoise import denoise
+from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -47,7 +49,7 @@ def pointers(cache: PrefixCache) -> list[int]:
 
 def test_steps_and_encodes_write_into_the_same_memory(model: DiffusionGemma) -> None:
     cache = model.make_cache()
-    cache.reserve(100 + 4 * CANVAS)
+    cache.reserved = 100 + 4 * CANVAS
     model.encode(ids(100), cache)
     full = [i for i, kind in enumerate(tiny.ROUGH.layer_types) if kind == "full_attention"]
     before = pointers(cache)
@@ -71,13 +73,19 @@ def test_full_layers_grow_by_steps(model: DiffusionGemma) -> None:
 
 def test_what_was_reserved_is_never_copied_again(model: DiffusionGemma) -> None:
     cache = model.make_cache()
-    cache.reserve(5 + 20 * CANVAS)
+    cache.reserved = 5 + 20 * CANVAS
     model.encode(ids(5), cache)
     capacity = cache.buffers[2][0].shape[2]
     assert 5 + 20 * CANVAS <= capacity < 5 + 24 * CANVAS
     model.encode(ids(19 * CANVAS), cache)
     one_canvas(model, cache)
     assert cache.buffers[2][0].shape[2] == capacity
+
+
+def test_a_chunk_of_nothing_is_refused(model: DiffusionGemma) -> None:
+    for size in (0, -1):
+        with pytest.raises(InputError, match="chunk_size must be at least 1"):
+            model.encode(ids(5), model.make_cache(), chunk_size=size)
 
 
 def test_buckets_hold_what_they_must_and_waste_little() -> None:
@@ -99,7 +107,7 @@ def test_a_compiled_step_computes_the_same_and_is_traced_for_few_shapes(
     def canvases(compiled: bool, prompt: int) -> list[Any]:
         monkeypatch.setattr(denoising, "_compiles", lambda: compiled)
         cache = model.make_cache()
-        cache.reserve(prompt + 12 * CANVAS)
+        cache.reserved = prompt + 12 * CANVAS
         model.encode(ids(prompt, seed=prompt), cache)
         out = []
         for block in range(12):
@@ -114,8 +122,15 @@ def test_a_compiled_step_computes_the_same_and_is_traced_for_few_shapes(
         assert len(traced) == {1: 5, 40: 0}[prompt]
     for prompt in (2, 17, 39):
         canvases(True, prompt)
+    assert not traced
+    # Whether ops take their kernels belongs to the trace: it cannot be taken for the other's.
+    with monkeypatch.context() as patch:
+        patch.setattr(denoising, "enabled", lambda: True)
+        canvases(True, 1)
+    assert traced
     # Weights are inputs of the compiled step.
     before = np.stack(canvases(True, 40))
+    traced.clear()
     model.decoder.norm.weight = model.decoder.norm.weight * -1
     changed = np.stack(canvases(True, 40))
     assert not traced
@@ -148,6 +163,34 @@ def test_masks_are_there_only_when_needed(model: DiffusionGemma) -> None:
         model.encode(ids(length), cache)
         layout = cache.layout(CANVAS)
         assert (layout.hides_full, layout.hides_window) == (hides_full, hides_window)
+
+
+def test_room_that_holds_nan_is_not_seen_through_a_mask(model: DiffusionGemma) -> None:
+    """A canvas that ended the generation leaves NaN behind, which no mask hides (0 * NaN is NaN)."""
+    cache = model.make_cache()
+    model.encode(ids(40), cache)
+    norm = model.decoder.layers[0].input_layernorm
+    weight, norm.weight = norm.weight, norm.weight * mx.nan
+    with pytest.raises(GenerationError, match="NaN or infinite"):
+        one_canvas(model, cache)
+    norm.weight = weight
+    cache.offset = 30  # what lies behind is hidden, the canvas included; only full layers tell
+    assert np.isfinite(np.array(model.decode(ids(CANVAS, 1), cache))).all()
+
+
+def test_a_compiled_model_makes_room_when_the_next_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoising, "_compiles", lambda: True)
+    directory = tiny.build(tiny.ROUGH, tmp_path / "rough")
+    model = load_model(directory, dtype=mx.float32)
+    cache = model.make_cache()
+    model.encode(ids(5), cache)
+    one_canvas(model, cache)
+    gone = weakref.ref(model)
+    del model
+    load_model(directory, dtype=mx.float32)
+    assert gone() is None
 
 
 def test_replayed_traces_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -291,3 +292,27 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
 
     pair = SeededDraws(1, [0, 1], 0, 0, length=64, vocab_size=1000)
     assert tuple(np.array(pair.step(0)[0])[0]) == base[1]  # a row does not depend on its batch
+
+
+def test_memory_stays_wired_while_a_generation_runs(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_diffusiongemma import generation as module
+
+    events: list[str] = []
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        events.append("wired")
+        try:
+            yield
+        finally:
+            events.append("free")
+
+    monkeypatch.setattr(module, "wired_limit", watched)
+    generation = generate(Scripted([[65] * 64, [65, TURN_END]]), tokenizer, "hi", max_new_tokens=128)  # type: ignore[arg-type]
+    assert events == []
+    next(iter(generation))
+    assert events == ["wired"]
+    str(generation)
+    assert events == ["wired", "free"]

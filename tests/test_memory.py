@@ -86,7 +86,7 @@ def test_the_estimate_is_what_generating_takes(
 def test_the_cache_is_what_the_estimate_counts(tmp_path: Path, prompt: int) -> None:
     model = load_model(tiny.build(tiny.ROUGH, tmp_path / "model"))
     cache, new = model.make_cache(), 5 * model.config.canvas_length
-    cache.reserve(prompt + new)
+    cache.reserved = prompt + new
     model.encode(mx.arange(prompt)[None] % 90, cache)
     held = sum(keys.nbytes + values.nbytes for keys, values in cache.buffers)
     assert held == memory._needed(model.config, 0, prompt, new - 3, 2048, 4, 1).cache

@@ -10,6 +10,7 @@ import pytest
 from oracle import tiny
 
 import mlx_dg
+from mlx_diffusiongemma.cache import PrefixCache, bucket
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.loading import load, load_model
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -141,6 +142,31 @@ def test_an_interrupted_encode_leaves_no_half_encoded_prefix(
     assert_like_a_cold_start(cache, first + more)
 
 
+def test_an_interrupt_while_going_back_leaves_nothing_half_done(
+    model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    ids = some_ids(rng, WINDOW - 1)
+    for method in ("truncate", "restore"):
+        cache = PromptCache(model)
+        prompt = ids if method == "truncate" else some_ids(rng, 80)
+        cache.encode_prompt(prompt, 2048)
+        original = getattr(PrefixCache, method)
+
+        def interrupted(*args: Any, original: Any = original) -> None:
+            original(*args)
+            raise KeyboardInterrupt
+
+        changed = [*prompt[:-5], *(token ^ 1 for token in prompt[-5:])]
+        with monkeypatch.context() as patch:
+            patch.setattr(PrefixCache, method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cache.encode_prompt(changed, 2048)
+        longer = [*prompt, *some_ids(rng, 10)]
+        cache.encode_prompt(longer, 2048)
+        assert_like_a_cold_start(cache, longer)
+
+
 # --- generate -----------------------------------------------------------------------------------------------
 
 
@@ -178,9 +204,41 @@ def test_two_generations_cannot_share_a_cache_at_a_time(demo: tuple[DiffusionGem
     )
     next(iter(first))
     next(iter(second))
-    with pytest.raises(GenerationError, match="another generation has taken this one's prompt_cache"):
+    with pytest.raises(GenerationError, match="prompt_cache was cleared or taken by another generation"):
         str(first)
     assert str(second) == str(mlx_dg.generate(*demo, "Count from 0 to 37.", seed=0))
+
+
+def test_nor_can_one_within_the_other_or_after_it_was_cleared(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+    cache, started = mlx_dg.PromptCache(demo[0]), list[Any]()
+
+    def start_another(_: Any) -> None:
+        if not started:
+            started.append(mlx_dg.generate(*demo, "Capital of France?", seed=0, prompt_cache=cache))
+            str(started[0])
+
+    outer = mlx_dg.generate(*demo, "Count from 0 to 37.", seed=0, prompt_cache=cache, on_step=start_another)
+    with pytest.raises(GenerationError, match="taken by another generation"):
+        str(outer)
+    assert not outer.blocks
+    assert started[0].answer
+
+    cleared = mlx_dg.generate(*demo, "Count from 0 to 37.", seed=0, prompt_cache=cache)
+    next(iter(cleared))
+    cache.clear()
+    with pytest.raises(GenerationError, match="cleared"):
+        str(cleared)
+
+
+def test_room_for_the_whole_generation_is_made_at_once(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+    cache, length = mlx_dg.PromptCache(demo[0]), demo[0].config.canvas_length
+    for question in ("Count from 0 to 37.", "Capital of France?"):  # the second makes the cache start anew
+        generation = mlx_dg.generate(
+            *demo, question * 8, seed=0, max_new_tokens=20 * length, max_denoising_steps=1, prompt_cache=cache
+        )
+        next(iter(generation))
+        positions = len(generation.prompt_ids) + 20 * length
+        assert cache.prefix.layers[-1].capacity == bucket(positions, length)
 
 
 def test_a_cache_belongs_to_its_model(demo: tuple[DiffusionGemma, Tokenizer], model: DiffusionGemma) -> None:

@@ -161,3 +161,56 @@ def test_the_dense_product_is_the_expected_embedding(mode: tuple[str, int, int] 
     p = exact.row_statistics(logits.reshape(10, 96), 1.0, None).probabilities.reshape(2, 5, 96)
     got = np.array(dense_soft_embedding(mx.array(logits), table, mx.float32))
     np.testing.assert_allclose(got, p @ values, atol=2e-5)
+
+
+# --- the reference's sparse way: whole chunks ---------------------------------------------------------------
+
+WIDE = 32 * 1024  # of 32 chunks, two are read
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_DG_KERNELS", "off")
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("kind", ["float32", "affine 4", "affine 8", "affine 6", "mxfp4", "nvfp4"])
+def test_chunks_that_carry_a_row_stand_for_it(kind: str) -> None:
+    """One or two chunks hold all but what is reported; three hold too much, and that is reported."""
+    rng = np.random.default_rng(5)
+    table, values = make_table(kind, WIDE, 64)
+    logits = np.full((4, WIDE), -30.0, dtype=np.float32)
+    logits[:, ::7] = -22 + rng.normal(size=(4, -(-WIDE // 7)))
+    for row, chunks in enumerate([[3], [0, 31], [30, 4], [1, 8, 20]]):
+        for chunk in chunks:
+            logits[row, chunk * 1024 + rng.choice(1024, 5, replace=False)] = 9 + rng.normal(size=5)
+    embedding, left_out = (np.array(x) for x in compute(mx.array(logits), table, mx.float32, None))
+    p = exact.row_statistics(logits, TEMPERATURE, None).probabilities
+    chunk_mass = np.sort(p.reshape(4, 32, 1024).sum(axis=2), axis=1)
+    np.testing.assert_allclose(left_out, chunk_mass[:, :-2].sum(axis=1), atol=2e-6)
+    assert (left_out <= TOLERANCE).tolist() == [True, True, True, False]
+    np.testing.assert_allclose(embedding[:3], (p @ values)[:3], atol=1e-4 * np.abs(values).max())
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_what_is_left_out_is_not_given_to_what_is_kept() -> None:
+    table, values = make_table("float32", WIDE, 64)
+    p = np.zeros(WIDE)
+    p[5], p[2000], p[9000] = 0.6, 0.4 - 9e-5, 9e-5
+    with np.errstate(divide="ignore"):
+        logits = mx.array(np.tile(np.log(p) * TEMPERATURE, (8, 1)).astype(np.float32))
+    embedding, left_out = (np.array(x) for x in compute(logits, table, mx.float32, None))
+    np.testing.assert_allclose(left_out, 9e-5, rtol=0.02)
+    kept = np.where(np.arange(WIDE) == 9000, 0, p) @ values
+    np.testing.assert_allclose(embedding, np.tile(kept, (8, 1)), atol=1e-5)
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_sparse_logits_are_rounded_to_the_models_dtype_too() -> None:
+    table, values = make_table("bfloat16", WIDE, 64)
+    if mx.default_device() == mx.Device(mx.cpu):  # whose gather_mm knows float32 only
+        table, values = make_table("affine 8", WIDE, 64)
+    logits = np.full((8, WIDE), -40.0, dtype=np.float32)
+    logits[:, 3], logits[:, 900] = 36.078, 36.144  # processed: 60.13 and 60.24, which both become 60.25
+    embedding = np.array(compute(mx.array(logits), table, mx.bfloat16, None).embedding.astype(mx.float32))
+    np.testing.assert_allclose(embedding, np.tile((values[3] + values[900]) / 2, (8, 1)), atol=1e-2)

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..denoise import denoise
-from ..ops import TOLERANCE, Bounds, Proposal, accept_and_renoise, row_statistics
+from ..ops import TOLERANCE, Bounds, Proposal, accept_and_renoise, is_sparse, row_statistics
 from ..sampling import CanvasState, Remainder, SeededDraws, initial_state, settle, temperature_at
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Times:
     """Seconds, and what else was seen at one point.
 
     prefill: encoding the prompt. step: one denoising step. parts: the same, part by part. encode_canvas:
-    encoding a committed canvas. dense_rows: rows of a step whose sparse soft embedding left out too much, so
-    that they took the whole vocabulary (median; on a tiny vocabulary there is nothing sparse, and it is 0).
+    encoding a committed canvas. dense_rows: rows of a step whose soft embedding took the whole vocabulary
+    (median): the sparse one left out too much, or the vocabulary is so small that there is none.
     peak_memory: bytes, weights included, while encoding the prompt and denoising.
     """
 
@@ -157,4 +157,5 @@ def step_in_parts(
     state = state._replace(acceptance=acceptance, soft_embedding=soft.reshape(*shape, -1))
     state = settle(model, state, Remainder(left_out, logits), temperature)
     clock.lap("soft_embedding", state.soft_embedding)
-    return state, int(np.count_nonzero(np.array(left_out) > TOLERANCE))
+    lacking = int(np.count_nonzero(np.array(left_out) > TOLERANCE))
+    return state, lacking if is_sparse(model.decoder.embed_tokens) else shape[1]

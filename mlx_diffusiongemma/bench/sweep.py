@@ -56,8 +56,8 @@ def run(
 ) -> dict[str, Any]:
     """Measures the model `name` at every prompt and canvas length; the object that `mlx_dg bench` prints.
 
-    None: as the command's help says. Raises `InputError` for what cannot be measured, before weights are
-    read. Units are in the keys: GB are 10^9 bytes, TFLOP 10^12 operations.
+    None: as the command's help says. Raises `InputError` for what cannot be measured, before anything is
+    timed. Units are in the keys: GB are 10^9 bytes, TFLOP 10^12 operations.
     """
     synthetic_layers = synthetic.layers_of(name, layers)
     seed = checked_seed(seed)
@@ -137,7 +137,11 @@ def _points(
 def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
     """`InputError` if a point needs more memory than there is; the model's weights may be lazy."""
     for prompt_tokens, canvas_length in points:
-        check_fits(model, prompt_tokens, canvas_length, model.generation_config.prefill_step_size)
+        try:
+            check_fits(model, prompt_tokens, canvas_length, model.generation_config.prefill_step_size)
+        except InputError as error:
+            shortage = str(error).partition(";")[0]
+            raise InputError(f"{shortage}; lower --prompt-tokens, or --layers of a synthetic model") from None
 
 
 def _point(

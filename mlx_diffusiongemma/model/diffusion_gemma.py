@@ -14,6 +14,7 @@ import mlx.nn as nn
 
 from ..cache import CanvasView, PrefixCache
 from ..config import SLIDING, ModelConfig, TextConfig
+from ..errors import InputError
 from ..generation_config import PREFILL_STEP_SIZE, GenerationConfig
 from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, project, soft_embedding
 from .attention import Mask
@@ -63,6 +64,8 @@ class DiffusionGemma(nn.Module):
 
         May be called again and again; the result does not depend on how the tokens are divided.
         """
+        if chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
         scalars = self.model.encoder["language_model"]["layers"]
         *body, last = self.decoder.layers
         rows, length = input_ids.shape

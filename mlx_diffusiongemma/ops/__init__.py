@@ -5,7 +5,7 @@ from .accept_and_renoise import FREE, Acceptance, Bounds, Proposal, accept_and_r
 from .metal import enabled
 from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
-from .soft_embedding import TOLERANCE, SoftEmbedding, dense_soft_embedding, soft_embedding
+from .soft_embedding import TOLERANCE, SoftEmbedding, dense_soft_embedding, is_sparse, soft_embedding
 from .table_products import project
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "accept_and_renoise",
     "dense_soft_embedding",
     "enabled",
+    "is_sparse",
     "processed_logits",
     "project",
     "row_statistics",

@@ -43,6 +43,11 @@ def soft_embedding(
     return choose(logits, statistics, temperature, softcap, table, dtype)
 
 
+def is_sparse(table: Table) -> bool:
+    """Whether `soft_embedding` leaves out anything: not with a small vocabulary, where it is dense."""
+    return (enabled() and _suits(table)) or _chosen_chunks(table.weight.shape[0]) > 0
+
+
 def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array:
     """`softmax(x) @ table`: processed logits `[..., V]` and a table of V rows -> `[..., D]`, unscaled.
 
@@ -70,9 +75,8 @@ def soft_embedding_reference(
 
     A small vocabulary, or one not made of whole chunks, has no such sixteenth: there it is the dense product.
     """
-    rows, vocab = logits.shape
-    count = vocab // CHUNK // _CHUNKS_PER_CHOSEN
-    if vocab % CHUNK or not count:
+    rows, count = logits.shape[0], _chosen_chunks(logits.shape[1])
+    if not count:
         x = processed_logits(logits, temperature, softcap)
         return SoftEmbedding(dense_soft_embedding(x, table, dtype), left_out=mx.zeros((rows,)))
     chosen = mx.argpartition(-statistics.chunk_peaks, kth=count - 1, axis=-1)[:, :count]
@@ -85,6 +89,10 @@ def soft_embedding_reference(
     weights = weights / (weights.sum(axis=(1, 2)) + left_out)[:, None, None]
     parts = _chunk_products(weights.astype(dtype).reshape(-1, 1, CHUNK), chosen.flatten(), table)
     return SoftEmbedding(parts.reshape(rows, count, -1).sum(axis=1), left_out)
+
+
+def _chosen_chunks(vocab: int) -> int:
+    return 0 if vocab % CHUNK else vocab // CHUNK // _CHUNKS_PER_CHOSEN
 
 
 def _chunk_products(weights: mx.array, chosen: mx.array, table: Table) -> mx.array:
