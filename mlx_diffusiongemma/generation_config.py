@@ -41,8 +41,8 @@ class GenerationConfig:
         this.
     stability_threshold: how many steps in a row must repeat the argmax canvas before stopping.
     confidence_threshold: mean entropy below which a stable canvas is finished.
-    prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
     eos_token_id: ids that end the generation.
+    prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
     """
 
     max_new_tokens: int = 256
@@ -52,8 +52,8 @@ class GenerationConfig:
     entropy_bound: float = 0.1
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
-    prefill_step_size: int = PREFILL_STEP_SIZE
     eos_token_id: tuple[int, ...] = (1, 106, 50)
+    prefill_step_size: int = PREFILL_STEP_SIZE
 
     @classmethod
     def from_dict(cls, values: Any, eos_token_id: tuple[int, ...] = eos_token_id) -> GenerationConfig:

@@ -21,6 +21,7 @@ from mlx.utils import tree_reduce
 from .cache import bucket
 from .config import FULL, ModelConfig
 from .errors import InputError
+from .model.attention import BAND_ROWS
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
@@ -56,8 +57,8 @@ def memory_needed(
     work: the larger of the last denoising step (rows: the canvas; keys: all that a layer holds) and of the
         last chunk of prefill (rows: at most `chunk_size`; keys: the prompt), each the sum of
         attention scores and mask, rows * keys * (itemsize * heads + 1) bytes, as if MLX fused none (of
-        heads as wide as these it does some on Metal), and of a sliding layer K and V once more: those of the
-        layer that takes the most;
+        heads as wide as these it does some on Metal), in a sliding layer of at most 512 rows and the window,
+        and there K and V once more: those of the layer that takes the most;
         the experts, rows * top_k * (itemsize * 3 * (hidden + moe_intermediate) + 4 * hidden) bytes: input,
         sorted and not, gate, up and their product, the output, and that weighted in 4 bytes;
         what lies beside them, rows * itemsize * (4 * hidden + 3 * intermediate + 4 * heads * head_dim) bytes,
@@ -92,9 +93,10 @@ def _needed(
     cache = sum(size * (capacity if kind == FULL else kept + canvas) for kind, size in layers)
 
     def work(rows: int, held: int) -> int:
-        scores = rows * (itemsize * text.num_attention_heads + 1)  # a key
+        score, band = itemsize * text.num_attention_heads + 1, min(rows, BAND_ROWS)
         attention = max(
-            held * scores if kind == FULL else (kept + rows) * (scores + size) for kind, size in layers
+            rows * held * score if kind == FULL else band * (kept + band) * score + (kept + rows) * size
+            for kind, size in layers
         )
         hidden, experts = text.hidden_size, text.top_k_experts
         routed = experts * (itemsize * 3 * (hidden + text.moe_intermediate_size) + 4 * hidden)

@@ -162,7 +162,8 @@ def test_tool_call_is_one_line(scripted: Scripted) -> None:
 def test_options_reach_the_generation(scripted: Scripted) -> None:
     invoke(
         "generate", "--model", "m", "--seed", "3", "--thinking", "--max-new-tokens", "70",
-        "--system", "Be brief.", "--max-denoising-steps", "9", "--entropy-bound", "0.25", "why?",
+        "--system", "Be brief.", "--max-denoising-steps", "9", "--entropy-bound", "0.25",
+        "--prefill-step-size", "512", "why?",
     )  # fmt: skip
     (call,) = scripted.calls
     assert call == {
@@ -174,6 +175,7 @@ def test_options_reach_the_generation(scripted: Scripted) -> None:
         "max_new_tokens": 70,
         "max_denoising_steps": 9,
         "entropy_bound": 0.25,
+        "prefill_step_size": 512,
         "on_step": None,  # stderr is no terminal, so nobody watches the steps
     }
 

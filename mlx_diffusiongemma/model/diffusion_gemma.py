@@ -13,11 +13,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import CanvasView, PrefixCache
-from ..config import SLIDING, ModelConfig, TextConfig
+from ..config import ModelConfig, TextConfig
 from ..errors import InputError
 from ..generation_config import PREFILL_STEP_SIZE, GenerationConfig
 from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, project, soft_embedding
-from .attention import Mask
+from .attention import BandMasks
 from .layers import DecoderLayer
 from .self_conditioning import SelfConditioning
 
@@ -69,14 +69,13 @@ class DiffusionGemma(nn.Module):
         scalars = self.model.encoder["language_model"]["layers"]
         *body, last = self.decoder.layers
         rows, length = input_ids.shape
+        masks = BandMasks(self.config.text.sliding_window)
         cache.make_room(rows, length, self.config.canvas_length)
         for start in range(0, length, chunk_size):
             chunk = input_ids[:, start : start + chunk_size]
             x = self._embed(chunk)
-            masks = self._encode_masks(chunk.shape[1], cache)
             for i, layer in enumerate(body):
-                mask = masks[self.config.text.layer_types[i]]
-                x = layer.encode(x, cache.offset, mask, cache.layers[i], scalars[i]["layer_scalar"])
+                x = layer.encode(x, cache.offset, masks, cache.layers[i], scalars[i]["layer_scalar"])
             last.encode_last(x, cache.offset, cache.layers[-1])
             cache.offset += chunk.shape[1]
             mx.eval(cache.buffers)
@@ -149,13 +148,3 @@ class DiffusionGemma(nn.Module):
 
     def _embed(self, ids: mx.array) -> mx.array:
         return self.decoder.embed_tokens(ids).astype(self.dtype) * self.embed_scale
-
-    def _encode_masks(self, rows: int, cache: PrefixCache) -> dict[str, Mask]:
-        """Causal masks per layer type for `rows` new positions; the window counts the row itself."""
-        window = self.config.text.sliding_window
-        masks: dict[str, Mask] = dict.fromkeys(self.config.text.layer_types, "causal")
-        kept = min(cache.offset, window - 1)
-        if SLIDING in masks and kept + rows > window:
-            distance = mx.arange(kept, kept + rows)[:, None] - mx.arange(kept + rows)[None, :]
-            masks[SLIDING] = (distance >= 0) & (distance < window)
-        return masks

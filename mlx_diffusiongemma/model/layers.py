@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from ..cache import CanvasView, FullLayerCache, SlidingLayerCache
 from ..config import TextConfig
-from .attention import Attention, Mask
+from .attention import Attention, BandMasks
 from .mlp import GatedMLP
 from .moe import Experts, Router
 
@@ -38,12 +38,12 @@ class DecoderLayer(nn.Module):
         self,
         x: mx.array,
         offset: int,
-        mask: Mask,
+        masks: BandMasks,
         cache: FullLayerCache | SlidingLayerCache,
         layer_scalar: mx.array,
     ) -> mx.array:
         """Causal rows `x [B, L, D]`, stored in the cache, scaled by the *encoder's* `layer_scalar`."""
-        attended = self.self_attn.encode(self.input_layernorm(x), offset, mask, cache)
+        attended = self.self_attn.encode(self.input_layernorm(x), offset, masks, cache)
         return self._feedforward(x + self.post_attention_layernorm(attended)) * layer_scalar
 
     def encode_last(self, x: mx.array, offset: int, cache: FullLayerCache | SlidingLayerCache) -> None:
