@@ -122,6 +122,17 @@ def test_while_the_windows_hold_everything_any_token_can_be_returned_to(
         assert_like_a_cold_start(cache, changed)
 
 
+@pytest.mark.parametrize("more", [0, 1, 5])
+def test_tokens_that_have_left_the_windows_are_encoded_again(model: DiffusionGemma, more: int) -> None:
+    ids = some_ids(np.random.default_rng(4), WINDOW + more)
+    for length in (1, WINDOW // 2, len(ids) - 1):
+        cache = PromptCache(model)
+        cache.encode_prompt(ids, 2048)
+        changed = [*ids[:length], ids[length] ^ 1]
+        assert cache.encode_prompt(changed, 2048) == 0
+        assert_like_a_cold_start(cache, changed)
+
+
 def test_an_interrupted_encode_leaves_no_half_encoded_prefix(
     model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
