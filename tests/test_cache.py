@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,20 @@ def test_masks_hide_exactly_what_holds_nothing(model: DiffusionGemma, length: in
         soiled.append(tuple(mx.where(empty[:, None], 1e4, array) for array in pair))
     cache.buffers = soiled
     np.testing.assert_array_equal(np.array(model.decode(ids(CANVAS, 1), cache)), clean)
+
+
+def test_a_layout_covers_what_is_held(model: DiffusionGemma) -> None:
+    """Windows longer than a canvas, as the released model's; lengths around every bucket's edge."""
+    text = dataclasses.replace(model.config.text, sliding_window=1024)
+    config = dataclasses.replace(model.config, text=text, canvas_length=256)
+    cache = PrefixCache(config, mx.float32)
+    for cache.offset in range(1, 1800):
+        layout = cache.layout(256)
+        kept = min(cache.offset, 1023)
+        assert kept <= layout.window <= 1023
+        assert layout.hides_window == (kept < layout.window)
+        assert cache.offset + 256 <= layout.full
+        assert layout.hides_full == (cache.offset + 256 < layout.full)
 
 
 def test_masks_are_there_only_when_needed(model: DiffusionGemma) -> None:
