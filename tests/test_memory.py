@@ -157,6 +157,8 @@ def big() -> DiffusionGemma:
 def allow(monkeypatch: pytest.MonkeyPatch, usable: float | None, **device: int) -> None:
     monkeypatch.setattr(memory, "usable_memory", lambda: usable if usable is None else int(usable))
     monkeypatch.setattr(mx, "device_info", lambda: device)
+    # Other tests of the process may hold arrays.
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 0)
 
 
 def refused(model: DiffusionGemma, prompt: int, new: int, chunk: int = 2048, batch: int = 1) -> str:
@@ -187,6 +189,18 @@ def test_what_fits_to_the_last_byte_runs(big: DiffusionGemma, monkeypatch: pytes
     refused(big, 30000, 1024)
     allow(monkeypatch, None)
     check_fits(big, 30000, 1024, 2048)
+
+
+def test_what_mlx_holds_for_others_cannot_be_used(
+    big: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = needed_by(big, 0, 0) - memory_needed(big.config, 0, 0, 0, 2048)
+    allow(monkeypatch, needed_by(big, 1000, 256) + 500)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: weights + 500)
+    check_fits(big, 1000, 256, 2048)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: weights + 501)
+    refused(big, 1000, 256)
+    check_fits(big, 1000, 256, 2048, held=1)  # of the cache that this generation goes on with
 
 
 def test_a_float32_model_takes_float32_activations(monkeypatch: pytest.MonkeyPatch) -> None:
