@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
-from real_model import real_config
 
 from mlx_diffusiongemma import memory
+from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.denoise import denoise
 from mlx_diffusiongemma.errors import InputError

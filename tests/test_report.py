@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
-from real_model import real_config
 
 import mlx_diffusiongemma
+from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.converter import report
