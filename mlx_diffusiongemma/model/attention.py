@@ -14,7 +14,7 @@ BAND_ROWS = 512
 
 
 # Head dims of MLX's fused attention kernel for more than 8 queries. Left to itself MLX writes out the scores
-# of 192 and 256, which is faster for short rows; for a canvas they are most of what attention moves.
+# of 192 and 256, which it holds to be faster; they are most of what attention moves (neither was timed here).
 _FUSED_HEAD_DIMS = (64, 72, 80, 96, 128, 192, 256)
 
 
