@@ -7,6 +7,9 @@ canvas there (`CanvasView`): it never copies the prefix, and the next one overwr
 
 What a decode pass looks at comes in sizes that repeat (`Layout`), so that a compiled pass is traced for a
 few of them only; where the prefix is shorter, a mask hides the difference.
+
+Prompts of a batch end at the same position: shorter ones are padded on the left, row i by `pads[i]`
+positions. A mask hides those, and RoPE counts from the first token behind them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .config import FULL, ModelConfig
+from .errors import InputError
 
 KeysValues = tuple[mx.array, mx.array]
 Windows = list[KeysValues]  # the buffers of all sliding layers
@@ -88,7 +92,7 @@ class Layout(NamedTuple):
     """What a decode pass looks at, beside its canvas: sizes that are equal for many passes.
 
     full: positions of full layers from 0 on, the canvas included. window: positions of sliding layers
-    directly before the canvas. hides_full, hides_window: whether some of them hold nothing yet.
+    directly before the canvas. hides_full, hides_window: whether some of them hold nothing yet, or padding.
     """
 
     full: int
@@ -100,13 +104,22 @@ class Layout(NamedTuple):
 class CanvasView:
     """One decode pass's view of the cache: `buffers` are replaced as the layers write their canvas rows.
 
-    offset: int32 scalar, how many positions are encoded (= position of the canvas's first row).
-    All arrays may be those of a trace.
+    offset: int32 scalar, how many positions are encoded. pads: int32 `[B]`, how many of them are padding, or
+    None; `layout` must be that of a cache with the same. position: of the canvas's first row for RoPE, int32,
+    scalar or with pads `[B]`. All arrays may be those of a trace.
     """
 
-    def __init__(self, config: ModelConfig, layout: Layout, offset: mx.array, buffers: Sequence[KeysValues]):
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        offset: mx.array,
+        buffers: Sequence[KeysValues],
+        pads: mx.array | None = None,
+    ):
         self.kinds, self.keep = config.text.layer_types, config.text.sliding_window - 1
-        self.layout, self.offset, self.buffers = layout, offset, list(buffers)
+        self.layout, self.offset, self.buffers, self.pads = layout, offset, list(buffers), pads
+        self.position = offset if pads is None else offset - pads
         self._masks: dict[str, mx.array | None] = {}
 
     def write(
@@ -114,8 +127,8 @@ class CanvasView:
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Puts canvas rows `[B, kv_heads, C, head_dim]` behind the prefix.
 
-        Returns the layer's keys and values up to and with the canvas, and the mask `[1, 1, 1, positions]`
-        of those that hold something; None if all do.
+        Returns the layer's keys and values up to and with the canvas, and the mask `[1, 1, 1, positions]`,
+        with pads `[B, 1, 1, positions]`, of those that hold something; None if all do.
         """
         kind, length = self.kinds[layer], keys.shape[2]
         full, _, window, _ = self.layout
@@ -131,22 +144,27 @@ class CanvasView:
 
     def _mask(self, kind: str, length: int) -> mx.array | None:
         full, hides_full, window, hides_window = self.layout
+        if not (hides_full if kind == FULL else hides_window):
+            return None
         if kind == FULL:
-            held = mx.arange(full) < self.offset + length if hides_full else None
-        else:
-            held = mx.arange(window + length) >= window - self.offset if hides_window else None
-        return None if held is None else held[None, None, None]
+            positions = mx.arange(full)[None]
+            held = positions < self.offset + length
+            if self.pads is not None:
+                held = held & (positions >= self.pads[:, None])
+        else:  # as many as there are tokens, directly before the canvas
+            held = mx.arange(window + length) >= window - self.position.reshape(-1, 1)
+        return held[:, None, None]
 
 
 class PrefixCache:
-    """One cache per layer, and `offset`: how many tokens have been encoded (= position of the next).
+    """One cache per layer, and `offset`: how many positions have been encoded, padding included.
 
     dtype: of keys and values. The batch size is that of the first rows. reserved: positions, the last canvas
     included, that full layers grow to when they grow next.
     """
 
     def __init__(self, config: ModelConfig, dtype: mx.Dtype):
-        self.config, text = config, config.text
+        self.config, self.dtype, text = config, dtype, config.text
         self.keep = text.sliding_window - 1
         self.layers: list[FullLayerCache | SlidingLayerCache] = [
             FullLayerCache(heads, width, dtype)
@@ -156,6 +174,27 @@ class PrefixCache:
         ]
         self.offset = 0
         self.reserved = 0
+        self._pads: list[int] = []
+
+    @property
+    def pads(self) -> mx.array | None:
+        """How many positions each row begins with that hold padding: int32 `[B]`; None if no row does.
+
+        Set on an empty cache (`InputError` otherwise), as list or array, one number per row of the batch; the
+        first positions that are encoded then are the padding.
+        """
+        return mx.array(self._pads, dtype=mx.int32) if self.most_padded else None
+
+    @pads.setter
+    def pads(self, pads: Sequence[int] | mx.array | None) -> None:
+        if self.offset:
+            raise InputError(f"pads: the cache holds {self.offset} positions already; set them before")
+        self._pads = [] if pads is None else [int(pad) for pad in pads]
+
+    @property
+    def most_padded(self) -> int:
+        """The largest of `pads`, 0 without."""
+        return max(self._pads, default=0)
 
     def make_room(self, batch: int, rows: int, canvas: int) -> None:
         """Room for `rows` more positions, and for a canvas of `canvas` behind them."""
@@ -173,6 +212,11 @@ class PrefixCache:
     def buffers(self, buffers: Sequence[KeysValues]) -> None:
         for layer, (keys, values) in zip(self.layers, buffers, strict=True):
             layer.keys, layer.values = keys, values
+
+    @property
+    def batch(self) -> int:
+        """How many rows it holds; 0 before the first `make_room`."""
+        return self.layers[0].keys.shape[0] if self.layers[0].capacity else 0
 
     @property
     def nbytes(self) -> int:
@@ -211,15 +255,35 @@ class PrefixCache:
         held, kept = self.offset + canvas, min(self.offset, self.keep)
         full = bucket(held, self.config.canvas_length)
         window = min(bucket(kept, self.config.canvas_length), self.keep)
-        return Layout(full, held < full, window, kept < window)
+        hides_full = held < full or self.most_padded > 0
+        return Layout(full, hides_full, window, self.offset - self.most_padded < window)
 
     @contextmanager
     def canvas(self, batch: int, length: int) -> Iterator[CanvasView]:
         """A view for one decode pass over `[batch, length]` ids; at its end the cache takes its buffers."""
         self.make_room(batch, 0, length)
-        view = CanvasView(self.config, self.layout(length), mx.array(self.offset), self.buffers)
+        view = CanvasView(self.config, self.layout(length), mx.array(self.offset), self.buffers, self.pads)
         yield view
         self.buffers = view.buffers
+
+    def take(self, rows: Sequence[int]) -> PrefixCache:
+        """A cache of its own with these rows, in this order; a row may be taken again and again.
+
+        Raises `InputError` for a row that is not there.
+        """
+        taken = PrefixCache(self.config, self.dtype)
+        if not rows or not all(0 <= row < self.batch for row in rows):
+            raise InputError(
+                f"rows {list(rows)}: the cache holds {self.batch}, numbered from 0; take some of them"
+            )
+        if self._pads:
+            taken.pads = [self._pads[row] for row in rows]
+        taken.offset, taken.reserved = self.offset, self.reserved
+        index = mx.array(list(rows))
+        taken.buffers = [(keys[index], values[index]) for keys, values in self.buffers]
+        # Now: until then the copies hold these buffers, which could not be written in place.
+        mx.eval(taken.buffers)
+        return taken
 
     def forget_canvas(self, batch: int, length: int) -> None:
         """Overwrites what the last decode pass wrote: a mask hides it from later ones, but no NaN."""

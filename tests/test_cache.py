@@ -19,7 +19,7 @@ from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.sampling import SeededDraws
+from mlx_diffusiongemma.sampling import SeededDraws, Stream
 
 CANVAS = tiny.ROUGH.canvas  # 16, as is the window
 # Never converges, so that every canvas takes two steps.
@@ -36,7 +36,7 @@ def ids(length: int, seed: int = 0) -> mx.array:
 
 
 def one_canvas(model: DiffusionGemma, cache: PrefixCache, block: int = 0) -> mx.array:
-    draws = SeededDraws(0, [0], block, 0, CANVAS, tiny.ROUGH.vocab)
+    draws = SeededDraws([Stream(0, 0, block, 0)], CANVAS, tiny.ROUGH.vocab)
     return denoise(model, cache, SETTINGS, draws).ids
 
 

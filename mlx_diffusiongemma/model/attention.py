@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import CanvasView, FullLayerCache, KeysValues, SlidingLayerCache
+from ..cache import CanvasView, FullLayerCache, KeysValues, PrefixCache, SlidingLayerCache
 from ..config import FULL, RopeParameters, TextConfig
 
 # Rows of a prompt that a sliding layer takes at a time: each block reads the window before it and itself, not
@@ -26,24 +26,42 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
     )
 
 
-class BandMasks:
-    """Masks of causal rows that see `window` positions, their own included; the same for all layers.
+class Chunk:
+    """Rows that are encoded together: where they stand, and what they see; the same for all layers.
 
-    Called with `rows` and `keys`, of which the last are the rows themselves: boolean `[rows, keys]`, or
-    "causal" where the window holds all keys. Each is made once.
+    offset: how many positions lie before them. position: of the first row for RoPE, an int or, with padding,
+    int32 `[B]`, negative where that row is padding.
     """
 
-    def __init__(self, window: int):
-        self.window = window
-        self._made: dict[tuple[int, int], mx.array] = {}
+    def __init__(self, cache: PrefixCache):
+        self.offset, self.pads, self.most_padded = cache.offset, cache.pads, cache.most_padded
+        self.position = self.offset if self.pads is None else self.offset - self.pads
+        self._masks: dict[tuple[int, int, int | None, int], mx.array] = {}
 
-    def __call__(self, rows: int, keys: int) -> mx.array | str:
-        if keys <= self.window:
+    def mask(self, start: int, end: int, keys: int, window: int | None = None) -> mx.array | str:
+        """For rows `start` to `end` and so many keys, of which the last are these rows.
+
+        A row sees itself and what lies before it, at most `window` positions together; no padding, unless it
+        is some: nobody looks at that, but what it computes must stay finite. Boolean `[rows, keys]`, with
+        padding among the keys `[B, 1, rows, keys]`, made once; or "causal".
+        """
+        first = self.offset + end - keys  # where the first key stands
+        padding = max(0, self.most_padded - first)
+        if window is not None and keys <= window:
+            window = None
+        if window is None and not padding:
             return "causal"
-        if (rows, keys) not in self._made:
-            distance = mx.arange(keys - rows, keys)[:, None] - mx.arange(keys)[None, :]
-            self._made[rows, keys] = (distance >= 0) & (distance < self.window)
-        return self._made[rows, keys]
+        made = (end - start, keys, window, padding)
+        if made not in self._masks:
+            distance = mx.arange(keys - (end - start), keys)[:, None] - mx.arange(keys)[None, :]
+            seen = distance >= 0
+            if window is not None:
+                seen = seen & (distance < window)
+            if self.pads is not None and padding:
+                held = mx.arange(first, first + keys) >= self.pads[:, None, None, None]
+                seen = (seen & held) | (distance == 0)
+            self._masks[made] = seen
+        return self._masks[made]
 
 
 class RoPE:
@@ -63,7 +81,7 @@ class RoPE:
         mx.eval(self.wavelengths)
 
     def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Rotates `x [B, heads, L, head_dim]` whose first row stands at position `offset` (int32 scalar)."""
+        """Rotates `x [B, heads, L, head_dim]` from position `offset` on (int32, scalar or `[B]`)."""
         return mx.fast.rope(
             x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
         )
@@ -77,7 +95,7 @@ class Attention(nn.Module):
         self.heads, self.kv_heads = config.num_attention_heads, config.kv_heads[layer]
         self.head_dim, self.eps = config.head_dims[layer], config.rms_norm_eps
         kind = config.layer_types[layer]
-        self.sliding = kind != FULL
+        self.window = None if kind == FULL else config.sliding_window
         hidden, width = config.hidden_size, self.head_dim
         self.q_proj = nn.Linear(hidden, self.heads * width, bias=False)
         self.k_proj = nn.Linear(hidden, self.kv_heads * width, bias=False)
@@ -88,39 +106,37 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width, eps=self.eps)
         self.rope = RoPE(width, config.rope[kind])
 
-    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
-        """K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` at positions from `offset` on."""
+    def keys_values(self, x: mx.array, position: int | mx.array) -> KeysValues:
+        """K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` from `position` on."""
         keys = self._split(self.k_proj(x), self.kv_heads)
         # On full layers V is the raw key projection: before its norm and before RoPE.
         values = self._split(self.v_proj(x), self.kv_heads) if "v_proj" in self else keys
-        keys = self.rope(self.k_norm(keys).swapaxes(1, 2), offset)
+        keys = self.rope(self.k_norm(keys).swapaxes(1, 2), position)
         values = mx.fast.rms_norm(values, None, self.eps).swapaxes(1, 2)
         return keys, values
 
-    def encode(
-        self, x: mx.array, offset: int, masks: BandMasks, cache: FullLayerCache | SlidingLayerCache
-    ) -> mx.array:
+    def encode(self, x: mx.array, chunk: Chunk, cache: FullLayerCache | SlidingLayerCache) -> mx.array:
         """Rows `x [B, L, D]` attend to the cache and to themselves, and are stored."""
-        keys, values = cache.append(*self.keys_values(x, offset), offset)
-        queries, rows = self._queries(x, offset), x.shape[1]
-        if not self.sliding:
-            return self._project(_attend(queries, keys, values, "causal"))
+        keys, values = cache.append(*self.keys_values(x, chunk.position), chunk.offset)
+        queries, rows = self._queries(x, chunk.position), x.shape[1]
+        if self.window is None:
+            return self._project(_attend(queries, keys, values, chunk.mask(0, rows, keys.shape[2])))
         before = keys.shape[2] - rows  # positions of the window, then those of the rows
         blocks = []
         for start in range(0, rows, BAND_ROWS):
             end = min(start + BAND_ROWS, rows)
-            seen = slice(max(0, before + start - masks.window + 1), before + end)
-            mask = masks(end - start, seen.stop - seen.start)
+            seen = slice(max(0, before + start - self.window + 1), before + end)
+            mask = chunk.mask(start, end, seen.stop - seen.start, self.window)
             blocks.append(_attend(queries[:, :, start:end], keys[:, :, seen], values[:, :, seen], mask))
         return self._project(mx.concatenate(blocks, axis=2))
 
     def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
         """Every canvas row attends to all that layer `layer` holds and to the whole canvas."""
-        keys, values, mask = view.write(layer, *self.keys_values(x, view.offset))
-        return self._project(_attend(self._queries(x, view.offset), keys, values, mask))
+        keys, values, mask = view.write(layer, *self.keys_values(x, view.position))
+        return self._project(_attend(self._queries(x, view.position), keys, values, mask))
 
-    def _queries(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        return self.rope(self.q_norm(self._split(self.q_proj(x), self.heads)).swapaxes(1, 2), offset)
+    def _queries(self, x: mx.array, position: int | mx.array) -> mx.array:
+        return self.rope(self.q_norm(self._split(self.q_proj(x), self.heads)).swapaxes(1, 2), position)
 
     def _project(self, out: mx.array) -> mx.array:
         """Attention's output `[B, heads, L, head_dim]` -> `[B, L, D]`."""

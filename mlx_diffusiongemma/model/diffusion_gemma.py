@@ -17,7 +17,7 @@ from ..config import ModelConfig, TextConfig
 from ..errors import InputError
 from ..generation_config import PREFILL_STEP_SIZE, GenerationConfig
 from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, project, soft_embedding
-from .attention import BandMasks
+from .attention import Chunk
 from .layers import DecoderLayer
 from .self_conditioning import SelfConditioning
 
@@ -49,7 +49,7 @@ class DiffusionGemma(nn.Module):
         self.config = config
         self.generation_config = generation_config or GenerationConfig(eos_token_id=config.eos_token_id)
         self.model = Backbone(config.text)
-        self.compiled_step: Callable[..., Any] | None = None  # see `denoise.compiled_step`
+        self.compiled_step: Callable[[Any], Any] | None = None  # see `denoise.compiled_step`
 
     @property
     def decoder(self) -> Decoder:
@@ -62,22 +62,21 @@ class DiffusionGemma(nn.Module):
     def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int = PREFILL_STEP_SIZE) -> None:
         """Appends `input_ids [B, L]` to the cache, `chunk_size` positions at a time.
 
-        May be called again and again; the result does not depend on how the tokens are divided.
+        May be called again and again; the result does not depend on how the tokens are divided. Prompts of
+        different lengths are padded on the left, with any ids, and the caller sets `cache.pads` before.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
         scalars = self.model.encoder["language_model"]["layers"]
         *body, last = self.decoder.layers
         rows, length = input_ids.shape
-        masks = BandMasks(self.config.text.sliding_window)
         cache.make_room(rows, length, self.config.canvas_length)
         for start in range(0, length, chunk_size):
-            chunk = input_ids[:, start : start + chunk_size]
-            x = self._embed(chunk)
+            chunk, x = Chunk(cache), self.embed(input_ids[:, start : start + chunk_size])
             for i, layer in enumerate(body):
-                x = layer.encode(x, cache.offset, masks, cache.layers[i], scalars[i]["layer_scalar"])
-            last.encode_last(x, cache.offset, cache.layers[-1])
-            cache.offset += chunk.shape[1]
+                x = layer.encode(x, chunk, cache.layers[i], scalars[i]["layer_scalar"])
+            last.encode_last(x, chunk, cache.layers[-1])
+            cache.offset += x.shape[1]
             mx.eval(cache.buffers)
             # Chunk-sized temporaries would otherwise pile up in MLX's buffer cache.
             mx.clear_cache()
@@ -102,7 +101,7 @@ class DiffusionGemma(nn.Module):
 
     def embed_canvas(self, canvas_ids: mx.array, soft_embedding: mx.array) -> mx.array:
         """Ids `[B, C]` and soft embedding `[B, C, D]` -> the decoder's input `[B, C, D]`."""
-        return self.decoder.self_conditioning.condition(self._embed(canvas_ids), soft_embedding)
+        return self.decoder.self_conditioning.condition(self.embed(canvas_ids), soft_embedding)
 
     def body(self, x: mx.array, view: CanvasView) -> mx.array:
         """All layers and the last norm, `[B, C, D] -> [B, C, D]`; keys and values go to `view`."""
@@ -146,5 +145,6 @@ class DiffusionGemma(nn.Module):
         """Dtype of activations: that of the norms, which are never quantized."""
         return self.decoder.norm.weight.dtype
 
-    def _embed(self, ids: mx.array) -> mx.array:
+    def embed(self, ids: mx.array) -> mx.array:
+        """Ids of any shape -> their scaled embeddings `[..., D]`, in the model's dtype."""
         return self.decoder.embed_tokens(ids).astype(self.dtype) * self.embed_scale

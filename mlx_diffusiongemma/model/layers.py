@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from ..cache import CanvasView, FullLayerCache, SlidingLayerCache
 from ..config import TextConfig
-from .attention import Attention, BandMasks
+from .attention import Attention, Chunk
 from .mlp import GatedMLP
 from .moe import Experts, Router
 
@@ -37,18 +37,17 @@ class DecoderLayer(nn.Module):
     def encode(
         self,
         x: mx.array,
-        offset: int,
-        masks: BandMasks,
+        chunk: Chunk,
         cache: FullLayerCache | SlidingLayerCache,
         layer_scalar: mx.array,
     ) -> mx.array:
         """Causal rows `x [B, L, D]`, stored in the cache, scaled by the *encoder's* `layer_scalar`."""
-        attended = self.self_attn.encode(self.input_layernorm(x), offset, masks, cache)
+        attended = self.self_attn.encode(self.input_layernorm(x), chunk, cache)
         return self._feedforward(x + self.post_attention_layernorm(attended)) * layer_scalar
 
-    def encode_last(self, x: mx.array, offset: int, cache: FullLayerCache | SlidingLayerCache) -> None:
+    def encode_last(self, x: mx.array, chunk: Chunk, cache: FullLayerCache | SlidingLayerCache) -> None:
         """The last layer of encode: nobody reads its output, so only keys and values are made."""
-        cache.append(*self.self_attn.keys_values(self.input_layernorm(x), offset), offset)
+        cache.append(*self.self_attn.keys_values(self.input_layernorm(x), chunk.position), chunk.offset)
 
     def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
         """Bidirectional canvas rows `x [B, C, D]`; `layer` is this layer's number, the view's key."""
