@@ -113,7 +113,8 @@ def main() -> None:
     noise = mx.zeros((1, CANVAS), dtype=mx.int32)
     before = initial_state(noise, soft_embedding=mx.zeros((1,)))
     flags = mx.zeros((1, CANVAS), dtype=mx.bool_)
-    proposal = Proposal(mx.full((1, CANVAS), 0.01), noise, noise, flags)
+    entropies = mx.full((1, CANVAS), 0.01)
+    proposal = Proposal(entropies, noise, noise, flags, confidences=mx.exp(-entropies))
     accept = (proposal, noise, before.pins, before.acceptance, Bounds(0.1, 1, 0.005))
 
     rows: list[tuple[str, tuple[float, float]]] = []

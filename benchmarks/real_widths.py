@@ -21,7 +21,7 @@ import numpy as np
 from mlx_diffusiongemma.bench import synthetic
 from mlx_diffusiongemma.bench.measure import PartClock, step_in_parts
 from mlx_diffusiongemma.memory import check_fits
-from mlx_diffusiongemma.sampling import SeededDraws, initial_state
+from mlx_diffusiongemma.sampling import SeededDraws, Stream, initial_state
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     model.encode(prompt, cache)
     seconds["prefill"] = time.perf_counter() - start
 
-    draws = SeededDraws(0, [0], 0, 0, length, vocab)
+    draws = SeededDraws([Stream(0, 0, 0, 0)], length, vocab)
     noise = draws.initial()
     clock = PartClock()
     state = initial_state(noise, model.no_belief(noise.shape))

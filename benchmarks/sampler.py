@@ -30,7 +30,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise, row_statistics
+from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, accept_and_renoise, row_statistics
+from mlx_diffusiongemma.sampling import proposal_of
 
 SOFTCAP, TEMPERATURE = 30.0, 0.6
 BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0.005)
@@ -59,8 +60,7 @@ def our_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[m
     def step() -> Sequence[mx.array]:
         uniforms, noise = mx.random.uniform(shape=(rows,)), mx.random.randint(0, vocab, (1, rows))
         seen = row_statistics(logits, uniforms, TEMPERATURE, softcap)
-        proposal = Proposal(*(x[None] for x in (seen.entropy, seen.sample, seen.argmax, seen.invalid)))
-        return accept_and_renoise(proposal, noise, free, before, BOUNDS)
+        return accept_and_renoise(proposal_of(seen, noise.shape), noise, free, before, BOUNDS)
 
     return step
 

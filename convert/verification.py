@@ -19,7 +19,8 @@ from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import checked_model
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import row_statistics
-from mlx_diffusiongemma.sampling import SeededDraws, temperature_at
+from mlx_diffusiongemma.samplers import temperature_at
+from mlx_diffusiongemma.sampling import SeededDraws, Stream
 from mlx_diffusiongemma.tokenizer import Tokenizer
 from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
@@ -70,7 +71,7 @@ def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
     vocab_size = config.text.vocab_size
     # MLX reads beyond the embedding table without a word.
     ids = [i for i in Tokenizer.load(directory).encode(PROMPT) if i < vocab_size]
-    draws = SeededDraws(_SEED, [0], 0, 0, config.canvas_length, vocab_size)
+    draws = SeededDraws([Stream(_SEED, 0, 0, 0)], config.canvas_length, vocab_size)
     return mx.array([ids], dtype=mx.int32), draws.initial()
 
 

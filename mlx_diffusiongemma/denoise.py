@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -13,20 +13,35 @@ import numpy as np
 from .cache import CanvasView, KeysValues, Layout, PrefixCache
 from .errors import GenerationError
 from .generation_config import GenerationConfig
-from .ops import Bounds, enabled
-from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, settle, temperature_at
+from .ops import enabled
+from .samplers import Rules, rules_of, temperature_at
+from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, settle
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
+
+
+class Start(NamedTuple):
+    """How a canvas begins, where not as noise alone.
+
+    pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`; None pins nothing. canvas:
+    int32 `[B, C]`, ids to begin with; None takes noise. steps: how many denoising steps are left, with the
+    temperatures of the last ones; None takes them all.
+    """
+
+    pins: mx.array | None = None
+    canvas: mx.array | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Step:
     """What a watcher sees after one denoising step; host arrays, `[B, C]` unless said otherwise.
 
-    index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1).
-    draft_ids: the argmax canvas, which would be committed now. canvas_ids: the next step's input.
-    entropies: nats. accepted: which positions kept their sample. mean_entropy, done: `[B]`.
+    index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1). draft_ids:
+    the argmax canvas, which would be committed now. canvas_ids: the next step's input. entropies: nats.
+    accepted: which positions kept their sample. mean_entropy, done: `[B]`. rows: which of the generations
+    that share this step the `B` are; those that are denoised again are fewer.
     """
 
     index: int
@@ -38,20 +53,23 @@ class Step:
     accepted: np.ndarray
     mean_entropy: np.ndarray
     done: np.ndarray
+    rows: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
 class DenoisedCanvas:
-    """The committed argmax canvas: ids int32 `[B, C]`, and how it came about.
+    """The argmax canvas of each row's last step: ids int32 `[B, C]`, and how it came about.
 
-    steps: decoder passes spent. mean_entropy: nats, per row, at each row's last step. converged: per
-    row, whether it stopped by itself (False: the step cap ended it).
+    Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
+    stop rule that ended it, None where the step cap did. logits: `[B * C, V]` of the last step, before
+    softcap and temperature; None unless they were to be kept.
     """
 
     ids: mx.array
-    steps: int
+    steps: list[int]
     mean_entropy: list[float]
-    converged: list[bool]
+    stopped_by: list[Any]
+    logits: mx.array | None = None
 
 
 def denoise(
@@ -60,68 +78,97 @@ def denoise(
     settings: GenerationConfig,
     draws: Draws,
     on_step: Callable[[Step], None] | None = None,
+    start: Start = Start(),  # noqa: B008
+    keep_logits: bool = False,
 ) -> DenoisedCanvas:
     """Denoises one canvas per cached row until every row is done or the step cap is reached.
 
     Raises `GenerationError` when the logits of some position hold NaN or +inf, or nothing finite.
     """
-    noise = draws.initial()
-    cache.make_room(noise.shape[0], 0, noise.shape[1])
-    layout, offset = cache.layout(noise.shape[1]), mx.array(cache.offset)
-    take_step = compiled_step(model)
-    bounds = Bounds(settings.entropy_bound, settings.stability_threshold, settings.confidence_threshold)
-    state = initial_state(noise, model.no_belief(noise.shape))
-    converged, mean_entropy = [False], [math.nan]
-    for index in range(settings.max_denoising_steps):
-        step = settings.max_denoising_steps - index
+    canvas = draws.initial() if start.canvas is None else start.canvas
+    cache.make_room(canvas.shape[0], 0, canvas.shape[1])
+    layout, offset = cache.layout(canvas.shape[1]), mx.array(cache.offset)
+    rules = rules_of(settings)
+    take_step = compiled_step(model, rules)
+    belief = model.no_belief(canvas.shape)
+    if start.pins is not None:
+        belief = mx.where((start.pins >= 0)[..., None], model.embed(mx.maximum(start.pins, 0)), belief)
+    state = initial_state(canvas, belief, start.pins)
+    logits: mx.array | None = None
+    steps = [0] * canvas.shape[0]
+    done = [False] * canvas.shape[0]
+    limit = settings.max_denoising_steps if start.steps is None else start.steps
+    for index in range(limit):
+        step = limit - index
         temperature = temperature_at(step, settings)
         state, remainder, cache.buffers = take_step(
-            *(enabled(), layout, cache.buffers, offset),
-            *(state, mx.array(temperature), draws.step(index), bounds),
+            *(enabled(), layout, cache.buffers, offset, cache.pads),
+            *(state, mx.array(temperature), draws.step(index)),
         )
 
         # The stop record, the one readback of a step. (A watcher reads more.)
         record = state.acceptance
-        mx.eval(record, state.entropies, remainder.left_out)
-        converged = np.array(record.done).tolist()
-        mean_entropy = np.array(record.mean_entropy).tolist()
+        mx.eval(record, state.entropies, state.unchanged_steps, state.stopped_by, remainder.left_out)
+        steps = [index + 1 if not was else before for was, before in zip(done, steps, strict=True)]
+        done = np.array(record.done).tolist()
         if np.array(record.invalid).any():
-            cache.forget_canvas(*noise.shape)
+            cache.forget_canvas(*canvas.shape)
             raise GenerationError(
                 f"the model's logits are NaN or infinite at denoising step {index + 1}; "
                 "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
             )
         if on_step is not None:
             on_step(_watch(index, step, temperature, state))
-        if all(converged):
+        if all(done) or index + 1 == limit:
+            logits = remainder.logits if keep_logits else None
             break
         state = settle(model, state, remainder, temperature)
         del remainder  # its logits would live through the next step
-    return DenoisedCanvas(state.acceptance.argmax, index + 1, mean_entropy, converged)
+    return DenoisedCanvas(
+        ids=state.acceptance.argmax,
+        steps=steps,
+        mean_entropy=np.array(state.acceptance.mean_entropy).tolist(),
+        stopped_by=[rules.stop[by] if by >= 0 else None for by in np.array(state.stopped_by).tolist()],
+        logits=logits,
+    )
 
 
 StepFunction = Callable[..., tuple[CanvasState, Remainder, list[KeysValues]]]
 
 
-def compiled_step(model: DiffusionGemma) -> StepFunction:
-    """`denoise_step` of this model as one `mx.compile`d function, made once and kept with the model.
+def compiled_step(model: DiffusionGemma, rules: Rules) -> StepFunction:
+    """`denoise_step` of this model and these rules as one `mx.compile`d function, made once and kept with the
+    model.
 
-    Takes whether ops take their kernels, a `Layout`, the cache's buffers and offset (int32 scalar), then
-    what `denoise_step` takes; returns also the buffers, which hold the canvas now. It is traced again for
-    shapes, layouts and bounds that it has not met. Weights are inputs of it: they may change between steps.
+    Takes whether ops take their kernels, a `Layout`, the cache's buffers, offset (int32 scalar) and pads,
+    then what `denoise_step` takes before its rules; returns also the buffers, which hold the canvas now. It
+    is traced again for shapes and layouts that it has not met. Weights are inputs of it: they may change
+    between steps.
     """
-
-    def step(
-        kernels: bool, layout: Layout, buffers: list[KeysValues], offset: mx.array, *others: Any
-    ) -> tuple[CanvasState, Remainder, list[KeysValues]]:
-        view = CanvasView(model.config, layout, offset, buffers)
-        return (*denoise_step(model, view, *others), view.buffers)
-
-    if not _compiles():
-        return step
+    if not (_compiles() and rules.are_ours):
+        return _step_function(model, rules)
     if model.compiled_step is None:
-        model.compiled_step = mx.compile(step, inputs=model)
-    return model.compiled_step
+        model.compiled_step = functools.cache(
+            lambda rules: mx.compile(_step_function(model, rules), inputs=model)
+        )
+    return model.compiled_step(rules)
+
+
+def _step_function(model: DiffusionGemma, rules: Rules) -> StepFunction:
+    def step(
+        kernels: bool,
+        layout: Layout,
+        buffers: list[KeysValues],
+        offset: mx.array,
+        pads: mx.array | None,
+        state: CanvasState,
+        temperature: mx.array,
+        draws: tuple[mx.array, mx.array],
+    ) -> tuple[CanvasState, Remainder, list[KeysValues]]:
+        view = CanvasView(model.config, layout, offset, buffers, pads)
+        return (*denoise_step(model, view, state, temperature, draws, rules), view.buffers)
+
+    return step
 
 
 def _compiles() -> bool:

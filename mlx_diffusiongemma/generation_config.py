@@ -6,12 +6,16 @@ import contextlib
 import dataclasses
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, InputError
 from .json_file import JsonObject, read_json, token_ids
+
+if TYPE_CHECKING:
+    from .samplers import Sampler, Schedule, StopRule
 
 # mlx-lm's; bounds the attention scores of a long prompt.
 PREFILL_STEP_SIZE = 2048
@@ -25,6 +29,15 @@ _RANGES: dict[str, tuple[type, Any, Any]] = {
     "stability_threshold": (int, 0, 10_000),
     "confidence_threshold": (float, 0.0, 1e6),
     "prefill_step_size": (int, 1, 10_000_000),
+    "thinking_budget": (int, 0, 2**31 - 1),
+    "answer_reserve": (int, 1, 2**31 - 1),
+}
+_SWITCHES = ("guard_empty", "guard_unconverged", "guard_stalled")
+# name -> what has to be callable, for what is not a number
+_PARTS = {
+    "sampler": "the methods accept and renoise (EntropyBound(0.1), say)",
+    "schedule": "a function of step and steps (LinearSchedule(0.4, 0.8), say)",
+    "stop": "a stop rule or several (StableAndConfident(1, 0.005), say)",
 }
 # Older files nest what newer ones write flat; only the sampler has its own object in both.
 _NESTED = ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config")
@@ -40,9 +53,16 @@ class GenerationConfig:
     entropy_bound: a step accepts the most certain positions, while the entropies before each add to at most
         this.
     stability_threshold: how many steps in a row must repeat the argmax canvas before stopping.
-    confidence_threshold: mean entropy below which a stable canvas is finished.
-    eos_token_id: ids that end the generation.
-    prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
+    confidence_threshold: mean entropy below which a stable canvas is finished. eos_token_id: ids that end the
+    generation. prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
+    thinking_budget: most tokens of thought text; a thought that is still open there is closed. None: no
+    limit. answer_reserve: how many of max_new_tokens a thought leaves for the answer. None: with a thinking
+    budget or
+        a grammar a quarter of them, at most a canvas; otherwise nothing.
+    guard_empty: denoise an empty answer's canvas again, with other noise, at most 3 times.
+    guard_unconverged: denoise a canvas again, once, that the step cap ended with a mean entropy above 0.2.
+    guard_stalled: end a canvas that accepts the same positions for 8 steps with a mean entropy below 0.05.
+    sampler, schedule, stop: parts of `samplers` that replace the released model's; `stop` may be several.
     """
 
     max_new_tokens: int = 256
@@ -54,6 +74,14 @@ class GenerationConfig:
     confidence_threshold: float = 0.005
     eos_token_id: tuple[int, ...] = (1, 106, 50)
     prefill_step_size: int = PREFILL_STEP_SIZE
+    thinking_budget: int | None = None
+    answer_reserve: int | None = None
+    guard_empty: bool = True
+    guard_unconverged: bool = True
+    guard_stalled: bool = False
+    sampler: Sampler | None = None
+    schedule: Schedule | None = None
+    stop: StopRule | Sequence[StopRule] | None = None
 
     @classmethod
     def from_dict(cls, values: Any, eos_token_id: tuple[int, ...] = eos_token_id) -> GenerationConfig:
@@ -90,15 +118,53 @@ class GenerationConfig:
                 changes[name] = _in_range(name, value)
             elif name == "eos_token_id":
                 changes[name] = token_ids(value, name)
+            elif name in _SWITCHES:
+                changes[name] = _switch(name, value)
+            elif name in _PARTS:
+                changes[name] = _part(name, value)
             else:
-                known = ", ".join([*_RANGES, "eos_token_id"])
+                known = ", ".join([*_RANGES, "eos_token_id", *_SWITCHES, *_PARTS])
                 raise InputError(f"unknown setting {name!r}; known settings are {known}")
         config = dataclasses.replace(self, **changes)
         if config.t_min > config.t_max:
             raise InputError(
                 f"t_min {config.t_min:g} is above t_max {config.t_max:g}; it must be between 0.001 and t_max"
             )
+        _check_shares(config)
         return config
+
+
+def _check_shares(config: GenerationConfig) -> None:
+    """`InputError` unless thought and answer fit into max_new_tokens."""
+    most, budget, reserve = config.max_new_tokens, config.thinking_budget, config.answer_reserve
+    if budget is not None and budget > most:
+        raise InputError(
+            f"thinking_budget {budget} is above max_new_tokens {most}; lower it or raise max_new_tokens"
+        )
+    if reserve is not None and reserve >= most:
+        raise InputError(
+            f"answer_reserve {reserve} leaves nothing of max_new_tokens {most} for a thought; "
+            "lower it or raise max_new_tokens"
+        )
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, found {_short(value)}")
+    return value
+
+
+def _part(name: str, value: Any) -> Any:
+    parts = list(value) if name == "stop" and isinstance(value, list | tuple) else [value]
+    methods = ("accept", "renoise") if name == "sampler" else ("__call__",)
+    wrong = [part for part in parts if not all(callable(getattr(part, each, None)) for each in methods)]
+    if wrong or not parts or isinstance(value, type):
+        raise InputError(f"{name} must have {_PARTS[name]}, found {_short((wrong or [value])[0])}")
+    return value
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) < 50 else f"{repr(value)[:40]}..."
 
 
 def _in_range(name: str, value: Any) -> int | float:
@@ -110,6 +176,7 @@ def _in_range(name: str, value: Any) -> int | float:
             number = operator.index(value) if hasattr(value, "__index__") else float(value)
     if not low <= number <= high or kind(number) != number:
         what, spelled = ("an integer", "d") if kind is int else ("a number", "g")
-        found = repr(value) if len(repr(value)) < 50 else f"{repr(value)[:40]}..."
-        raise InputError(f"{name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {found}")
+        raise InputError(
+            f"{name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {_short(value)}"
+        )
     return kind(number)

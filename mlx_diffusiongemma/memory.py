@@ -66,7 +66,8 @@ def memory_needed(
         of a step, canvas * vocabulary * (2 * itemsize + 2 * 4 + 1) bytes: logits, those of rows whose soft
         embedding is dense, and while they are capped, two copies in 4 bytes and a mask
 
-    Cache and work are `batch` times that.
+    Of a `batch`, work is so many times that, and cache one less than twice: rows that go on without the
+    others are copied.
     """
     return sum(_needed(config, weight_bytes, prompt_tokens, new_tokens, chunk_size, itemsize, batch))
 
@@ -106,7 +107,7 @@ def _needed(
 
     step = work(canvas, capacity) + canvas * text.vocab_size * (2 * itemsize + 2 * 4 + 1)
     prefill = work(rows, prompt_tokens)
-    return Needed(weight_bytes, batch * cache, batch * max(step, prefill))
+    return Needed(weight_bytes, (2 * batch - 1) * cache, batch * max(step, prefill))
 
 
 def usable_memory() -> int | None:

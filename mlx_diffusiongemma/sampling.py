@@ -1,8 +1,4 @@
-"""One denoising step as a pure function: `CanvasState -> CanvasState`.
-
-Also the temperature schedule and the random draws, so that everything that decides which token
-appears stands in one file.
-"""
+"""One denoising step as a pure function, `CanvasState -> CanvasState`, and the random draws that it takes."""
 
 from __future__ import annotations
 
@@ -13,17 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import CanvasView
-from .generation_config import GenerationConfig
-from .ops import (
-    FREE,
-    TOLERANCE,
-    Acceptance,
-    Bounds,
-    Proposal,
-    accept_and_renoise,
-    processed_logits,
-    row_statistics,
-)
+from .ops import FREE, TOLERANCE, Acceptance, Proposal, RowStatistics, processed_logits, row_statistics
+from .samplers import Rules
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
@@ -41,14 +28,20 @@ class Draws(Protocol):
         ...
 
 
-class SeededDraws:
-    """Draws that depend only on (seed, candidate, block, attempt, step), never on the batch around them."""
+class Stream(NamedTuple):
+    """What the draws of one row of one canvas depend on, beside the step."""
 
-    def __init__(
-        self, seed: int, candidates: Sequence[int], block: int, attempt: int, length: int, vocab_size: int
-    ):
-        self.streams = [(seed, candidate, block, attempt) for candidate in candidates]
-        self.length, self.vocab_size = length, vocab_size
+    seed: int
+    candidate: int
+    block: int
+    attempt: int
+
+
+class SeededDraws:
+    """Draws that depend only on each row's `Stream` and on the step, never on the batch around them."""
+
+    def __init__(self, streams: Sequence[Stream], length: int, vocab_size: int):
+        self.streams, self.length, self.vocab_size = streams, length, vocab_size
 
     def initial(self) -> mx.array:
         return self._noise([self._key(stream, 0) for stream in self.streams])
@@ -58,7 +51,7 @@ class SeededDraws:
         uniforms = mx.stack([mx.random.uniform(shape=(self.length,), key=pair[0]) for pair in pairs])
         return uniforms, self._noise([pair[1] for pair in pairs])
 
-    def _key(self, stream: tuple[int, ...], step: int) -> mx.array:
+    def _key(self, stream: Stream, step: int) -> mx.array:
         # SeedSequence mixes the coordinates; MLX has no fold_in.
         return mx.random.key(int(np.random.SeedSequence((*stream, step)).generate_state(1, np.uint64)[0]))
 
@@ -69,14 +62,18 @@ class SeededDraws:
 class CanvasState(NamedTuple):
     """What one step hands to the next.
 
-    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`). pins: int32 `[B, C]`.
-    soft_embedding: `[B, C, D]`. entropies: fp32 `[B, C]`, nats.
+    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`). pins: int32 `[B, C]`, the token
+    that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`. entropies: fp32 `[B, C]`, nats.
+    unchanged_steps: int32 `[B]`, how many steps in a row accepted the same positions. stopped_by: int32
+    `[B]`, the index of the stop rule that ended the row, or -1.
     """
 
     acceptance: Acceptance
     pins: mx.array
     soft_embedding: mx.array
     entropies: mx.array
+    unchanged_steps: mx.array
+    stopped_by: mx.array
 
 
 class Remainder(NamedTuple):
@@ -90,29 +87,32 @@ class Remainder(NamedTuple):
     logits: mx.array
 
 
-def initial_state(noise: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
-    """A canvas `[B, C]` of noise and pins, and `soft_embedding [B, C, D]`, what is believed of it.
+def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
+    """What the first step takes: ids int32 `[B, C]` (noise, usually), and `soft_embedding [B, C, D]`, what is
+    believed of them. Pinned positions hold their pins instead.
 
     No token equals the argmax -1, so step 1 is never stable.
     """
-    rows = noise.shape[0]
+    rows = canvas.shape[0]
     if pins is None:
-        pins = mx.full(noise.shape, FREE, dtype=mx.int32)
+        pins = mx.full(canvas.shape, FREE, dtype=mx.int32)
     acceptance = Acceptance(
-        canvas=mx.where(pins >= 0, pins, noise),
-        argmax=mx.full(noise.shape, -1, dtype=mx.int32),
-        accepted=mx.zeros(noise.shape, dtype=mx.bool_),
+        canvas=mx.where(pins >= 0, pins, canvas),
+        argmax=mx.full(canvas.shape, -1, dtype=mx.int32),
+        accepted=mx.zeros(canvas.shape, dtype=mx.bool_),
         stable_steps=mx.zeros((rows,), dtype=mx.int32),
         mean_entropy=mx.zeros((rows,)),
         done=mx.zeros((rows,), dtype=mx.bool_),
         invalid=mx.zeros((rows,), dtype=mx.bool_),
     )
-    return CanvasState(acceptance, pins, soft_embedding, entropies=mx.zeros(noise.shape))
-
-
-def temperature_at(step: int, settings: GenerationConfig) -> float:
-    """Linear schedule; `step` counts down from max_denoising_steps (near t_max) to 1 (near t_min)."""
-    return settings.t_min + (settings.t_max - settings.t_min) * step / settings.max_denoising_steps
+    return CanvasState(
+        acceptance,
+        pins,
+        soft_embedding,
+        entropies=mx.zeros(canvas.shape),
+        unchanged_steps=mx.zeros((rows,), dtype=mx.int32),
+        stopped_by=mx.full((rows,), -1, dtype=mx.int32),
+    )
 
 
 def denoise_step(
@@ -121,7 +121,7 @@ def denoise_step(
     state: CanvasState,
     temperature: float | mx.array,
     draws: tuple[mx.array, mx.array],
-    bounds: Bounds,
+    rules: Rules,
 ) -> tuple[CanvasState, Remainder]:
     """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here."""
     uniforms, noise = draws
@@ -132,15 +132,42 @@ def denoise_step(
     logits = model.logits(hidden).flatten(0, 1)  # [B * C, V]
     softcap = model.config.text.final_logit_softcapping
     seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-    rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid)
-    proposal = Proposal(*(x.reshape(shape) for x in rows))
-    after = accept_and_renoise(proposal, noise, state.pins, before, bounds)
+    proposal = proposal_of(seen, shape)
+    after, asked = rules.apply(proposal, noise, state.pins, before)
 
     soft, left_out = model.soft_embedding(logits, seen, temperature)
-    done = before.done[:, None]
+    pinned, done = state.pins >= 0, before.done[:, None]
     soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
-    left_out = mx.where(done, 0, left_out.reshape(shape)).flatten()
-    return CanvasState(after, state.pins, soft, proposal.entropies), Remainder(left_out, logits)
+    soft = mx.where(pinned[..., None], model.embed(mx.maximum(state.pins, 0)), soft)  # one-hot
+    left_out = mx.where(done | pinned, 0, left_out.reshape(shape)).flatten()
+    same = (after.accepted == before.accepted).all(axis=-1)
+    state = CanvasState(
+        after,
+        state.pins,
+        soft,
+        proposal.entropies,
+        unchanged_steps=mx.where(same, state.unchanged_steps + 1, 0),
+        stopped_by=mx.where(after.done & (state.stopped_by < 0), 0, state.stopped_by),
+    )
+    for index in range(asked, len(rules.stop)):
+        state = _stopped(state, rules.stop[index](state), index)
+    return state, Remainder(left_out, logits)
+
+
+def proposal_of(seen: RowStatistics, shape: Sequence[int]) -> Proposal:
+    """What the statistics of `[B * C]` rows propose for a canvas of `shape [B, C]`."""
+    confidence = mx.exp(seen.chunk_peaks.max(axis=-1) - seen.log_normalizer)
+    rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid, confidence)
+    return Proposal(*(x.reshape(shape) for x in rows))
+
+
+def _stopped(state: CanvasState, rows: mx.array, by: int) -> CanvasState:
+    """`state` with those of `rows`, bool `[B]`, done that were not."""
+    rows = rows & ~state.acceptance.done
+    return state._replace(
+        acceptance=state.acceptance._replace(done=state.acceptance.done | rows),
+        stopped_by=mx.where(rows, by, state.stopped_by),
+    )
 
 
 # Rows that take the dense product at a time: each needs some 20 bytes per logit of its own.

@@ -36,6 +36,7 @@ def step(
         samples=mx.full(shape, SAMPLE, dtype=mx.int32),
         argmaxes=mx.array(argmaxes.astype(np.int32)),
         invalid=mx.array(np.zeros(shape, dtype=bool) if invalid is None else invalid),
+        confidences=mx.zeros(shape),
     )
     noise = mx.full(shape, NOISE, dtype=mx.int32)
     pins = np.full(shape, FREE) if pins is None else pins

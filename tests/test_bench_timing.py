@@ -11,13 +11,14 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
 
+from mlx_diffusiongemma import samplers
 from mlx_diffusiongemma.bench import measure, synthetic
 from mlx_diffusiongemma.config import FULL, ModelConfig
 from mlx_diffusiongemma.denoise import Step, denoise
 from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import SoftEmbedding
-from mlx_diffusiongemma.sampling import SeededDraws
+from mlx_diffusiongemma.sampling import SeededDraws, Stream
 
 ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))
 
@@ -99,7 +100,7 @@ def test_times_are_of_all_steps(sharp: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     def spy(*arguments: Any) -> Any:
         canvas = denoise(*arguments)
-        steps.append((canvas.steps, tuple(canvas.ids.shape)))
+        steps.append((*canvas.steps, tuple(canvas.ids.shape)))
         return canvas
 
     monkeypatch.setattr(measure, "denoise", spy)
@@ -138,19 +139,19 @@ def test_parts_are_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lac
     cache = model.make_cache()
     ids = np.random.default_rng(seed).integers(vocab, size=(1, prompt))
     model.encode(mx.array(ids, dtype=mx.int32), cache)
-    draws = SeededDraws(seed, [0], 0, 0, canvas, vocab)
+    draws = SeededDraws([Stream(seed, 0, 0, 0)], canvas, vocab)
     settings = model.generation_config.override(max_denoising_steps=steps, confidence_threshold=0.0)
     expected: list[Step] = []
     denoise(model, cache, settings, draws, expected.append)
 
-    found, accept = [], measure.accept_and_renoise
+    found, accept = [], samplers.accept_and_renoise
 
     def spy(proposal: Any, *others: Any) -> Any:
         result = accept(proposal, *others)
         found.append((np.array(result.canvas), np.array(result.argmax), np.array(proposal.entropies)))
         return result
 
-    monkeypatch.setattr(measure, "accept_and_renoise", spy)
+    monkeypatch.setattr(samplers, "accept_and_renoise", spy)
     times = measure.measure(model, prompt, canvas, steps, seed)
     assert times.dense_rows == canvas  # so small a vocabulary leaves nothing out in any other way
     parts = found[-(steps + 1) :]

@@ -23,7 +23,7 @@ from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.memory import check_fits, memory_needed
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.sampling import SeededDraws
+from mlx_diffusiongemma.sampling import SeededDraws, Stream
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 
@@ -38,8 +38,14 @@ def taken(model: DiffusionGemma, prompt: int, chunk: int, batch: int = 1) -> int
     cache = model.make_cache()
     ids = mx.broadcast_to(mx.arange(prompt)[None] % 90, (batch, prompt))
     model.encode(ids, cache, chunk_size=chunk)
-    draws = SeededDraws(0, list(range(batch)), 0, 0, config.canvas_length, config.text.vocab_size)
-    denoise(model, cache, model.generation_config.override(max_denoising_steps=2), draws)
+    draws = SeededDraws(
+        [Stream(0, row, 0, 0) for row in range(batch)], config.canvas_length, config.text.vocab_size
+    )
+    settings = model.generation_config.override(max_denoising_steps=2)
+    denoise(model, cache, settings, draws)
+    if batch > 1:  # all but one are denoised again
+        fewer = SeededDraws(draws.streams[1:], config.canvas_length, config.text.vocab_size)
+        denoise(model, cache.take(list(range(1, batch))), settings, fewer)
     return mx.get_peak_memory() - before
 
 
@@ -105,7 +111,8 @@ def test_every_part_counts() -> None:
     config = real_config()
     needed = memory_needed(config, 0, 8192, 256, 2048)
     assert memory_needed(config, 10**9, 8192, 256, 2048) == 10**9 + needed
-    assert memory_needed(config, 0, 8192, 256, 2048, batch=3) == 3 * needed
+    cache = memory._needed(config, 0, 8192, 256, 2048, 2, 1).cache
+    assert memory_needed(config, 0, 8192, 256, 2048, batch=3) == 3 * needed + 2 * cache
     assert (
         1.8 * needed < memory_needed(config, 0, 8192, 256, 2048, itemsize=4) < 2 * needed
     )  # a mask stays one byte

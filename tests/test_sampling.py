@@ -13,11 +13,12 @@ from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model, resolve
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.ops import FREE, TOLERANCE, Bounds, processed_logits
+from mlx_diffusiongemma.ops import FREE, TOLERANCE, processed_logits
+from mlx_diffusiongemma.samplers import rules_of
 from mlx_diffusiongemma.sampling import CanvasState, Remainder, denoise_step, initial_state, settle
 
 SETTINGS = GenerationConfig()
-BOUNDS = Bounds(SETTINGS.entropy_bound, SETTINGS.stability_threshold, SETTINGS.confidence_threshold)
+RULES = rules_of(SETTINGS)
 LENGTH = 8
 
 
@@ -34,7 +35,7 @@ def step(
     model.encode(mx.tile(mx.arange(20, 40), (rows, 1)), cache)
     draws = mx.full((rows, length), 0.5), mx.full((rows, length), 77, dtype=mx.int32)
     with cache.canvas(rows, length) as view:
-        return denoise_step(model, view, state, temperature, draws, BOUNDS)
+        return denoise_step(model, view, state, temperature, draws, RULES)
 
 
 def noise(rows: int) -> mx.array:

@@ -15,8 +15,9 @@ import mlx.core as mx
 import numpy as np
 
 from ..denoise import denoise
-from ..ops import TOLERANCE, Bounds, Proposal, accept_and_renoise, is_sparse, row_statistics
-from ..sampling import CanvasState, Remainder, SeededDraws, initial_state, settle, temperature_at
+from ..ops import TOLERANCE, is_sparse, row_statistics
+from ..samplers import rules_of, temperature_at
+from ..sampling import CanvasState, Remainder, SeededDraws, Stream, initial_state, proposal_of, settle
 
 if TYPE_CHECKING:
     from ..cache import PrefixCache
@@ -50,7 +51,7 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     """Times a random prompt and canvases of `steps` denoising steps behind it; nothing cold is timed."""
     ids = np.random.default_rng(seed).integers(model.config.text.vocab_size, size=(1, prompt_tokens))
     prompt = mx.array(ids, dtype=mx.int32)
-    draws = SeededDraws(seed, [0], 0, 0, canvas_length, model.config.text.vocab_size)
+    draws = SeededDraws([Stream(seed, 0, 0, 0)], canvas_length, model.config.text.vocab_size)
     # Thresholds that no canvas passes: the step cap alone ends it.
     settings = model.generation_config.override(max_denoising_steps=steps, confidence_threshold=0.0)
 
@@ -134,7 +135,6 @@ def step_in_parts(
 ) -> tuple[CanvasState, int]:
     """`sampling.denoise_step` of one row with barriers: the state after it, and its dense rows."""
     shape = state.pins.shape  # [1, C]
-    bounds = Bounds(settings.entropy_bound, settings.stability_threshold, settings.confidence_threshold)
     softcap = model.config.text.final_logit_softcapping
     temperature = temperature_at(max(1, settings.max_denoising_steps - index), settings)
     clock.start()
@@ -148,9 +148,7 @@ def step_in_parts(
 
     uniforms, noise = draws.step(index)
     seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-    rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid)
-    proposal = Proposal(*(row.reshape(shape) for row in rows))
-    acceptance = accept_and_renoise(proposal, noise, state.pins, state.acceptance, bounds)
+    acceptance, _ = rules_of(settings).apply(proposal_of(seen, shape), noise, state.pins, state.acceptance)
     clock.lap("sampler", acceptance, seen)
 
     soft, left_out = model.soft_embedding(logits, seen, temperature)

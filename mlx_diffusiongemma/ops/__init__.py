@@ -1,7 +1,15 @@
 """Device operations, one a file: a reference in plain MLX that defines what is computed, a Metal kernel,
 and the function that chooses between them."""
 
-from .accept_and_renoise import FREE, Acceptance, Bounds, Proposal, accept_and_renoise
+from .accept_and_renoise import (
+    FREE,
+    Acceptance,
+    Bounds,
+    Proposal,
+    accept_and_renoise,
+    advance,
+    within_entropy_bound,
+)
 from .metal import enabled
 from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
@@ -17,6 +25,7 @@ __all__ = [
     "RowStatistics",
     "SoftEmbedding",
     "accept_and_renoise",
+    "advance",
     "dense_soft_embedding",
     "enabled",
     "is_sparse",
@@ -24,4 +33,5 @@ __all__ = [
     "project",
     "row_statistics",
     "soft_embedding",
+    "within_entropy_bound",
 ]

@@ -14,13 +14,15 @@ FREE = -1  # in `pins`: no token is pinned here
 class Proposal(NamedTuple):
     """What the model proposes for each position `[B, C]`, as `row_statistics` found it.
 
-    entropies: fp32, nats. samples, argmaxes: int32. invalid: bool.
+    entropies: fp32, nats. samples, argmaxes: int32. invalid: bool. confidences: fp32, probability of the
+    argmax.
     """
 
     entropies: mx.array
     samples: mx.array
     argmaxes: mx.array
     invalid: mx.array
+    confidences: mx.array
 
 
 class Bounds(NamedTuple):
@@ -92,7 +94,7 @@ def accept_and_renoise_kernel(
     return Acceptance(
         *_KERNEL(
             [
-                *(*proposal, noise, pins),
+                *(proposal.entropies, proposal.samples, proposal.argmaxes, proposal.invalid, noise, pins),
                 *(previous.canvas, previous.argmax),
                 *(previous.stable_steps, previous.mean_entropy, previous.done),
                 scalar(bounds.entropy_bound),
@@ -114,27 +116,40 @@ def accept_and_renoise_reference(
     proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance, bounds: Bounds
 ) -> Acceptance:
     """`accept_and_renoise` in plain MLX."""
-    pinned = pins >= 0
-    order = mx.argsort(mx.where(pinned, mx.inf, proposal.entropies), axis=-1)
-    ascending = mx.take_along_axis(mx.where(pinned, 0, proposal.entropies), order, axis=-1)
-    before = mx.pad(mx.cumsum(ascending, axis=-1)[:, :-1], [(0, 0), (1, 0)])
-    within = before <= bounds.entropy_bound
-    accepted = mx.take_along_axis(within, mx.argsort(order, axis=-1), axis=-1) | pinned
+    accepted = within_entropy_bound(proposal.entropies, pins, bounds.entropy_bound)
+    after = advance(proposal, accepted, mx.where(accepted, proposal.samples, noise), pins, previous)
+    stable = after.stable_steps >= bounds.stability_threshold
+    return after._replace(done=after.done | (stable & (after.mean_entropy < bounds.confidence_threshold)))
 
-    frozen = previous.done
-    canvas = mx.where(frozen[:, None], previous.canvas, mx.where(accepted, proposal.samples, noise))
+
+def within_entropy_bound(entropies: mx.array, pins: mx.array, bound: float) -> mx.array:
+    """Which positions `accept_and_renoise` accepts: bool `[B, C]`, from fp32 entropies and pins of that
+    shape."""
+    pinned = pins >= 0
+    order = mx.argsort(mx.where(pinned, mx.inf, entropies), axis=-1)
+    ascending = mx.take_along_axis(mx.where(pinned, 0, entropies), order, axis=-1)
+    before = mx.pad(mx.cumsum(ascending, axis=-1)[:, :-1], [(0, 0), (1, 0)])
+    return mx.take_along_axis(before <= bound, mx.argsort(order, axis=-1), axis=-1) | pinned
+
+
+def advance(
+    proposal: Proposal, accepted: mx.array, canvas: mx.array, pins: mx.array, previous: Acceptance
+) -> Acceptance:
+    """What follows from a step that accepted `accepted` and made `canvas`, both `[B, C]`; nobody becomes
+    done."""
+    pinned, frozen = pins >= 0, previous.done
+    canvas = mx.where(frozen[:, None], previous.canvas, canvas)
     argmax = mx.where(frozen[:, None], previous.argmax, proposal.argmaxes)
     repeated = (pinned | (argmax == previous.argmax)).all(axis=-1)
     stable_steps = mx.where(frozen, previous.stable_steps, mx.where(repeated, previous.stable_steps + 1, 0))
-    mean_entropy = ascending.sum(axis=-1) / mx.maximum((~pinned).sum(axis=-1), 1)
-    mean_entropy = mx.where(frozen, previous.mean_entropy, mean_entropy)
-    confident = mean_entropy < bounds.confidence_threshold
+    free = mx.maximum((~pinned).sum(axis=-1), 1)
+    mean_entropy = mx.where(pinned, 0, proposal.entropies).sum(axis=-1) / free
     return Acceptance(
         canvas=mx.where(pinned, pins, canvas),
         argmax=mx.where(pinned, pins, argmax),
-        accepted=accepted,
+        accepted=accepted | pinned,
         stable_steps=stable_steps,
-        mean_entropy=mean_entropy,
-        done=frozen | ((stable_steps >= bounds.stability_threshold) & confident),
+        mean_entropy=mx.where(frozen, previous.mean_entropy, mean_entropy),
+        done=frozen,
         invalid=~frozen & proposal.invalid.any(axis=-1),
     )
