@@ -120,6 +120,21 @@ class Tokenizer:
         """The text of `ids`; ids beyond the vocabulary are skipped."""
         return str(self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens))
 
+    def to_json(self) -> str:
+        """The tokenizer as the text of a tokenizer.json, for libraries that build their own from it."""
+        return str(self._backend.to_str())
+
+    def turn_end(self, stop_ids: Sequence[int], vocab_size: int) -> int:
+        """The one of `stop_ids` that ends a text: the end of a turn, if it is among them.
+
+        Raises InputError for one that a model of `vocab_size` has no embedding of.
+        """
+        close = self.special.turn_close
+        chosen = close if close is not None and close in stop_ids else stop_ids[0]
+        if chosen >= vocab_size:  # MLX would read beyond the table without a word
+            raise InputError(f"eos_token_id has {chosen}, but the model's ids end at {vocab_size - 1}")
+        return chosen
+
     def apply_chat_template(
         self, messages: Sequence[Message], *, thinking: bool = False, tools: Sequence[Tool] | None = None
     ) -> list[int]:

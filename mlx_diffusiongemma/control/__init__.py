@@ -1,0 +1,1 @@
+"""What a canvas may hold: budget, guards, drafts, grammars, templates."""

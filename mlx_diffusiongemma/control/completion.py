@@ -1,0 +1,297 @@
+"""From anywhere in a text to an end that its grammar accepts, in few tokens.
+
+A grammar says of each token only whether it may come next, so this is a search over copies of its
+matcher. It is best-first, and what it prefers is rough: fewer open brackets, fewer tokens, and states that
+look unlike those seen before. Two states look alike when they allow the same tokens; a string that still
+lacks ten characters looks like one that lacks nine, so alike states are put off, not dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from heapq import heappop, heappush
+from itertools import count
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from llguidance import LLMatcher
+
+if TYPE_CHECKING:
+    from .grammar import Grammar
+
+_OPEN, _CLOSE, _MARKS = b"{[(", b"}])", (b",", b"{", b"[", b"}", b"]", b":")
+
+# Whether the text before the path ended within quotes, no matcher says, but what follows may show it.
+_CLOSING_QUOTE, _AFTER_STRING = re.compile(rb'[^"]*"[:,}\]]'), (b":", b",", b"}", b"]")
+
+
+class _Effort(NamedTuple):
+    """How a search goes about it.
+
+    states: to look at, in all. alike: of those that look alike after as many bytes. broad: try all bytes.
+    quoted: whether to take it that the text before ended within quotes.
+    """
+
+    states: int
+    alike: int
+    broad: bool
+    quoted: bool
+
+
+_EFFORTS = (_Effort(400, 1, False, False), _Effort(400, 1, False, True), _Effort(2000, 3, True, False))
+
+# Where more tokens than this are allowed, a few stand for all.
+_MANY = 256
+
+# What it costs to take the second choice instead of the first, to open a bracket that need not be, to look
+# the same after a step, and to do so further down than ever.
+_DISCREPANCY, _OPENING, _STALE, _RECURSION = 0.5, 1.0, 0.005, 1.0
+
+
+class _Within(NamedTuple):
+    """Whether an odd number of quotes came before, so that brackets mean nothing, and a backslash last."""
+
+    quoted: bool
+    escaped: bool = False
+
+
+class _State(NamedTuple):
+    matcher: LLMatcher
+    path: tuple[int, ...]
+    size: int  # bytes of the path
+    depth: float  # brackets that the path opened, less those that it closed; a quote is half a bracket
+    mask: bytes
+    look: int  # hash of the mask
+    free: bool  # whether nearly anything may be written
+    within: _Within
+    trail: frozenset[tuple[int, float]]  # looks and depths on the path since the last mark
+    looks: frozenset[int]  # of the whole path
+    deepest: float  # of the whole path
+    hinted: tuple[tuple[int, ...], ...]  # the last hints on the path: they get on without a change of looks
+
+
+class _Lead(NamedTuple):
+    """What a step did where a state looked the same: it saves the copy of a matcher."""
+
+    look: int
+    size: int
+    depth: float
+
+
+def shortest_completion(matcher: LLMatcher, grammar: Grammar, at_most: int) -> list[int] | None:
+    """Ids that take `matcher`, which stays as it is, to an end of its grammar, and a stop id.
+
+    Few, though perhaps not the fewest. None when none of at most `at_most` ids was found.
+    """
+    if at_most < 1 or matcher.is_error():
+        return None
+    for effort in _EFFORTS:
+        search = _Search(matcher, grammar, at_most, effort)
+        path = search.run()
+        if path is not None:
+            return [*_respelled(matcher, grammar, path), grammar.vocabulary.stop]
+        if search.cut and effort.quoted:
+            break  # the way is too long, not too hard to find
+    return None
+
+
+class _Search:
+    def __init__(self, matcher: LLMatcher, grammar: Grammar, at_most: int, effort: _Effort):
+        self.matcher, self.grammar, self.at_most, self.effort = matcher, grammar, at_most, effort
+        self.alike: Counter[tuple[object, ...]] = Counter()  # states, by what tells them apart
+        self.leads: dict[tuple[int, tuple[int, ...]], _Lead] = {}
+        self.cut = False  # whether some path was given up for its length
+
+    def run(self) -> tuple[int, ...] | None:
+        """The path to an end; None when none was found."""
+        first = self._reached(None, ())
+        if first is None or first.matcher.is_accepting():
+            return first and first.path
+        best: tuple[int, ...] | None = None
+        order = count()
+        # Cost so far, what breaks ties (the longer path), where from, step.
+        queue: list[tuple[float, int, int, _State, tuple[int, ...]]] = []
+        self._push(queue, order, 0.0, first)
+        looked, most = 1, self.effort.states
+        while queue and looked < most:
+            cost, _, _, origin, step = heappop(queue)
+            if len(origin.path) + len(step) >= self.at_most:
+                self.cut = True
+                continue
+            if (origin.look, step) in self.leads and self._is_crowded(origin, step):
+                continue
+            looked += 1
+            state = self._reached(origin, step)
+            if state is None:
+                continue
+            if state.matcher.is_accepting():
+                # Something shorter may be near: the first choices were guesses.
+                most = min(most, looked + 32) if best is None else most
+                best, self.at_most = state.path, len(state.path)
+                continue
+            change = (state.look, state.size - origin.size, state.depth - origin.depth)
+            self.leads[origin.look, step] = _Lead(*change)
+            if not self._is_crowded(origin, step):
+                self.alike[self._kind(origin, step)] += 1
+                again = state.look in origin.looks and state.depth > origin.deepest
+                stale = self._stale(origin, self.leads[origin.look, step])
+                self._push(queue, order, cost + _STALE * stale + _RECURSION * again, state)
+        return best
+
+    def _push(self, queue: list[Any], order: Iterator[int], cost: float, state: _State) -> None:
+        steps = dict.fromkeys(self._steps(state))
+        ranked = sorted(((self._promise(state, step), step) for step in steps), key=itemgetter(0))
+        least = min((deeper for (_, deeper, _), _ in ranked), default=0.0)
+        for rank, ((_, deeper, _), step) in enumerate(ranked):
+            price = cost + _DISCREPANCY * min(rank, 8) + _OPENING * (deeper - least)
+            heappush(queue, (price, -len(state.path), next(order), state, step))
+
+    def _promise(self, state: _State, step: tuple[int, ...]) -> tuple[int, float, int]:
+        """Steps with the least of this are tried first: whether it changes nothing, how deep it leads."""
+        spelled = self.grammar.vocabulary.spelling(step)
+        lead = self.leads.get((state.look, step))
+        deeper, within = _deeper(spelled, state.within)
+        if lead is not None:
+            deeper = lead.depth
+        if deeper < 0 or (spelled[0] == ord(",") and not state.within.quoted):
+            return 0, deeper, -1  # what closes, and what goes on to the next item
+        stale = 2 if within.escaped or step in state.hinted else self._stale(state, lead)
+        # Among what changes nothing, the longest is of most use.
+        return (
+            stale,
+            deeper + (spelled[0] >= 128),
+            -len(spelled) if stale == 2 or step in self.grammar.hints else 0,
+        )
+
+    def _stale(self, origin: _State, lead: _Lead | None) -> int:
+        """2 where a step leaves the look, 1 where its look was there before on the path, else 0."""
+        if lead is None:
+            return 0
+        if lead.look == origin.look and lead.depth == 0:
+            return 2
+        return int((lead.look, origin.depth + lead.depth) in origin.trail)
+
+    def _kind(self, origin: _State, step: tuple[int, ...]) -> tuple[object, ...]:
+        lead = self.leads[origin.look, step]
+        return lead.look, origin.depth + lead.depth, origin.size + lead.size, self._hinted(origin, step)
+
+    def _is_crowded(self, origin: _State, step: tuple[int, ...]) -> bool:
+        return self.alike[self._kind(origin, step)] >= self.effort.alike
+
+    def _hinted(self, origin: _State, step: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return (*origin.hinted, step)[-2:] if step in self.grammar.hints else origin.hinted
+
+    def _reached(self, origin: _State | None, step: tuple[int, ...]) -> _State | None:
+        """The state after a step and what it forces; None where no end can be reached from there in time."""
+        vocabulary = self.grammar.vocabulary
+        here = (self.matcher if origin is None else origin.matcher).deep_copy()
+        path: tuple[int, ...] = ()
+        hinted: tuple[tuple[int, ...], ...] = ()
+        within = _Within(self.effort.quoted or self._is_free(here)) if origin is None else origin.within
+        if origin is not None:
+            path, hinted = origin.path, self._hinted(origin, step)
+        depth, size = (0.0, 0) if origin is None else (origin.depth, origin.size)
+        trail: frozenset[tuple[int, float]] = frozenset() if origin is None else origin.trail
+        after_quote = bool(path) and vocabulary.spelling(path[-1:]).endswith(b'"')
+        while step or not here.is_accepting():
+            step = step or tuple(here.compute_ff_tokens())
+            if not step:
+                break
+            path += step
+            self.cut |= len(path) >= self.at_most
+            if (
+                len(path) >= self.at_most
+                or not vocabulary.are_text(step)
+                or not here.consume_tokens(list(step))
+            ):
+                return None
+            spelled, step = vocabulary.spelling(step), ()
+            if _CLOSING_QUOTE.match(spelled):
+                within = _Within(True)
+            elif after_quote and spelled[:1] in _AFTER_STRING:
+                within = _Within(False)
+            after_quote = spelled.endswith(b'"')
+            if not within.quoted and any(mark in spelled for mark in _MARKS):
+                trail = frozenset()  # another item or key, where the looks of the last come back
+            change, within = _deeper(spelled, within)
+            depth, size = depth + change, size + len(spelled)
+        if here.is_accepting():
+            return _State(
+                here, path, size, depth, b"", 0, False, within, frozenset(), frozenset(), depth, hinted
+            )
+        mask, free = here.compute_bitmask(), self._is_free(here)
+        if origin is not None and free and origin.free:
+            depth = origin.depth  # what looked like a closing quote was none, or another text has begun
+        within = _Within(True) if free else within
+        look = hash(mask)
+        trail |= {(look, depth)}
+        looks = (frozenset() if origin is None else origin.looks) | {look}
+        deepest = depth if origin is None else max(depth, origin.deepest)
+        return _State(here, path, size, depth, mask, look, free, within, trail, looks, deepest, hinted)
+
+    def _is_free(self, matcher: LLMatcher) -> bool:
+        return bool(_allows(matcher.compute_bitmask(), self.grammar.vocabulary.letters).sum() >= 20)
+
+    def _steps(self, state: _State) -> Iterator[tuple[int, ...]]:
+        """Steps to try from a state, the more promising first."""
+        vocabulary = self.grammar.vocabulary
+        if not state.free and int.from_bytes(state.mask, "little").bit_count() <= _MANY:
+            yield from _extremes(self.grammar, state)
+            return
+        for hint in self.grammar.hints:
+            if state.matcher.validate_tokens(list(hint)) == len(hint):
+                yield hint
+        for tokens in (vocabulary.few, vocabulary.single_bytes) if self.effort.broad else (vocabulary.few,):
+            yield from ((token,) for token in tokens[_allows(state.mask, tokens)].tolist())
+
+
+def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
+    """Of the tokens that begin alike, the longest, which takes a literal furthest, and the shortest."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    longest: dict[int, tuple[int, int]] = {}
+    for token in np.flatnonzero(grammar.allowed(state.matcher)).tolist():
+        spelled = grammar.vocabulary.spelling([token])
+        found.setdefault(spelled[0], []).append((len(spelled), token))
+        # Not `"a`, a text of the token's own choice, nor `],`, which skips a place that may be the end.
+        if (spelled[0] != ord('"') or state.within.quoted) and b"," not in spelled[1:]:
+            longest[spelled[0]] = max(
+                longest.get(spelled[0], (0, 0)), (len(spelled), token), key=itemgetter(0)
+            )
+    order = sorted(found, key=lambda first: (not chr(first).isalnum(), first))  # a digit rather than a sign
+    yield from ((longest[first][1],) for first in order if first in longest)
+    yield from ((min(found[first])[1],) for first in order)
+
+
+@lru_cache(maxsize=4096)
+def _deeper(spelled: bytes, within: _Within) -> tuple[float, _Within]:
+    """By how much `spelled` raises the depth, and where it leads."""
+    depth, (quoted, escaped) = 0.0, within
+    for byte in spelled:
+        if escaped:
+            escaped = False
+        elif quoted and byte == ord("\\"):
+            escaped = True
+        elif byte == ord('"'):
+            depth += -0.5 if quoted else 0.5
+            quoted = not quoted
+        elif not quoted:
+            depth += (byte in _OPEN) - (byte in _CLOSE)
+    return depth, _Within(quoted, escaped)
+
+
+def _allows(mask: bytes, ids: np.ndarray) -> np.ndarray:
+    """bool `[n]`: which of `ids` a mask allows."""
+    bits = np.frombuffer(mask, np.uint8)
+    return (bits[ids >> 3] >> (ids & 7)) & 1 == 1
+
+
+def _respelled(matcher: LLMatcher, grammar: Grammar, path: tuple[int, ...]) -> list[int]:
+    """`path`, or what the tokenizer would write instead where that is shorter."""
+    vocabulary = grammar.vocabulary
+    ids = vocabulary.spell(vocabulary.spelling(path))
+    shorter = len(ids) < len(path) and vocabulary.are_text(ids)
+    return ids if shorter and matcher.validate_tokens(ids) == len(ids) else list(path)
