@@ -30,12 +30,14 @@ class ChannelDelta:
     """What one feed() added to each channel; deltas add up.
 
     answer_tokens: how many ids went into the answer and into tool calls, without delimiters and headers.
+    thought_tokens: the same of the thought.
     """
 
     thought: str = ""
     answer: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     answer_tokens: int = 0
+    thought_tokens: int = 0
 
     def __add__(self, other: "ChannelDelta") -> "ChannelDelta":
         return ChannelDelta(
@@ -43,6 +45,7 @@ class ChannelDelta:
             self.answer + other.answer,
             self.tool_calls + other.tool_calls,
             self.answer_tokens + other.answer_tokens,
+            self.thought_tokens + other.thought_tokens,
         )
 
 
@@ -86,7 +89,7 @@ class _Section:
     def __init__(self, tokenizer: Tokenizer, channel: Channel, *, headed: bool = False) -> None:
         self.channel = channel
         self._stream = TextStream(tokenizer)
-        self._in_header = headed
+        self.in_header = headed
         self._header = ""  # as far as it is known
         self._header_ids = 0
         self._has_text = False
@@ -99,11 +102,11 @@ class _Section:
 
     def _text_of(self, ids: list[int]) -> tuple[str, int]:
         text, used = "", 0
-        while self._in_header and used < len(ids):  # one by one, to see where it ends
+        while self.in_header and used < len(ids):  # one by one, to see where it ends
             self._header_ids += 1
             text = self._after_header(self._stream.feed(ids[used : used + 1]))
             used += 1
-        if self._in_header:
+        if self.in_header:
             return "", 0
         count, self._header_ids = self._header_ids, 0  # not 0 only where no header followed after all
         rest = ids[used:]
@@ -122,13 +125,13 @@ class _Section:
         return self._blank if self._has_text else ""
 
     def _after_header(self, text: str) -> str:
-        if not self._in_header:
+        if not self.in_header:
             return text
         self._header += text
         header = _HEADER.match(self._header)
         if header is None and _HEADER_SO_FAR.fullmatch(self._header):
             return ""
-        self._in_header = False
+        self.in_header = False
         if header is None:  # a channel without a header: all of it is text
             return self._header
         if header[1] not in ("", "thought"):
@@ -165,6 +168,12 @@ class ChannelParser:
         self._texts: dict[Channel, list[str]] = {"thought": [], "answer": []}
         self._calls: list[ToolCall] = []
         self._answer_tokens = 0
+        self._thought_tokens = 0
+
+    @property
+    def in_header(self) -> bool:
+        """Whether the header of a channel has begun and not ended."""
+        return self._section.in_header
 
     @property
     def in_thought(self) -> bool:
@@ -197,6 +206,8 @@ class ChannelParser:
         self._add(self._section, text)
         if self._section.channel == "answer":
             self._answer_tokens += count
+        else:
+            self._thought_tokens += count
 
     def _control(self, token: int) -> None:
         if token == self._special.quote and self._call is not None:
@@ -232,6 +243,8 @@ class ChannelParser:
 
     def _take(self) -> ChannelDelta:
         """Hand out, and forget, what has gathered."""
-        texts, calls, tokens = self._texts, self._calls, self._answer_tokens
-        self._texts, self._calls, self._answer_tokens = {"thought": [], "answer": []}, [], 0
-        return ChannelDelta("".join(texts["thought"]), "".join(texts["answer"]), tuple(calls), tokens)
+        texts, calls = self._texts, tuple(self._calls)
+        tokens = self._answer_tokens, self._thought_tokens
+        self._texts, self._calls = {"thought": [], "answer": []}, []
+        self._answer_tokens = self._thought_tokens = 0
+        return ChannelDelta("".join(texts["thought"]), "".join(texts["answer"]), calls, *tokens)

@@ -1,46 +1,26 @@
-"""Canvas after canvas: the `Generation` that a caller iterates."""
+"""From a prompt to a `Generation`, which a caller iterates block by block."""
 
 from __future__ import annotations
 
-import math
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
-
-from .channels import ChannelParser, ToolCall
-from .denoise import Step, denoise
-from .errors import GenerationError, InputError
+from .channels import ToolCall
+from .control.draft import checked_draft
+from .control.grammar import Grammar, compile_grammar
+from .denoise import Step
+from .errors import InputError
 from .generation_config import GenerationConfig
-from .memory import check_fits, wired_limit
 from .model import DiffusionGemma
 from .prompt_cache import PromptCache
-from .sampling import SeededDraws
+from .row import Block, Row, checked_grammar
+from .run import Run
+from .samplers import check_schedule
 from .stats import Stats
 from .tokenizer import Tokenizer
 
-
-@dataclass(frozen=True)
-class Block:
-    """One committed canvas, cut at the stop id and at `max_new_tokens`.
-
-    thought, answer, tool_calls: what this block added to each. token_ids: up to and including the stop id.
-    mean_entropy: nats, at the last step. converged: False when the step cap ended the canvas.
-    """
-
-    index: int
-    token_ids: list[int]
-    thought: str
-    answer: str
-    tool_calls: tuple[ToolCall, ...]
-    denoising_steps: int
-    mean_entropy: float
-    converged: bool
-    seconds: float
+__all__ = ["Block", "Generation", "checked_seed", "generate", "generate_batch"]
 
 
 def generate(
@@ -52,6 +32,14 @@ def generate(
     system: str | None = None,
     tools: Sequence[Any] | None = None,
     seed: int | None = None,
+    n: int = 1,
+    candidate: int = 0,
+    schema: Any = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    choices: Sequence[str] | None = None,
+    draft: str | None = None,
+    noise_level: float | None = None,
     on_step: Callable[[Step], None] | None = None,
     prompt_cache: PromptCache | None = None,
     **settings: Any,
@@ -59,61 +47,152 @@ def generate(
     """Prepares a generation; nothing runs before it is iterated or asked for a result.
 
     prompt: a question, chat messages (dicts of role and content), or token ids that are taken as they are.
-    thinking: let the model think before it answers. system: a system message. tools: functions with
-    type hints, or their JSON descriptions. seed: same seed, same text; None chooses one (see `.seed`).
-    on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it
-    out when nobody watches. prompt_cache: keeps what is encoded for the next generation; what it holds of
-    this prompt is not encoded again. settings: fields of `GenerationConfig` that replace the checkpoint's,
-    such as `max_new_tokens=1024, entropy_bound=0.05`.
+    thinking: let the model think before it answers. system: a system message. tools: functions with type
+    hints, or their JSON descriptions. seed: same seed, same text; None chooses one (see `.seed`). n: how many
+    candidates, from one prefill and with noise of their own (see `Generation.candidates`). candidate: number
+    of the first; candidate 2 of a seed is the same alone and among others. schema (JSON Schema, or a pydantic
+    model), regex, grammar (Lark), choices: one of them; the answer, not the thought, is held to it and
+    complete within max_new_tokens. draft: a text to edit instead of noise to begin with; noise_level: in (0,
+    1], how much of it noise replaces (0.5). on_step: called with a `Step` after every denoising step; brings
+    canvases to the host, so leave it out when nobody watches. prompt_cache: keeps what is encoded for the
+    next generation; what it holds of this prompt is not encoded again. settings: fields of `GenerationConfig`
+    that replace the checkpoint's, such as `max_new_tokens=1024, thinking_budget=512`.
 
-    Raises `InputError` for an empty prompt, one beyond the context limit, a bad setting, or when the memory
-    that it would take is more than there is.
+    Raises `InputError` for an empty prompt, one beyond the context limit, a bad setting, schema or pattern,
+    or when the memory that it would take is more than there is.
     """
     if prompt_cache is not None and prompt_cache.model is not model:
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
-    return Generation(
-        model,
-        tokenizer,
-        tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools),
-        model.generation_config.override(**settings),
-        checked_seed(seed),
-        on_step,
-        prompt_cache,
-    )
+    first, count = _whole("candidate", candidate, 0), _whole("n", n, 1)
+    plan = _Plan(model, tokenizer, settings, schema=schema, regex=regex, grammar=grammar, choices=choices)
+    if plan.grammar is not None and tools:
+        raise InputError(
+            "tools: a call of a tool is not what schema, regex, grammar or choices allow; give one"
+        )
+    started = None
+    if draft is not None or noise_level is not None:
+        started = checked_draft(tokenizer, draft, noise_level, plan.settings, model.config, thinking)
+    ids = tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools)
+    chosen = checked_seed(seed)
+    rows = [plan.row(ids, chosen, thinking, candidate=first + index) for index in range(count)]
+    return _generations(Run(model, plan.settings, rows, on_step, prompt_cache, started))[0]
+
+
+def generate_batch(
+    model: DiffusionGemma,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[dict[str, Any]] | Sequence[int]],
+    *,
+    thinking: bool = False,
+    system: str | None = None,
+    tools: Sequence[Any] | None = None,
+    seed: int | None = None,
+    schema: Any = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    choices: Sequence[str] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    **settings: Any,
+) -> list[Generation]:
+    """One `Generation` a prompt, denoised together; see `generate` for the arguments.
+
+    Each text is what its prompt gives alone with that seed, up to rounding. Asking one for its next block
+    runs all that have not ended. Shorter prompts are padded on the left; a row that has ended costs nothing
+    more from the next block on.
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
+        raise InputError("prompts: give a list of prompts, each a question, messages or token ids")
+    plan = _Plan(model, tokenizer, settings, schema=schema, regex=regex, grammar=grammar, choices=choices)
+    if plan.grammar is not None and tools:
+        raise InputError(
+            "tools: a call of a tool is not what schema, regex, grammar or choices allow; give one"
+        )
+    chosen = checked_seed(seed)
+    rows = []
+    for index, prompt in enumerate(prompts):
+        try:
+            ids = tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools)
+        except InputError as error:
+            raise InputError(f"prompts: item {index}: {error}") from error
+        rows.append(plan.row(ids, chosen, thinking))
+    return _generations(Run(model, plan.settings, rows, on_step))
+
+
+class _Plan:
+    """What all rows of a run have in common."""
+
+    def __init__(
+        self, model: DiffusionGemma, tokenizer: Tokenizer, settings: dict[str, Any], **structure: Any
+    ):
+        self.model, self.tokenizer = model, tokenizer
+        self.settings = model.generation_config.override(**settings)
+        check_schedule(self.settings)
+        self.vocab_size = model.config.text.vocab_size
+        compiled: Grammar | None = compile_grammar(
+            tokenizer, self.vocab_size, self.settings.eos_token_id, **structure
+        )
+        self.grammar = checked_grammar(compiled, self.settings)
+
+    def row(self, prompt_ids: list[int], seed: int, thinking: bool, candidate: int = 0) -> Row:
+        return Row(
+            *(self.tokenizer, self.settings, self.model.config.canvas_length, self.vocab_size, prompt_ids),
+            seed=seed,
+            candidate=candidate,
+            thinking=thinking,
+            grammar=self.grammar,
+        )
+
+
+def _generations(run: Run) -> list[Generation]:
+    generations: list[Generation] = []
+    generations += [Generation(run, row, generations) for row in run.rows]
+    return generations
 
 
 class Generation:
     """An answer in the making. Iterating yields each `Block` as its canvas converges.
 
     `thought`, `answer`, `tool_calls`, `finish_reason`, `token_ids` and `str()` run to the end first;
-    `blocks`, `stats`, `seed` and `prompt_ids` show what is there. Iterating again replays the blocks.
+    `blocks`, `stats`, `seed`, `candidate`, `prompt_ids` and `settings` show what is there. Iterating again
+    replays the blocks. `candidates`: all that share its steps, itself included; what one of them waits for,
+    all run.
     """
 
-    def __init__(
-        self,
-        model: DiffusionGemma,
-        tokenizer: Tokenizer,
-        prompt_ids: list[int],
-        settings: GenerationConfig,
-        seed: int,
-        on_step: Callable[[Step], None] | None = None,
-        prompt_cache: PromptCache | None = None,
-    ):
-        self.model, self.tokenizer, self.settings, self.on_step = model, tokenizer, settings, on_step
-        self.prompt_ids, self.seed, self.prompt_cache = prompt_ids, seed, prompt_cache
-        self.blocks: list[Block] = []
-        self.stats = Stats(model.config.canvas_length, len(prompt_ids))
-        self._finish_reason: str | None = None
-        self._canvases = math.ceil(settings.max_new_tokens / model.config.canvas_length)
-        self._positions = len(prompt_ids) + self._canvases * model.config.canvas_length
-        self._check_prompt()
-        self._running = self._run()
-        self._failure: Exception | None = None
-        self._busy = False
+    def __init__(self, run: Run, row: Row, candidates: list[Generation]):
+        self._run, self._row = run, row
+        self.candidates = candidates
+
+    @property
+    def settings(self) -> GenerationConfig:
+        return self._row.settings
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return self._row.prompt_ids
+
+    @property
+    def seed(self) -> int:
+        return self._row.seed
+
+    @property
+    def candidate(self) -> int:
+        return self._row.candidate
+
+    @property
+    def blocks(self) -> list[Block]:
+        return self._row.blocks
+
+    @property
+    def stats(self) -> Stats:
+        return self._row.stats
 
     def __iter__(self) -> Iterator[Block]:
         index = 0
-        while index < len(self.blocks) or self._advance():
+        while True:
+            if index == len(self.blocks) and self._row.finish_reason is None:
+                self._run.advance()
+            if index == len(self.blocks):
+                return
             yield self.blocks[index]
             index += 1
 
@@ -137,125 +216,16 @@ class Generation:
     def finish_reason(self) -> str | None:
         """Why it ended: "stop", a stop id; "length", max_new_tokens; None when it was interrupted."""
         list(self)
-        return self._finish_reason
+        return self._row.finish_reason
 
     def __str__(self) -> str:
         return self.answer
 
-    def _advance(self) -> bool:
-        """Runs until the next block is there; False when there is none."""
-        if self._failure is not None:
-            raise GenerationError(
-                f"this generation failed ({type(self._failure).__name__}); start a new one, "
-                "what it delivered is in .blocks"
-            ) from self._failure
-        if self._busy:
-            raise GenerationError(
-                "this generation is running already; ask it neither from its own on_step nor from two threads"
-            )
-        self._busy = True
-        try:
-            block = next(self._running, None)
-        except Exception as error:
-            self._failure = error
-            raise
-        finally:
-            self._busy = False
-        if block is not None:
-            self.blocks.append(block)
-        return block is not None
 
-    def _run(self) -> Iterator[Block]:
-        with wired_limit():
-            yield from self._blocks()
-
-    def _blocks(self) -> Iterator[Block]:
-        model, settings, stats = self.model, self.settings, self.stats
-        mx.reset_peak_memory()
-        clock = time.perf_counter()
-        cache = self.prompt_cache or PromptCache(model)
-        ticket = cache.acquire()
-        if self.prompt_cache is None:
-            cache.prefix.reserved = self._positions
-            cache.encode(self.prompt_ids, settings.prefill_step_size)
-        else:
-            stats.cached_tokens = cache.encode_prompt(
-                self.prompt_ids, settings.prefill_step_size, self._positions
-            )
-        stats.prefill_seconds = time.perf_counter() - clock
-
-        parser = ChannelParser(self.tokenizer)
-        remaining = settings.max_new_tokens
-        for index in range(self._canvases):
-            draws = SeededDraws(
-                self.seed,
-                [0],
-                index,
-                attempt=0,
-                length=stats.canvas_length,
-                vocab_size=model.config.text.vocab_size,
-            )
-            started = time.perf_counter()
-            canvas = denoise(model, cache.prefix, settings, draws, self.on_step)
-            cache.check(ticket)
-            now = time.perf_counter()
-            stats.denoising_seconds += now - started
-
-            canvas_ids: list[int] = np.array(canvas.ids)[0].tolist()
-            ids, stopped = _until_stop(canvas_ids[:remaining], settings.eos_token_id)
-            remaining -= len(ids)
-            self._finish_reason = "stop" if stopped else "length" if remaining == 0 else None
-            delta = parser.feed(ids)
-            if self._finish_reason:
-                delta += parser.finish()
-
-            stats.blocks += 1
-            stats.denoising_steps += canvas.steps
-            stats.new_tokens += len(ids)
-            stats.answer_tokens += delta.answer_tokens
-            stats.peak_memory_gb = max(stats.peak_memory_gb, mx.get_peak_memory() / 1e9)
-            stats.seconds += now - clock
-            yield Block(
-                index=index,
-                token_ids=ids,
-                thought=delta.thought,
-                answer=delta.answer,
-                tool_calls=delta.tool_calls,
-                denoising_steps=canvas.steps,
-                mean_entropy=canvas.mean_entropy[0],
-                converged=canvas.converged[0],
-                seconds=now - started,
-            )
-            clock = time.perf_counter()  # the caller's own time between blocks is not ours
-            if self._finish_reason:
-                return
-            cache.check(ticket)
-            cache.encode(canvas_ids, settings.prefill_step_size)
-
-    def _check_prompt(self) -> None:
-        vocab_size = self.model.config.text.vocab_size
-        if max(self.prompt_ids) >= vocab_size:  # MLX would read beyond the embedding table without a word
-            raise InputError(
-                f"the prompt has token id {max(self.prompt_ids)}, but the model's ids end at {vocab_size - 1}"
-            )
-        limit, settings = self.model.config.text.max_position_embeddings, self.settings
-        if self._positions > limit:
-            raise InputError(
-                f"the prompt has {len(self.prompt_ids)} tokens and max_new_tokens "
-                f"{settings.max_new_tokens} needs {self._canvases} canvases of {self.stats.canvas_length}: "
-                f"{self._positions} positions, but the context holds {limit}; "
-                "shorten the prompt or lower max_new_tokens"
-            )
-        sizes = (len(self.prompt_ids), settings.max_new_tokens, settings.prefill_step_size)
-        check_fits(self.model, *sizes, held=self.prompt_cache.nbytes if self.prompt_cache else 0)
-
-
-def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> tuple[list[int], bool]:
-    """`ids` up to and including the first stop id, and whether there was one."""
-    for position, token in enumerate(ids):
-        if token in stop_ids:
-            return ids[: position + 1], True
-    return ids, False
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
+    return int(value)
 
 
 def checked_seed(seed: int | None) -> int:

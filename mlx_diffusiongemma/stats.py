@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_EVENTS = (
+    *("empty_rerolls", "unconverged_rerolls", "stalled_stops"),
+    *("forced_thought_ends", "grammar_walks", "grammar_repairs"),
+)
+
 
 @dataclass
 class Stats:
@@ -13,8 +18,12 @@ class Stats:
     Tokens: prompt_tokens; cached_tokens, those of them that a prompt cache held already; new_tokens, up to
     and including the stop id; answer_tokens, those of them that reach the caller as answer or tool call (no
     thought, no delimiters). blocks: committed canvases. denoising_steps: decoder passes. Times in seconds:
-    prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything.
-    peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
+    prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything; rows of a
+    batch share steps, and each counts the whole time. What guards and controls did: empty_rerolls and
+    unconverged_rerolls, canvases that were denoised again with other noise; stalled_stops, canvases that the
+    stalled guard ended; forced_thought_ends, thoughts that the budget closed; grammar_walks, canvases held
+    against a grammar, and grammar_repairs, those that it changed. denoising_steps counts what was denoised
+    again, too. peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
     """
 
     canvas_length: int
@@ -28,6 +37,12 @@ class Stats:
     denoising_seconds: float = 0.0
     seconds: float = 0.0
     peak_memory_gb: float = 0.0
+    empty_rerolls: int = 0
+    unconverged_rerolls: int = 0
+    stalled_stops: int = 0
+    forced_thought_ends: int = 0
+    grammar_walks: int = 0
+    grammar_repairs: int = 0
 
     @property
     def steps_per_block(self) -> float:
@@ -68,6 +83,8 @@ class Stats:
 
     def table(self) -> str:
         """A few lines for people."""
+        events = {name.replace("_", " "): getattr(self, name) for name in _EVENTS}
+        seen = ", ".join(f"{count} {name}" for name, count in events.items() if count)
         cached = f", {self.cached_tokens} of them cached" if self.cached_tokens else ""
         return "\n".join(
             [
@@ -79,6 +96,7 @@ class Stats:
                 f"throughput   in-step {self.in_step_tokens_per_second:.1f}, "
                 f"gross {self.gross_tokens_per_second:.1f}, net {self.net_tokens_per_second:.1f} tokens/s",
                 f"peak memory  {self.peak_memory_gb:.3f} GB",
+                *([f"controls     {seen}"] if seen else []),
             ]
         )
 

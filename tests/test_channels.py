@@ -113,8 +113,9 @@ def test_answer_tokens(gemma: Tokenizer, output: str, count: int) -> None:
 
 def test_ids_of_any_integer_type(gemma: Tokenizer) -> None:
     ids = gemma.encode(f"{THOUGHT}é😀<channel|>b")
+    expected = ChannelDelta("é😀", "b", answer_tokens=1, thought_tokens=len(gemma.encode("é😀")))
     for array in (np.array(ids, np.int64), mx.array(ids, mx.int32)):
-        assert ChannelParser(gemma).feed(array) == ChannelDelta("é😀", "b", answer_tokens=1)
+        assert ChannelParser(gemma).feed(array) == expected
 
 
 def test_text_is_handed_out_as_soon_as_it_is_known(gemma: Tokenizer) -> None:
@@ -223,7 +224,11 @@ def test_joined_deltas_are_what_was_written(
     ids = opened + gemma.encode(answer)
     cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=6))
     kept = thought if thought and thought.strip() else ""  # a thought of white space alone counts as empty
-    assert parse(gemma, ids, cuts) == ChannelDelta(kept, answer, (), len(gemma.encode(answer)))
+    header = next((at for at in range(2, len(opened)) if "\n" in gemma.decode(opened[1:at])), 0)
+    thought_ids = opened[header:-1]
+    assert parse(gemma, ids, cuts) == ChannelDelta(
+        kept, answer, (), len(gemma.encode(answer)), len(thought_ids)
+    )
 
 
 @given(data=st.data())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -12,52 +12,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma.cache import CanvasView, PrefixCache
-from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.ops import RowStatistics, SoftEmbedding
-from mlx_diffusiongemma.sampling import SeededDraws
-from mlx_diffusiongemma.tokenizer import Tokenizer
-
-TURN_END = 106
-
-
-class Scripted:
-    """A model that denoises canvas n to `canvases[n]`, in two steps when it is `sure`."""
-
-    def __init__(self, canvases: list[list[int]], sure: float = 60.0):
-        self.config = ModelConfig.load(resolve("demo"))
-        self.generation_config = GenerationConfig.load(resolve("demo"))
-        length = self.config.canvas_length
-        self.canvases = [canvas + [0] * (length - len(canvas)) for canvas in canvases]
-        self.sure, self.dtype = sure, mx.float32
-        self.encoded: list[list[int]] = []  # every encode, so that tests see what was asked of the model
-
-    def make_cache(self) -> PrefixCache:
-        return PrefixCache(self.config, self.dtype)
-
-    def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int) -> None:
-        self.encoded.append(input_ids[0].tolist())  # type: ignore[arg-type]
-        cache.offset += input_ids.shape[1]
-
-    def no_belief(self, shape: Sequence[int]) -> mx.array:
-        return mx.zeros((*shape, 1))
-
-    def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
-        return mx.array([self.canvases[len(self.encoded) - 1]])
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        return (mx.arange(self.config.text.vocab_size) == hidden[..., None]) * self.sure
-
-    def soft_embedding(
-        self, logits: mx.array, statistics: RowStatistics, temperature: float
-    ) -> SoftEmbedding:
-        return SoftEmbedding(logits[..., :1], left_out=mx.zeros(logits.shape[:1]))
+from mlx_diffusiongemma.sampling import SeededDraws, Stream
+from mlx_diffusiongemma.tokenizer import SpecialTokens, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +130,8 @@ def test_stats_keep_their_definitions(tokenizer: Tokenizer) -> None:
 def test_a_watcher_sees_every_step(tokenizer: Tokenizer) -> None:
     steps: list[mlx_dg.Step] = []
     model: Any = Scripted([text_ids(tokenizer, "ab ", 64)], sure=4.0)
-    generate(model, tokenizer, "hi", on_step=steps.append, max_denoising_steps=5, max_new_tokens=64).answer  # noqa: B018
+    settings: Any = {"max_denoising_steps": 5, "max_new_tokens": 64, "guard_unconverged": False}
+    str(generate(model, tokenizer, "hi", on_step=steps.append, **settings))
     assert [step.index for step in steps] == [0, 1, 2, 3, 4]
     assert [step.step for step in steps] == [5, 4, 3, 2, 1]
     assert [round(step.temperature, 6) for step in steps] == [0.8, 0.72, 0.64, 0.56, 0.48]
@@ -243,7 +206,9 @@ def test_a_generation_asked_from_its_own_watcher_says_so(tokenizer: Tokenizer) -
 
 def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
     model: Any = Scripted([])
-    tokenizer: Any = SimpleNamespace(prompt_ids=lambda prompt, **_: prompt)
+    tokenizer: Any = SimpleNamespace(
+        prompt_ids=lambda prompt, **_: prompt, special=SpecialTokens(), hidden_ids=frozenset()
+    )
     with pytest.raises(InputError, match="the prompt has token id 704, but the model's ids end at 703"):
         generate(model, tokenizer, [5, 704])
 
@@ -259,9 +224,7 @@ def test_memory_and_prefill_are_measured() -> None:
 
 def test_the_callers_time_is_not_counted(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))  # every look at the clock is 10 s after the last
-    monkeypatch.setattr(
-        "mlx_diffusiongemma.generation.time", SimpleNamespace(perf_counter=lambda: next(clock))
-    )
+    monkeypatch.setattr("mlx_diffusiongemma.run.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     ids = text_ids(tokenizer, "ab ", 64)
     model: Any = Scripted([ids, ids])
     generation = generate(model, tokenizer, "hello", max_new_tokens=128)
@@ -278,7 +241,7 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
     def draw(
         seed: int = 1, candidate: int = 0, block: int = 0, attempt: int = 0, step: int = 0
     ) -> tuple[Any, ...]:
-        draws = SeededDraws(seed, [candidate], block, attempt, length=64, vocab_size=1000)
+        draws = SeededDraws([Stream(seed, candidate, block, attempt)], length=64, vocab_size=1000)
         uniforms, noise = draws.step(step)
         return tuple(np.array(draws.initial())[0]), tuple(np.array(uniforms)[0]), tuple(np.array(noise)[0])
 
@@ -290,14 +253,14 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
     uniforms, noise = np.array(base[1]), np.array(base[2]) / 1000
     assert abs(np.corrcoef(uniforms, noise)[0, 1]) < 0.5  # not one stream read twice
 
-    pair = SeededDraws(1, [0, 1], 0, 0, length=64, vocab_size=1000)
+    pair = SeededDraws([Stream(1, 0, 0, 0), Stream(1, 1, 0, 0)], length=64, vocab_size=1000)
     assert tuple(np.array(pair.step(0)[0])[0]) == base[1]  # a row does not depend on its batch
 
 
 def test_memory_stays_wired_while_a_generation_runs(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_diffusiongemma import generation as module
+    from mlx_diffusiongemma import run as module
 
     events: list[str] = []
 

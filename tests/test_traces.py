@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from oracle import demo, margins, replay, tiny, traces
 
-from mlx_diffusiongemma import generation
+from mlx_diffusiongemma import generation, run
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
@@ -127,7 +127,7 @@ def test_denoising_step_by_step(models: Any, name: str, dialect: str) -> None:
     trace = traces.load(name)
     blocks = replay.denoise_all(models(trace.meta["case"]["model"], dialect), trace)
     for block, (ours, steps) in enumerate(zip(blocks, trace.blocks(), strict=True)):
-        assert ours.canvas.steps == steps.stop - steps.start
+        assert max(ours.canvas.steps) == steps.stop - steps.start
         np.testing.assert_array_equal(ours.stacked("step"), trace["step"][steps])
         np.testing.assert_allclose(ours.stacked("temperature"), trace["temperature"][steps], rtol=1e-6)
         np.testing.assert_array_equal(ours.stacked("accepted"), trace["accepted"][steps])
@@ -136,7 +136,9 @@ def test_denoising_step_by_step(models: Any, name: str, dialect: str) -> None:
         np.testing.assert_array_equal(ours.stacked("done"), trace["done"][steps])
         assert difference(ours.stacked("entropies"), trace["entropies"][steps]) <= TOLERANCE
         np.testing.assert_array_equal(np.array(ours.canvas.ids), trace["committed"][block])
-        np.testing.assert_array_equal(np.array(ours.canvas.converged), trace["done"][steps][-1])
+        np.testing.assert_array_equal(
+            np.array([rule is not None for rule in ours.canvas.stopped_by]), trace["done"][steps][-1]
+        )
         assert difference(np.array(ours.canvas.mean_entropy), mean_entropy_at_end(trace, steps)) <= TOLERANCE
 
 
@@ -151,16 +153,23 @@ def mean_entropy_at_end(trace: traces.Trace, steps: slice) -> np.ndarray:
 def test_whole_generation(
     models: Any, tokenizer: Tokenizer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`generate` itself, with only its draws replaced: stop ids and max_new_tokens cut what is delivered."""
+    """`generate` itself without its guards, only its draws replaced: stop ids and max_new_tokens cut what is
+    delivered."""
     trace = traces.load(name)
 
-    def draws(_seed: int, _candidates: Any, block: int, **_: Any) -> replay.RecordedDraws:
-        return replay.RecordedDraws(trace, block)
+    def draws(streams: Any, *_: Any) -> replay.RecordedDraws:
+        return replay.RecordedDraws(trace, streams[0].block)
 
-    monkeypatch.setattr(generation, "SeededDraws", draws)
+    monkeypatch.setattr(run, "SeededDraws", draws)
     prompt = trace["prompt"][0].tolist()
     ours = generation.generate(
-        models(trace.meta["case"]["model"]), tokenizer, prompt, seed=0, **replay.overrides(trace)
+        models(trace.meta["case"]["model"]),
+        tokenizer,
+        prompt,
+        seed=0,
+        guard_empty=False,
+        guard_unconverged=False,
+        **replay.overrides(trace),
     )
     assert (ours.token_ids, ours.finish_reason) == replay.expected_ids(trace)
     assert [block.denoising_steps for block in ours] == trace["steps_per_block"].tolist()
@@ -177,6 +186,6 @@ def test_a_row_does_not_depend_on_its_batch(models: Any, row: int) -> None:
     arrays |= {"prompt": trace["prompt"][row : row + 1], "steps_per_block": np.array([alone])}
     arrays |= {"initial": arrays["initial"][:1], "appended": trace["appended"][:1, row : row + 1]}
     (block,) = replay.denoise_all(models("sharp"), traces.Trace(trace.name, trace.meta, arrays))
-    assert block.canvas.steps == alone
+    assert block.canvas.steps == [alone]
     np.testing.assert_array_equal(np.array(block.canvas.ids)[0], trace["committed"][0, row])
     np.testing.assert_array_equal(block.stacked("accepted")[:, 0], trace["accepted"][steps][:alone, row])

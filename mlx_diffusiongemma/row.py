@@ -1,0 +1,259 @@
+"""One answer in the making: what is written, what its next canvas may hold, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from .channels import ChannelParser, ToolCall
+from .control.budget import ThinkingBudget, answer_reserve
+from .control.grammar import Grammar
+from .control.guards import Guards, is_unconverged
+from .control.structure import Structure
+from .denoise import DenoisedCanvas
+from .errors import InputError
+from .generation_config import GenerationConfig
+from .ops import FREE
+from .samplers import Stalled
+from .sampling import Stream
+from .stats import Stats
+from .tokenizer import Tokenizer
+
+_REVISIONS_PER_HALVING = 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """One committed canvas, cut at the stop id and at `max_new_tokens`.
+
+    thought, answer, tool_calls: what this block added to each. token_ids: up to and including the stop id.
+    denoising_steps: all that it took, those included whose canvas was denoised again. mean_entropy: nats, at
+    the last step. converged: False when the step cap, or the stalled guard, ended the canvas. warning: what a
+    reader should know, None mostly.
+    """
+
+    index: int
+    token_ids: list[int]
+    thought: str
+    answer: str
+    tool_calls: tuple[ToolCall, ...]
+    denoising_steps: int
+    mean_entropy: float
+    converged: bool
+    seconds: float
+    warning: str | None = None
+
+
+class Row:
+    """The part of a generation that is one prompt's or one candidate's alone.
+
+    A block goes: `begin`; denoise, `judge`, and again until it is content; `commit`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        settings: GenerationConfig,
+        canvas_length: int,
+        vocab_size: int,
+        prompt_ids: Sequence[int],
+        *,
+        seed: int,
+        candidate: int = 0,
+        thinking: bool = False,
+        grammar: Grammar | None = None,
+    ):
+        self.settings, self.canvas_length, self.thinking = settings, canvas_length, thinking
+        self.prompt_ids, self.seed, self.candidate = list(prompt_ids), seed, candidate
+        self.pad_id = tokenizer.special.pad or 0
+        self.stats = Stats(canvas_length, len(prompt_ids))
+        self.blocks: list[Block] = []
+        self.written: list[int] = []
+        self.finish_reason: str | None = None
+        self._parser = ChannelParser(tokenizer)
+        self._channel_open = tokenizer.special.channel_open
+        self._channel_close = tokenizer.special.channel_close
+        self._guards = Guards(tokenizer, settings)
+        self._structure = Structure(grammar) if grammar is not None else None
+        self._answering = False  # whether the answer that a grammar holds began in an earlier canvas
+        self._budget = self._new_budget(tokenizer, vocab_size)
+
+    def _new_budget(self, tokenizer: Tokenizer, vocab_size: int) -> ThinkingBudget | None:
+        settings, structure = self.settings, self._structure
+        wanted = settings.thinking_budget is not None or settings.answer_reserve is not None
+        if not wanted and (structure is None or self._channel_open is None):
+            return None
+        reserve = answer_reserve(settings, self.canvas_length)
+        if structure is not None:
+            reserve = max(reserve, structure.shortest)
+        last = settings.max_new_tokens - reserve - 1
+        return ThinkingBudget(tokenizer, vocab_size, settings.eos_token_id, settings.thinking_budget, last)
+
+    @property
+    def remaining(self) -> int:
+        return self.settings.max_new_tokens - len(self.written)
+
+    @property
+    def stream(self) -> Stream:
+        """What the next draws depend on."""
+        return Stream(self.seed, self.candidate, len(self.blocks), self._attempt)
+
+    @property
+    def pins(self) -> list[int]:
+        """The next canvas's pins, `[C]`."""
+        return self._pinned + [FREE] * (self.canvas_length - len(self._pinned))
+
+    @property
+    def steps(self) -> int:
+        """Most denoising steps of the next try: fewer for a canvas that is mended again and again."""
+        return max(1, self.settings.max_denoising_steps >> self._revisions // _REVISIONS_PER_HALVING)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether `judge` may have to ask which allowed token is the likeliest."""
+        return self._budget is not None or self._structure is not None
+
+    def begin(self) -> None:
+        """A new canvas."""
+        self._attempt = self._steps = self._revisions = 0
+        self._guards.begin()
+        self._pinned = self._budget.opening(self.written, self.thinking) if self._budget else []
+
+    def judge(self, canvas: DenoisedCanvas, index: int) -> bool:
+        """Whether row `index` of `canvas` can be committed; else it is to be denoised again, with new draws
+        and pins."""
+        self._steps += canvas.steps[index]
+        self._canvas: list[int] = np.array(canvas.ids[index]).tolist()
+        self._mean_entropy, self._stopped_by = canvas.mean_entropy[index], canvas.stopped_by[index]
+        objection = self._guards.objection(self.written, *self._until_stop(), self._capped_entropy)
+        if objection is not None:
+            self._attempt += 1
+            self.stats.empty_rerolls += objection == "empty"
+            self.stats.unconverged_rerolls += objection == "unconverged"
+            return False
+        prefix = self._review(canvas, index)
+        if prefix is None:
+            return True
+        if len(prefix) >= self.canvas_length or any(token in self.settings.eos_token_id for token in prefix):
+            self._canvas = prefix + [self.pad_id] * (self.canvas_length - len(prefix))
+            return True
+        self._pinned = prefix
+        self._attempt += 1
+        self._revisions += 1
+        return False
+
+    def _review(self, canvas: DenoisedCanvas, index: int) -> list[int] | None:
+        """The ids that this canvas must begin with, instead of those that it has; None when it may stand."""
+
+        def best(position: int, allowed: np.ndarray) -> int:
+            assert canvas.logits is not None
+            logits = canvas.logits[index * self.canvas_length + position]
+            return int(np.array(mx.argmax(mx.where(mx.array(allowed), logits, -mx.inf))))
+
+        ids = self._canvas[: self.remaining]
+        if self._budget is not None:
+            prefix = self._budget.review(self.written, ids, best if self._structure is None else None)
+            if prefix is not None:
+                return prefix
+        start = self._answer_start()
+        if self._structure is None or start is None:
+            return None
+        return self._structure.review(self._canvas, start, self.remaining, best)
+
+    def _answer_start(self) -> int | None:
+        """Where in this canvas the answer goes on, None where all of it is thought; for what holds it to a
+        grammar."""
+        if self._answering:
+            return 0
+        room_for_thought = self._budget is not None and self._budget.last >= 1
+        if not self.written and not (self._canvas[0] == self._channel_open and room_for_thought):
+            return 0
+        if self._channel_close in self._canvas:
+            return self._canvas.index(self._channel_close) + 1
+        return None
+
+    def commit(self, seconds: float) -> Block:
+        """The canvas as a `Block`, `seconds` after it began."""
+        ids, stopped = self._until_stop()
+        if self._structure is not None:
+            start = self._answer_start()
+            if start is not None:
+                self._structure.commit(self._canvas, start)
+                self._answering = True
+        self.written += ids
+        self.finish_reason = "stop" if stopped else "length" if self.remaining == 0 else None
+        delta = self._parser.feed(ids)
+        in_thought = self._parser.in_thought
+        if self.finish_reason:
+            delta += self._parser.finish()
+
+        stats = self.stats
+        stats.blocks += 1
+        stats.denoising_steps += self._steps
+        stats.new_tokens += len(ids)
+        stats.answer_tokens += delta.answer_tokens
+        stats.stalled_stops += isinstance(self._stopped_by, Stalled)
+        stats.forced_thought_ends = int(self._budget is not None and self._budget.forced)
+        if self._structure is not None:
+            stats.grammar_walks, stats.grammar_repairs = self._structure.walks, self._structure.repairs
+        block = Block(
+            index=len(self.blocks),
+            token_ids=ids,
+            thought=delta.thought,
+            answer=delta.answer,
+            tool_calls=delta.tool_calls,
+            denoising_steps=self._steps,
+            mean_entropy=self._mean_entropy,
+            converged=self._stopped_by is not None and not isinstance(self._stopped_by, Stalled),
+            seconds=seconds,
+            warning=self._warning(in_thought),
+        )
+        self.blocks.append(block)
+        return block
+
+    def _warning(self, in_thought: bool) -> str | None:
+        if self.settings.guard_unconverged and is_unconverged(self._capped_entropy):
+            return (
+                f"not converged: mean entropy {self._mean_entropy:.2f} nats at the step cap, also with other "
+                "noise; raise max_denoising_steps"
+            )
+        if in_thought and self.finish_reason == "length":
+            return (
+                f"max_new_tokens {self.settings.max_new_tokens} ended inside the thought, before any answer; "
+                "set thinking_budget or raise it"
+            )
+        return None
+
+    @property
+    def _capped_entropy(self) -> float | None:
+        """Mean entropy of a canvas that the step cap ended, the full one."""
+        capped = self._stopped_by is None and self.steps == self.settings.max_denoising_steps
+        return self._mean_entropy if capped else None
+
+    def _until_stop(self) -> tuple[list[int], bool]:
+        """The ids that count, up to max_new_tokens and the first stop id; whether there was one."""
+        ids = self._canvas[: self.remaining]
+        for position, token in enumerate(ids):
+            if token in self.settings.eos_token_id:
+                return ids[: position + 1], True
+        return ids, False
+
+    @property
+    def canvas(self) -> list[int]:
+        """The committed canvas as a whole, `[C]`: what the next one is written behind."""
+        return self._canvas
+
+
+def checked_grammar(grammar: Grammar | None, settings: GenerationConfig) -> Grammar | None:
+    """`grammar`; `InputError` when its shortest answer does not fit into max_new_tokens."""
+    if grammar is not None:
+        shortest = len(grammar.shortest)
+        if shortest > settings.max_new_tokens:
+            raise InputError(
+                f"the shortest answer found that the grammar allows takes {shortest} tokens, but "
+                f"max_new_tokens is {settings.max_new_tokens}; raise it"
+            )
+    return grammar

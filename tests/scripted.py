@@ -1,0 +1,68 @@
+"""A model that denoises each canvas to what a test wants, and keeps what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_diffusiongemma.cache import CanvasView, PrefixCache
+from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.generation_config import GenerationConfig
+from mlx_diffusiongemma.loading import resolve
+from mlx_diffusiongemma.ops import RowStatistics, SoftEmbedding
+
+TURN_END = 106
+
+# Number of the block and of the attempt, each from 0 -> the ids that the canvas comes to.
+Script = Callable[[int, int], list[int]]
+
+
+class Scripted:
+    """Proposes `canvases[n]` for canvas n, whatever it sees, or what a function of block and attempt says.
+
+    Shorter lists end in padding. Two steps do when it is `sure`: how far the logit of what it proposes is
+    above all others, a number or a function of the attempt.
+    """
+
+    def __init__(
+        self, canvases: list[list[int]] | Script, sure: float | Callable[[int], float] = 60.0
+    ) -> None:
+        self.config = ModelConfig.load(resolve("demo"))
+        self.generation_config = GenerationConfig.load(resolve("demo"))
+        self.script = canvases if callable(canvases) else lambda block, _: canvases[block]
+        self.sure = sure if callable(sure) else lambda _: sure
+        self.dtype = mx.float32
+        self.encoded: list[list[int]] = []  # every encode
+        self.batches: list[int] = []  # rows of every step
+        self.attempt = -1
+
+    def make_cache(self) -> PrefixCache:
+        return PrefixCache(self.config, self.dtype)
+
+    def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int) -> None:
+        self.encoded.append(input_ids[0].tolist())  # type: ignore[arg-type]
+        self.attempt = -1
+        cache.make_room(input_ids.shape[0], input_ids.shape[1], self.config.canvas_length)
+        cache.offset += input_ids.shape[1]
+
+    def embed(self, ids: mx.array) -> mx.array:
+        return ids[..., None].astype(mx.float32)
+
+    def no_belief(self, shape: Sequence[int]) -> mx.array:
+        self.attempt += 1  # every canvas begins with it
+        return mx.zeros((*shape, 1))
+
+    def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
+        rows, length = canvas_ids.shape
+        self.batches.append(rows)
+        ids = self.script(len(self.encoded) - 1, self.attempt)
+        return mx.array([(ids + [0] * length)[:length]] * rows)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        proposed = mx.arange(self.config.text.vocab_size) == hidden[..., None]
+        return proposed * self.sure(self.attempt)
+
+    def soft_embedding(self, logits: mx.array, statistics: RowStatistics, temperature: Any) -> SoftEmbedding:
+        return SoftEmbedding(logits[..., :1], left_out=mx.zeros(logits.shape[:1]))

@@ -1,0 +1,190 @@
+"""Candidates and batches: rows that share steps write what each writes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from scripted import TURN_END, Scripted
+
+import mlx_dg
+from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.generation import Generation, generate, generate_batch
+from mlx_diffusiongemma.loading import load
+from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.prompt_cache import PromptCache
+from mlx_diffusiongemma.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple[DiffusionGemma, Tokenizer]:
+    return load("demo")
+
+
+# Of one to four canvases, one to many steps, and 14 to some 30 tokens.
+PROMPTS = (
+    "What is 345 + 78?",
+    "Count to 54.",
+    "JSON for Paris and Rome",
+    "Hello",
+    "Count from 1 to 60.",
+    "Tell me something about the sea, 12 + 7 and Rome in JSON",
+)
+
+
+def outcome(generation: Generation) -> tuple[Any, ...]:
+    return (
+        generation.token_ids,
+        generation.thought,
+        generation.answer,
+        generation.finish_reason,
+        [block.denoising_steps for block in generation],
+        generation.stats.new_tokens,
+    )
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_each_prompt_gets_what_it_gets_alone(demo: Any, thinking: bool, seed: int) -> None:
+    asked: dict[str, Any] = {"thinking": thinking, "seed": seed, "max_new_tokens": 256}
+    together = generate_batch(*demo, PROMPTS, **asked)
+    assert len({len(generation.prompt_ids) for generation in together}) > 3
+    assert len({len(list(generation)) for generation in together}) > 1
+    for prompt, generation in zip(PROMPTS, together, strict=True):
+        assert outcome(generation) == outcome(generate(*demo, prompt, **asked))
+
+
+@pytest.mark.parametrize("prompt", ["What is 99 + 88?", "Count to 54.", "Tell me about Rome in JSON"])
+def test_each_candidate_is_reproducible_alone(demo: Any, prompt: str) -> None:
+    asked: dict[str, Any] = {"seed": 3, "max_new_tokens": 128}
+    generation = generate(*demo, prompt, n=4, **asked)
+    assert generation.candidates[0] is generation
+    for number, candidate in enumerate(generation.candidates):
+        assert candidate.candidate == number
+        assert outcome(candidate) == outcome(generate(*demo, prompt, candidate=number, **asked))
+    two = generate(*demo, prompt, n=2, candidate=2, **asked).candidates
+    assert [outcome(row) for row in two] == [outcome(row) for row in generation.candidates[2:]]
+
+
+def test_candidates_have_noise_of_their_own(demo: Any) -> None:
+    steps: list[mlx_dg.Step] = []
+    generation = generate(
+        *demo, "What is 99 + 88?", n=3, seed=0, on_step=steps.append, max_denoising_steps=1, max_new_tokens=64
+    )
+    str(generation)
+    assert steps[0].rows == (0, 1, 2)
+    assert len({row.tobytes() for row in steps[0].canvas_ids}) == 3
+    assert len({str(candidate) for candidate in generate(*demo, "Hello?", n=4, seed=0).candidates}) >= 1
+
+
+def test_rows_that_have_ended_cost_nothing_more(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of each decode pass: all in the first canvas, then only those that go on."""
+    decode, batches = DiffusionGemma.decode_hidden, []
+
+    def watched(self: DiffusionGemma, ids: mx.array, *others: Any) -> mx.array:
+        batches.append(ids.shape[0])
+        return decode(self, ids, *others)
+
+    monkeypatch.setattr(DiffusionGemma, "decode_hidden", watched)
+    together = generate_batch(*demo, PROMPTS, seed=0, max_new_tokens=256)
+    blocks = [len(list(generation)) for generation in together]
+    monkeypatch.undo()
+    going_on = [sum(count > block for count in blocks) for block in range(max(blocks))]
+    assert going_on[0] == len(PROMPTS) > going_on[1] > 0
+    seen = list(dict.fromkeys(batches))
+    assert seen == list(dict.fromkeys(going_on))
+    assert max(blocks) * 2 <= len(batches)
+
+
+def test_only_the_rows_that_a_guard_objects_to_are_denoised_again(demo: Any) -> None:
+    """All rows of this model are empty at first; the second attempt is not."""
+    _, tokenizer = demo
+    yes = [*tokenizer.encode("yes"), TURN_END]
+
+    class OneEmpty(Scripted):
+        def decode_hidden(self, canvas_ids: mx.array, *others: Any) -> mx.array:
+            ids = np.array(super().decode_hidden(canvas_ids, *others))
+            if self.attempt == 0:
+                ids[1] = TURN_END
+            return mx.array(ids)
+
+    model: Any = OneEmpty([yes])
+    steps: list[mlx_dg.Step] = []
+    rows = generate_batch(model, tokenizer, ["a", "b", "c"], on_step=steps.append)
+    assert [row.answer for row in rows] == ["yes"] * 3
+    assert [row.stats.empty_rerolls for row in rows] == [0, 1, 0]
+    assert [row.stats.denoising_steps for row in rows] == [2, 4, 2]
+    assert model.batches == [3, 3, 1, 1]
+    assert [step.rows for step in steps] == [(0, 1, 2), (0, 1, 2), (1,), (1,)]
+
+
+def test_one_prefill_for_all_candidates(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = demo
+    encode, encoded = DiffusionGemma.encode, []
+
+    def watched(self: DiffusionGemma, ids: mx.array, *others: Any, **named: Any) -> None:
+        encoded.append(tuple(ids.shape))
+        encode(self, ids, *others, **named)
+
+    monkeypatch.setattr(DiffusionGemma, "encode", watched)
+    generation = generate(model, tokenizer, "Count to 54.", n=3, seed=0, max_new_tokens=128)
+    assert generation.finish_reason
+    assert encoded == [(1, len(generation.prompt_ids)), (3, 64)]
+
+
+def test_a_prompt_cache_keeps_the_prompt_of_several_candidates(demo: Any) -> None:
+    model, tokenizer = demo
+    cache = PromptCache(model)
+    asked: dict[str, Any] = {"seed": 0, "max_new_tokens": 128}
+    cold = generate(model, tokenizer, "Count to 54.", n=3, **asked)
+    for cached in (0, len(cold.prompt_ids)):
+        warm = generate(model, tokenizer, "Count to 54.", n=3, prompt_cache=cache, **asked)
+        assert [outcome(row) for row in warm.candidates] == [outcome(row) for row in cold.candidates]
+        assert [row.stats.cached_tokens for row in warm.candidates] == [cached] * 3
+        assert cache.token_ids == warm.prompt_ids
+    alone = generate(model, tokenizer, "Count to 54.", prompt_cache=cache, **asked)
+    assert outcome(alone) == outcome(cold)
+
+
+def test_any_row_may_be_asked_first_and_blocks_replay(demo: Any) -> None:
+    first, second = generate_batch(*demo, ["Hello", "Count to 54."], seed=0, max_new_tokens=128)
+    blocks = iter(second)
+    assert next(blocks) is second.blocks[0]
+    assert len(first.blocks) == 1  # it ran along
+    assert first.finish_reason == "stop"
+    assert len(second.blocks) == 1  # and its end cost the other nothing
+    assert len(list(second)) == 2
+    assert [block.index for block in second] == [0, 1]
+
+
+def test_the_memory_of_a_batch_is_checked(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_diffusiongemma import memory
+
+    model, tokenizer = demo
+    monkeypatch.setattr(memory, "usable_memory", lambda: mx.get_active_memory() + 20_000_000)
+    generate(model, tokenizer, "hi", max_new_tokens=64)
+    with pytest.raises(InputError, match=r"generate \d+ at a time"):
+        generate(model, tokenizer, "hi", n=64, max_new_tokens=64)
+    with pytest.raises(InputError, match=r"generate \d+ at a time"):
+        generate_batch(model, tokenizer, ["hi"] * 64, max_new_tokens=64)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, "2"])
+def test_bad_counts_are_refused(demo: Any, n: Any) -> None:
+    with pytest.raises(InputError, match="n must be an integer of at least 1, found"):
+        generate(*demo, "hi", n=n)
+    if n != 0:
+        with pytest.raises(InputError, match="candidate must be an integer of at least 0, found"):
+            generate(*demo, "hi", candidate=n)
+
+
+def test_bad_batches_are_refused(demo: Any) -> None:
+    for prompts in ([], "hi", 3, None):
+        with pytest.raises(InputError, match="prompts: give a list of prompts"):
+            generate_batch(*demo, prompts)
+    with pytest.raises(InputError, match="prompts: item 1: prompt: empty"):
+        generate_batch(*demo, ["hi", ""])
+    with pytest.raises(InputError, match="the prompt has 4000 tokens"):
+        generate_batch(*demo, ["hi", [5] * 4000], max_new_tokens=1024)
