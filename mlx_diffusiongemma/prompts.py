@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import InputError
+from .tool_calls import QUOTE, ToolCall
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any] | Callable[..., Any]
@@ -107,6 +108,77 @@ def _description(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InputError(f"tools: {name} cannot be written as JSON ({one_line(error)})") from error
     return description
+
+
+_SHOWN = 200  # characters of a malformed call that the model gets to see again
+
+
+def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> list[dict[str, Any]]:
+    """The messages that answer `tool_calls`: append them to the chat and generate again.
+
+        calls = generation.tool_calls
+        results = [functions[call.name](**call.arguments) for call in calls if call.error is None]
+        messages += tool_messages(calls, results)
+
+    results: one for each call without an error, in their order: text, or anything that can be written as JSON
+    (the model reads that). A malformed call takes no result: the model is told what is wrong with it, so that
+    it can call again. Returns one assistant message with all calls and one tool message for each; what the
+    model wrote beside the calls is left out, because templates disagree on where that goes.
+    Raises InputError for no calls, another number of results, and a result that is no JSON.
+    """
+    if not tool_calls:
+        raise InputError("tool_calls: empty; there is nothing to answer")
+    for index, call in enumerate(tool_calls):
+        if not isinstance(call, ToolCall):
+            raise InputError(f"tool_calls: item {index} is {type(call).__name__}; give generation.tool_calls")
+    if isinstance(results, str | bytes) or not isinstance(results, Sequence):
+        raise InputError(f"results: found {type(results).__name__}; give a list, one for each call")
+    good = [call for call in tool_calls if call.error is None]
+    if len(results) != len(good):
+        raise InputError(
+            f"results: found {len(results)} for {len(good)} calls without an error; "
+            "give one for each, in their order"
+        )
+    texts = iter([_result_text(call.name, result) for call, result in zip(good, results, strict=True)])
+    # Templates match a response to its call by id, and two ids that are missing match as well.
+    named = [(f"call_{index}", call.name or "unknown", call) for index, call in enumerate(tool_calls)]
+    asked = [
+        {
+            "id": id_,
+            "type": "function",
+            "function": {"name": name, "arguments": {} if call.error else dict(call.arguments)},
+        }
+        for id_, name, call in named
+    ]
+    answered = [
+        {
+            "role": "tool",
+            "tool_call_id": id_,
+            "name": name,
+            "content": next(texts) if call.error is None else _complaint(call),
+        }
+        for id_, name, call in named
+    ]
+    return [{"role": "assistant", "content": "", "tool_calls": asked}, *answered]
+
+
+def _complaint(call: ToolCall) -> str:
+    raw = call.raw if len(call.raw) <= _SHOWN else call.raw[:_SHOWN] + "..."
+    text = f"Error: the call was not executed ({call.error}). It was: {raw}"
+    # Delimiters that are spelled in it would become delimiters of the prompt.
+    return text.replace(QUOTE, '"').replace("<|", "<").replace("|>", ">")
+
+
+def _result_text(name: str, result: Any) -> str:
+    if isinstance(result, str):
+        return result
+    try:
+        return json.dumps(result, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"results: that of {name} cannot be written as JSON ({one_line(error)}); "
+            "give text or plain values"
+        ) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -166,6 +166,8 @@ def _tokens(pieces: list[str]) -> Iterator[tuple[str, str]]:
 
 def _json_string(text: str) -> str:
     try:
-        return str(json.loads(text, strict=False))
+        string = str(json.loads(text, strict=False))
+        string.encode()  # "\\ud83d" alone is a half of a character, which nobody can print or send on
+        return string
     except ValueError:
         _fail(f"{text[:20]!r} is no valid JSON string")

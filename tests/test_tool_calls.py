@@ -81,6 +81,10 @@ def test_arguments_round_trip(
         ("call:f{ok:true,no:false,none:null}", "f", {"ok": True, "no": False, "none": None}),
         ("call:f{xs:[1,[2,{y:[]}],{}]}", "f", {"xs": [1, [2, {"y": []}], {}]}),
         ("call:f{a:1,a:2,}", "f", {"a": 2}),
+        ("callback{}", "callback", {}),  # a name that merely begins like call:
+        ("call:call{a:[true,[false,null],-0.5E-3]}", "call", {"a": [True, [False, None], -0.0005]}),
+        ('call:f{a:<|"|>}{][,:call:g<|"|>,b:{c:<|"|>1<|"|>}}', "f", {"a": "}{][,:call:g", "b": {"c": "1"}}),
+        ('call:f{a:"\\ud83d\\ude00"}', "f", {"a": "\U0001f600"}),
         ("call:f{a:" + "[" * 60 + "]" * 60 + "}", "f", None),
     ],
 )  # fmt: skip
@@ -121,6 +125,13 @@ def test_good_call(raw: str, name: str, arguments: dict[str, Any] | None) -> Non
         ('call:f{a:<|"|>x<|"|>y<|"|>}', "f", "expected ,, found 'y'"),
         ('call:f{a:"open}', "f", "cannot read '\"open}'"),
         ('call:f{a:"\\x"}', "f", "no valid JSON string"),
+        ('call:f{a:"\\ud83d"}', "f", "no valid JSON string"),  # half of a surrogate pair
+        ("call:{a:1}", "", "name is missing"),
+        ("call:f{a:'Paris'}", "f", "is no number"),
+        ("call:f{a:-Infinity}", "f", "'-Infinity' is not a finite number"),
+        ("call:f{a:1_000}", "f", "'1_000' is no number"),
+        ("call:f{a:0x10}", "f", "'0x10' is no number"),
+        ("call:f{a:{b:[{c:1}]}", "f", "expected ,, found the end"),
         ("call:f{a:" + "[" * 5000 + "}", "f", "nested deeper"),
     ],
 )
