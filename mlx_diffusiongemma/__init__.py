@@ -25,13 +25,24 @@ from mlx_diffusiongemma.errors import (
 if TYPE_CHECKING:
     from mlx_diffusiongemma.channels import ToolCall
     from mlx_diffusiongemma.config import ModelConfig
+    from mlx_diffusiongemma.control.fill import Filling, fill
     from mlx_diffusiongemma.converter import convert
     from mlx_diffusiongemma.denoise import Step
-    from mlx_diffusiongemma.generation import Block, Generation, generate
+    from mlx_diffusiongemma.generation import Block, Generation, generate, generate_batch
     from mlx_diffusiongemma.generation_config import GenerationConfig
     from mlx_diffusiongemma.loading import load
     from mlx_diffusiongemma.model import DiffusionGemma
     from mlx_diffusiongemma.prompt_cache import PromptCache
+    from mlx_diffusiongemma.prompts import tool_messages
+    from mlx_diffusiongemma.samplers import (
+        ConfidenceThreshold,
+        ConstantSchedule,
+        CosineSchedule,
+        EntropyBound,
+        LinearSchedule,
+        StableAndConfident,
+        Stalled,
+    )
     from mlx_diffusiongemma.stats import Stats
     from mlx_diffusiongemma.tokenizer import Tokenizer
 
@@ -40,15 +51,23 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "CheckpointError",
+    "ConfidenceThreshold",
     "ConfigError",
+    "ConstantSchedule",
+    "CosineSchedule",
     "DiffusionGemma",
     "DiffusionGemmaError",
+    "EntropyBound",
+    "Filling",
     "Generation",
     "GenerationConfig",
     "GenerationError",
     "InputError",
+    "LinearSchedule",
     "ModelConfig",
     "PromptCache",
+    "StableAndConfident",
+    "Stalled",
     "Stats",
     "Step",
     "Tokenizer",
@@ -56,24 +75,38 @@ __all__ = [
     "ToolCall",
     "__version__",
     "convert",
+    "fill",
     "generate",
+    "generate_batch",
     "load",
+    "tool_messages",
 ]
 
 _MODULE_OF = {
     "Block": "generation",
+    "ConfidenceThreshold": "samplers",
+    "ConstantSchedule": "samplers",
+    "CosineSchedule": "samplers",
     "DiffusionGemma": "model",
+    "EntropyBound": "samplers",
+    "Filling": "control.fill",
     "Generation": "generation",
     "GenerationConfig": "generation_config",
+    "LinearSchedule": "samplers",
     "ModelConfig": "config",
     "PromptCache": "prompt_cache",
+    "StableAndConfident": "samplers",
+    "Stalled": "samplers",
     "Stats": "stats",
     "Step": "denoise",
     "Tokenizer": "tokenizer",
     "ToolCall": "channels",
     "convert": "converter",
+    "fill": "control.fill",
     "generate": "generation",
+    "generate_batch": "generation",
     "load": "loading",
+    "tool_messages": "prompts",
 }
 
 

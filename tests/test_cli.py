@@ -75,6 +75,10 @@ class Scripted:
             yield part
 
     @property
+    def candidates(self) -> list[Scripted]:
+        return [self]
+
+    @property
     def stats(self) -> Any:
         values = dict.fromkeys((*JSON_STATISTICS, "seconds"), 1)
         return SimpleNamespace(canvas_length=4, to_dict=lambda: values, table=lambda: "a table")
@@ -163,7 +167,7 @@ def test_options_reach_the_generation(scripted: Scripted) -> None:
     invoke(
         "generate", "--model", "m", "--seed", "3", "--thinking", "--max-new-tokens", "70",
         "--system", "Be brief.", "--max-denoising-steps", "9", "--entropy-bound", "0.25",
-        "--prefill-step-size", "512", "why?",
+        "--prefill-step-size", "512", "--thinking-budget", "40", "-n", "2", "--regex", "a+", "why?",
     )  # fmt: skip
     (call,) = scripted.calls
     assert call == {
@@ -173,6 +177,10 @@ def test_options_reach_the_generation(scripted: Scripted) -> None:
         "thinking": True,
         "system": "Be brief.",
         "max_new_tokens": 70,
+        "thinking_budget": 40,
+        "n": 2,
+        "regex": "a+",
+        "schema": None,
         "max_denoising_steps": 9,
         "entropy_bound": 0.25,
         "prefill_step_size": 512,

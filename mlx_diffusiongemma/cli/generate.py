@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +24,14 @@ NO_MODEL_GIVEN = (
 @click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
 @click.option("--seed", type=int, help="Same seed, same text.  [default: chosen anew, and reported]")
 @click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
+@click.option(
+    "--thinking-budget",
+    type=int,
+    help="Most tokens of thought; then it is closed, so that an answer follows.  [default: no limit]",
+)
+@click.option("-n", "n", type=int, default=1, help="How many candidates, from one prefill.  [default: 1]")
+@click.option("--schema", metavar="FILE", help="Hold the answer to the JSON Schema in FILE.")
+@click.option("--regex", metavar="PATTERN", help="Hold the answer to a regular expression.")
 @click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the checkpoint's]")
 @click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
 @click.option(
@@ -43,6 +53,9 @@ def generate(
     model: str | None,
     seed: int | None,
     thinking: bool,
+    n: int,
+    schema: str | None,
+    regex: str | None,
     system: str | None,
     stats: bool,
     as_json: bool,
@@ -52,17 +65,19 @@ def generate(
 
     The answer appears on stdout block by block, as canvases converge. The thought goes to stderr, so a
     pipe gets the answer alone. On a terminal, stderr also shows progress and, at the end, statistics.
+    Several candidates follow each other, with an empty line between them (with --json: a line each).
     """
     prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
     if not prompt.strip():
         raise InputError("the prompt is empty; give text, or - and text on standard input")
-    from mlx_diffusiongemma import GenerationConfig, load
     from mlx_diffusiongemma import generate as start
+    from mlx_diffusiongemma import load
     from mlx_diffusiongemma.display.plain import PlainDisplay
     from mlx_diffusiongemma.generation import checked_seed
 
     # Bad values are refused before minutes of loading.
-    GenerationConfig().override(**settings)
+    check_settings(settings)
+    held: dict[str, Any] = {"schema": read_schema(schema) if schema is not None else None, "regex": regex}
     chosen_seed = checked_seed(seed)
     if model is None:
         click.echo(NO_MODEL_GIVEN, err=True)
@@ -76,18 +91,42 @@ def generate(
         thinking=thinking,
         system=system,
         seed=chosen_seed,
+        n=n,
+        **held,
         on_step=display.step if display.watched else None,
         **settings,
     )
     if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
         click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
+    for candidate in generation.candidates:
+        display.begin(candidate)
+        try:
+            for block in candidate:
+                display.block(block, candidate.stats.canvas_length)
+        except KeyboardInterrupt:
+            display.end(candidate, finished=False)
+            raise
+        except DiffusionGemmaError:
+            display.tidy()
+            raise
+        display.end(candidate)
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Refuses bad settings, as far as they can be judged without a checkpoint's own."""
+    from mlx_diffusiongemma import GenerationConfig
+
+    most = settings["max_new_tokens"]
+    if most is None:  # the checkpoint's: a budget is compared with it later
+        settings = settings | {"max_new_tokens": 2**31 - 1}
+    GenerationConfig().override(**settings)
+
+
+def read_schema(file: str) -> Any:
+    """What the JSON file holds; `InputError` for one that cannot be read."""
     try:
-        for block in generation:
-            display.block(block, generation.stats.canvas_length)
-    except KeyboardInterrupt:
-        display.end(generation, finished=False)
-        raise
-    except DiffusionGemmaError:
-        display.tidy()
-        raise
-    display.end(generation)
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--schema {file}: {error.strerror}; give a file with a JSON Schema") from None
+    except ValueError as error:
+        raise InputError(f"--schema {file}: not JSON ({error}); give a file with a JSON Schema") from None

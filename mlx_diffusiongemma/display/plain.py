@@ -48,8 +48,17 @@ class PlainDisplay:
         """Shows how far the canvas is; Step.step counts down to 1, Step.index up from 0."""
         self._progress(
             f"block {self.blocks + 1}  step {step.index + 1}/{step.step + step.index}"
-            f"  mean entropy {float(step.mean_entropy[0]):.4f}"
+            f"  mean entropy {float(step.mean_entropy.mean()):.4f}"
         )
+
+    def begin(self, generation: Generation) -> None:
+        """Another of several candidates begins."""
+        number, count = generation.candidates.index(generation), len(generation.candidates)
+        self.blocks = 0
+        if count > 1 and not self.as_json:
+            if number > 0:
+                click.echo()
+            click.secho(f"candidate {number + 1} of {count}", err=True, dim=True)
 
     def block(self, block: Block, canvas_length: int) -> None:
         self.blocks += 1
@@ -61,6 +70,9 @@ class PlainDisplay:
                 wrong = {} if call.error is None else {"error": call.error, "raw": call.raw}
                 line = json.dumps({"tool_call": call.name, "arguments": call.arguments} | wrong)
                 self._answer(("\n" if self.partial_line else "") + line + "\n")
+        if block.warning is not None:
+            self._own_line()
+            click.echo(f"mlx_dg: warning: {block.warning}", err=True)
         if self.statistics:
             self._own_line()
             click.secho(describe(block, canvas_length), err=True, dim=True)
