@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,10 +16,11 @@ from .prompt_cache import PromptCache
 from .row import Block, Row, checked_grammar
 from .run import Run
 from .samplers import check_schedule
+from .sampling import checked_seed
 from .stats import Stats
 from .tokenizer import Tokenizer
 
-__all__ = ["Block", "Generation", "checked_seed", "generate", "generate_batch"]
+__all__ = ["Block", "Generation", "generate", "generate_batch"]
 
 
 def generate(
@@ -226,12 +226,3 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
     return int(value)
-
-
-def checked_seed(seed: int | None) -> int:
-    """`seed`, or a new one for None; `InputError` when it is out of range."""
-    if seed is None:
-        return secrets.randbits(32)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
-        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
-    return int(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from .cache import CanvasView
+from .errors import InputError
 from .ops import FREE, TOLERANCE, Acceptance, Proposal, RowStatistics, processed_logits, row_statistics
 from .samplers import Rules
 
@@ -26,6 +28,15 @@ class Draws(Protocol):
     def step(self, index: int) -> tuple[mx.array, mx.array]:
         """For step `index` (0, 1, ...): uniforms in [0, 1) fp32 `[B, C]` and noise tokens int32 `[B, C]`."""
         ...
+
+
+def checked_seed(seed: int | None) -> int:
+    """`seed`, or a new one for None; `InputError` when it is out of range."""
+    if seed is None:
+        return secrets.randbits(32)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
+        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
+    return int(seed)
 
 
 class Stream(NamedTuple):

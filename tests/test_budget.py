@@ -139,7 +139,7 @@ def test_the_demo_answers_although_its_thought_cannot_close(
     logits, close = DiffusionGemma.logits, tokenizer.special.channel_close
     never = mx.where(mx.arange(model.config.text.vocab_size) == close, -mx.inf, 0)
     monkeypatch.setattr(DiffusionGemma, "logits", lambda self, hidden: logits(self, hidden) + never)
-    asked: dict[str, Any] = {"thinking": True, "seed": 0, "max_new_tokens": 192, "max_denoising_steps": 12}
+    asked: dict[str, Any] = {"thinking": True, "seed": 0, "max_new_tokens": 128, "max_denoising_steps": 6}
     stuck = generate(model, tokenizer, prompt, **asked)
     assert stuck.answer == ""
     assert stuck.thought

@@ -109,7 +109,7 @@ def test_what_fits_already_is_left_alone(demo: Any) -> None:
     assert held.stats.denoising_steps == free.stats.denoising_steps
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("thinking", [True, False])
 def test_a_model_that_wants_otherwise_is_brought_to_it(demo: Any, seed: int, thinking: bool) -> None:
     """It writes lists of cities; this is one city, and in the last case a text."""
@@ -149,7 +149,7 @@ def test_the_answer_of_a_thought_that_never_ends_is_complete(
     logits, close = DiffusionGemma.logits, tokenizer.special.channel_close
     never = mx.where(mx.arange(model.config.text.vocab_size) == close, -mx.inf, 0)
     monkeypatch.setattr(DiffusionGemma, "logits", lambda self, hidden: logits(self, hidden) + never)
-    for most in (40, 64, 100, 128):
+    for most in (40, 90):
         held = generate(
             *(model, tokenizer, "What is 345 + 78?"),
             thinking=True,
@@ -164,16 +164,17 @@ def test_the_answer_of_a_thought_that_never_ends_is_complete(
         assert len(held.token_ids) <= most
 
 
-def test_batches_and_candidates_are_held_row_by_row(demo: Any) -> None:
+def test_batches_and_candidates_are_held_row_by_row(untrained: Any) -> None:
     asked: dict[str, Any] = {"seed": 1, "schema": City, "max_denoising_steps": 2, "max_new_tokens": 96}
+    asked |= {"eos_token_id": STOP}
     prompts = ["JSON for Paris", "What is 99 + 88?", "Hello", "Count to 30."]
-    for prompt, row in zip(prompts, generate_batch(*demo, prompts, **asked), strict=True):
+    for prompt, row in zip(prompts, generate_batch(*untrained, prompts, **asked), strict=True):
         City.model_validate_json(str(row))
-        alone = generate(*demo, prompt, **asked)
+        alone = generate(*untrained, prompt, **asked)
         assert (row.token_ids, row.stats.grammar_repairs) == (alone.token_ids, alone.stats.grammar_repairs)
-    rows = generate(*demo, prompts[1], n=3, **asked).candidates
+    rows = generate(*untrained, prompts[1], n=3, **asked).candidates
     assert all(City.model_validate_json(str(row)) for row in rows)
-    assert rows[2].token_ids == generate(*demo, prompts[1], candidate=2, **asked).token_ids
+    assert rows[2].token_ids == generate(*untrained, prompts[1], candidate=2, **asked).token_ids
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import mlx.core as mx
 from ..config import ModelConfig
 from ..converter.progress import bar
 from ..errors import InputError
-from ..generation import checked_seed, generate
+from ..generation import generate
 from ..loading import load, resolve
 from ..memory import check_fits, wired_limit
 from ..ops.metal import enabled
+from ..sampling import checked_seed
 from . import cost, synthetic
 from .hardware import Ceilings, ceilings
 from .measure import Times, measure

@@ -73,7 +73,7 @@ def generate(
     from mlx_diffusiongemma import generate as start
     from mlx_diffusiongemma import load
     from mlx_diffusiongemma.display.plain import PlainDisplay
-    from mlx_diffusiongemma.generation import checked_seed
+    from mlx_diffusiongemma.sampling import checked_seed
 
     # Bad values are refused before minutes of loading.
     check_settings(settings)

@@ -18,13 +18,12 @@ import numpy as np
 from ..cache import PrefixCache
 from ..denoise import DenoisedCanvas, Start, Step, denoise
 from ..errors import InputError
-from ..generation import checked_seed
 from ..generation_config import GenerationConfig
 from ..memory import check_fits, wired_limit
 from ..model import DiffusionGemma
 from ..ops import FREE, processed_logits
 from ..prompts import checked_messages
-from ..sampling import SeededDraws, Stream
+from ..sampling import SeededDraws, Stream, checked_seed
 from ..stats import Stats
 from ..tokenizer import Tokenizer
 from .slots import Slot, Slots
