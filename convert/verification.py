@@ -19,7 +19,7 @@ from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import checked_model
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import row_statistics
-from mlx_diffusiongemma.samplers import temperature_at
+from mlx_diffusiongemma.rules import temperature_at
 from mlx_diffusiongemma.sampling import SeededDraws, Stream
 from mlx_diffusiongemma.tokenizer import Tokenizer
 from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files

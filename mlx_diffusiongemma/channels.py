@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Literal
 
 from .tokenizer import Tokenizer
-from .tool_calls import ToolCall, parse_tool_call
+from .tool_calls import ToolCall, parse_tool_calls
 
 __all__ = ["ChannelDelta", "ChannelParser", "TextStream", "ToolCall"]
 
@@ -176,6 +176,11 @@ class ChannelParser:
         return self._section.in_header
 
     @property
+    def in_call(self) -> bool:
+        """Whether a tool call is open."""
+        return self._call is not None
+
+    @property
     def in_thought(self) -> bool:
         """Whether what comes next belongs to the thought (also while its header is being written)."""
         return self._section.channel == "thought"
@@ -235,7 +240,7 @@ class ChannelParser:
     def _end_call(self, *, closed: bool) -> None:
         if self._call is not None:
             stream = TextStream(self._tokenizer)
-            self._calls.append(parse_tool_call(stream.feed(self._call) + stream.finish(), closed=closed))
+            self._calls += parse_tool_calls(stream.feed(self._call) + stream.finish(), closed=closed)
             self._call = None
 
     def _add(self, section: _Section, text: str) -> None:

@@ -14,7 +14,7 @@ from .cache import CanvasView, KeysValues, Layout, PrefixCache
 from .errors import GenerationError
 from .generation_config import GenerationConfig
 from .ops import enabled
-from .samplers import Rules, rules_of, temperature_at
+from .rules import Rules, rules_of, temperature_at
 from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, settle
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def denoise(
     if start.pins is not None:
         belief = mx.where((start.pins >= 0)[..., None], model.embed(mx.maximum(start.pins, 0)), belief)
     state = initial_state(canvas, belief, start.pins)
-    logits: mx.array | None = None
+    kept: dict[int, mx.array] = {}  # row -> logits [C, V] of its last step
     steps = [0] * canvas.shape[0]
     done = [False] * canvas.shape[0]
     limit = settings.max_denoising_steps if start.steps is None else start.steps
@@ -108,8 +108,11 @@ def denoise(
 
         # The stop record, the one readback of a step. (A watcher reads more.)
         record = state.acceptance
+        rules.check_ids(record.canvas, model.config.text.vocab_size)
         mx.eval(record, state.entropies, state.unchanged_steps, state.stopped_by, remainder.left_out)
-        steps = [index + 1 if not was else before for was, before in zip(done, steps, strict=True)]
+        running = [row for row, was_done in enumerate(done) if not was_done]
+        for row in running:
+            steps[row] = index + 1
         done = np.array(record.done).tolist()
         if np.array(record.invalid).any():
             cache.forget_canvas(*canvas.shape)
@@ -119,8 +122,13 @@ def denoise(
             )
         if on_step is not None:
             on_step(_watch(index, step, temperature, state))
-        if all(done) or index + 1 == limit:
-            logits = remainder.logits if keep_logits else None
+        is_last = all(done) or index + 1 == limit
+        if keep_logits:
+            logits = remainder.logits.reshape(*canvas.shape, -1)
+            kept |= {row: logits[row] for row in running if done[row] or is_last}
+            mx.eval(kept)
+            del logits
+        if is_last:
             break
         state = settle(model, state, remainder, temperature)
         del remainder  # its logits would live through the next step
@@ -129,7 +137,7 @@ def denoise(
         steps=steps,
         mean_entropy=np.array(state.acceptance.mean_entropy).tolist(),
         stopped_by=[rules.stop[by] if by >= 0 else None for by in np.array(state.stopped_by).tolist()],
-        logits=logits,
+        logits=mx.concatenate([kept[row] for row in range(len(steps))]) if keep_logits else None,
     )
 
 

@@ -8,14 +8,15 @@ from typing import Any
 from .channels import ToolCall
 from .control.draft import checked_draft
 from .control.grammar import Grammar, compile_grammar
+from .control.pins import PinnedTokens, Pins
 from .denoise import Step
 from .errors import InputError
-from .generation_config import GenerationConfig
+from .generation_config import GenerationConfig, in_range
 from .model import DiffusionGemma
 from .prompt_cache import PromptCache
 from .row import Block, Row, checked_grammar
+from .rules import check_schedule
 from .run import Run
-from .samplers import check_schedule
 from .sampling import checked_seed
 from .stats import Stats
 from .tokenizer import Tokenizer
@@ -40,6 +41,7 @@ def generate(
     choices: Sequence[str] | None = None,
     draft: str | None = None,
     noise_level: float | None = None,
+    pins: Pins | None = None,
     on_step: Callable[[Step], None] | None = None,
     prompt_cache: PromptCache | None = None,
     **settings: Any,
@@ -63,18 +65,16 @@ def generate(
     """
     if prompt_cache is not None and prompt_cache.model is not model:
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
-    first, count = _whole("candidate", candidate, 0), _whole("n", n, 1)
-    plan = _Plan(model, tokenizer, settings, schema=schema, regex=regex, grammar=grammar, choices=choices)
-    if plan.grammar is not None and tools:
-        raise InputError(
-            "tools: a call of a tool is not what schema, regex, grammar or choices allow; give one"
-        )
+    first, count = in_range("candidate", candidate), in_range("n", n)
+    structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
+    plan = _Plan(model, tokenizer, settings, structure, tools)
     started = None
     if draft is not None or noise_level is not None:
         started = checked_draft(tokenizer, draft, noise_level, plan.settings, model.config, thinking)
     ids = tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools)
     chosen = checked_seed(seed)
-    rows = [plan.row(ids, chosen, thinking, candidate=first + index) for index in range(count)]
+    pinned = plan.pinned(pins) if pins is not None else None
+    rows = [plan.row(ids, chosen, thinking, candidate=first + index, pinned=pinned) for index in range(count)]
     return _generations(Run(model, plan.settings, rows, on_step, prompt_cache, started))[0]
 
 
@@ -102,11 +102,8 @@ def generate_batch(
     """
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
         raise InputError("prompts: give a list of prompts, each a question, messages or token ids")
-    plan = _Plan(model, tokenizer, settings, schema=schema, regex=regex, grammar=grammar, choices=choices)
-    if plan.grammar is not None and tools:
-        raise InputError(
-            "tools: a call of a tool is not what schema, regex, grammar or choices allow; give one"
-        )
+    structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
+    plan = _Plan(model, tokenizer, settings, structure, tools)
     chosen = checked_seed(seed)
     rows = []
     for index, prompt in enumerate(prompts):
@@ -122,7 +119,12 @@ class _Plan:
     """What all rows of a run have in common."""
 
     def __init__(
-        self, model: DiffusionGemma, tokenizer: Tokenizer, settings: dict[str, Any], **structure: Any
+        self,
+        model: DiffusionGemma,
+        tokenizer: Tokenizer,
+        settings: dict[str, Any],
+        structure: dict[str, Any],
+        tools: Any,
     ):
         self.model, self.tokenizer = model, tokenizer
         self.settings = model.generation_config.override(**settings)
@@ -132,14 +134,31 @@ class _Plan:
             tokenizer, self.vocab_size, self.settings.eos_token_id, **structure
         )
         self.grammar = checked_grammar(compiled, self.settings)
+        if self.grammar is not None and tools:
+            raise InputError("tools: a call is not what schema, regex, grammar or choices allow; give one")
 
-    def row(self, prompt_ids: list[int], seed: int, thinking: bool, candidate: int = 0) -> Row:
+    def pinned(self, pins: Pins) -> PinnedTokens:
+        if self.grammar is not None:
+            raise InputError(
+                "pins: schema, regex, grammar and choices pin tokens, too; give one or the other"
+            )
+        return PinnedTokens(pins, self.settings, self.model.config.canvas_length, self.vocab_size)
+
+    def row(
+        self,
+        prompt_ids: list[int],
+        seed: int,
+        thinking: bool,
+        candidate: int = 0,
+        pinned: PinnedTokens | None = None,
+    ) -> Row:
         return Row(
             *(self.tokenizer, self.settings, self.model.config.canvas_length, self.vocab_size, prompt_ids),
             seed=seed,
             candidate=candidate,
             thinking=thinking,
             grammar=self.grammar,
+            pinned=pinned,
         )
 
 
@@ -220,9 +239,3 @@ class Generation:
 
     def __str__(self) -> str:
         return self.answer
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
-    return int(value)

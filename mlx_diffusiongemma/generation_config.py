@@ -32,6 +32,14 @@ _RANGES: dict[str, tuple[type, Any, Any]] = {
     "thinking_budget": (int, 0, 2**31 - 1),
     "answer_reserve": (int, 1, 2**31 - 1),
 }
+# The same of what is no setting.
+_OTHER_RANGES: dict[str, tuple[type, Any, Any]] = {
+    "temperature": (float, 1e-3, 100.0),
+    "probability": (float, 0.0, 1.0),
+    "noise_level": (float, 1e-6, 1.0),
+    "n": (int, 1, 1024),
+    "candidate": (int, 0, 2**31 - 1),
+}
 _SWITCHES = ("guard_empty", "guard_unconverged", "guard_stalled")
 # name -> what has to be callable, for what is not a number
 _PARTS = {
@@ -115,7 +123,7 @@ class GenerationConfig:
             if value is None:
                 continue
             if name in _RANGES:
-                changes[name] = _in_range(name, value)
+                changes[name] = in_range(name, value)
             elif name == "eos_token_id":
                 changes[name] = token_ids(value, name)
             elif name in _SWITCHES:
@@ -158,7 +166,8 @@ def _part(name: str, value: Any) -> Any:
     parts = list(value) if name == "stop" and isinstance(value, list | tuple) else [value]
     methods = ("accept", "renoise") if name == "sampler" else ("__call__",)
     wrong = [part for part in parts if not all(callable(getattr(part, each, None)) for each in methods)]
-    if wrong or not parts or isinstance(value, type):
+    wrong += [part for part in parts if isinstance(part, type)]
+    if wrong or not parts:
         raise InputError(f"{name} must have {_PARTS[name]}, found {_short((wrong or [value])[0])}")
     return value
 
@@ -167,9 +176,9 @@ def _short(value: Any) -> str:
     return repr(value) if len(repr(value)) < 50 else f"{repr(value)[:40]}..."
 
 
-def _in_range(name: str, value: Any) -> int | float:
-    """`value` as the setting's own type; NumPy's scalars count as numbers."""
-    kind, low, high = _RANGES[name]
+def in_range(name: str, value: Any, label: str | None = None) -> Any:
+    """`value` as the type that `name` has; NumPy's scalars count as numbers. `label`: its name in errors."""
+    kind, low, high = (_RANGES | _OTHER_RANGES)[name]
     number: Any = math.nan
     if not isinstance(value, (bool, str)):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -177,6 +186,6 @@ def _in_range(name: str, value: Any) -> int | float:
     if not low <= number <= high or kind(number) != number:
         what, spelled = ("an integer", "d") if kind is int else ("a number", "g")
         raise InputError(
-            f"{name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {_short(value)}"
+            f"{label or name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {_short(value)}"
         )
     return kind(number)

@@ -1,6 +1,7 @@
 """Checks what a caller gives as messages and tools, and puts it into the form chat templates expect."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -121,11 +122,14 @@ def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> lis
         messages += tool_messages(calls, results)
 
     results: one for each call without an error, in their order: text, or anything that can be written as JSON
-    (the model reads that). A malformed call takes no result: the model is told what is wrong with it, so that
-    it can call again. Returns one assistant message with all calls and one tool message for each; what the
-    model wrote beside the calls is left out, because templates disagree on where that goes.
-    Raises InputError for no calls, another number of results, and a result that is no JSON.
+    (the model reads that); delimiters spelled in it get a space, so that they stay text. A malformed call
+    takes no result: the model is told what is wrong with it, so that it can call again. Returns one assistant
+    message with all calls and one tool message for each; what the model wrote beside the calls is left out,
+    because templates disagree on where that goes. Raises InputError for no calls, another number of results,
+    and a result that is no JSON.
     """
+    if not isinstance(tool_calls, list | tuple):
+        raise InputError(f"tool_calls: found {type(tool_calls).__name__}; give generation.tool_calls")
     if not tool_calls:
         raise InputError("tool_calls: empty; there is nothing to answer")
     for index, call in enumerate(tool_calls):
@@ -165,15 +169,23 @@ def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> lis
 def _complaint(call: ToolCall) -> str:
     raw = call.raw if len(call.raw) <= _SHOWN else call.raw[:_SHOWN] + "..."
     text = f"Error: the call was not executed ({call.error}). It was: {raw}"
-    # Delimiters that are spelled in it would become delimiters of the prompt.
-    return text.replace(QUOTE, '"').replace("<|", "<").replace("|>", ">")
+    return _harmless(text.replace(QUOTE, '"'))
+
+
+# What may be spelled like a structural token.
+_DELIMITER = re.compile(r"<(?=\|[^<>|\s]{1,30}\|?>|[^<>|\s]{1,30}\|>|(?:bos|eos|pad|unk|mask)>)")
+
+
+def _harmless(text: str) -> str:
+    """`text` without delimiters: in a tool's words, they would become those of the prompt."""
+    return _DELIMITER.sub("< ", text)
 
 
 def _result_text(name: str, result: Any) -> str:
     if isinstance(result, str):
-        return result
+        return _harmless(result)
     try:
-        return json.dumps(result, ensure_ascii=False, allow_nan=False)
+        return _harmless(json.dumps(result, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"results: that of {name} cannot be written as JSON ({one_line(error)}); "

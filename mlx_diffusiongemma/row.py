@@ -12,9 +12,10 @@ from .channels import ChannelParser, ToolCall
 from .control.budget import ThinkingBudget, answer_reserve
 from .control.grammar import Grammar
 from .control.guards import Guards, is_unconverged
+from .control.pins import PinnedTokens
 from .control.structure import Structure
 from .denoise import DenoisedCanvas
-from .errors import InputError
+from .errors import GenerationError, InputError
 from .generation_config import GenerationConfig
 from .ops import FREE
 from .samplers import Stalled
@@ -65,6 +66,7 @@ class Row:
         candidate: int = 0,
         thinking: bool = False,
         grammar: Grammar | None = None,
+        pinned: PinnedTokens | None = None,
     ):
         self.settings, self.canvas_length, self.thinking = settings, canvas_length, thinking
         self.prompt_ids, self.seed, self.candidate = list(prompt_ids), seed, candidate
@@ -77,6 +79,7 @@ class Row:
         self._channel_open = tokenizer.special.channel_open
         self._channel_close = tokenizer.special.channel_close
         self._guards = Guards(tokenizer, settings)
+        self._own_pins = pinned
         self._structure = Structure(grammar) if grammar is not None else None
         self._answering = False  # whether the answer that a grammar holds began in an earlier canvas
         self._budget = self._new_budget(tokenizer, vocab_size)
@@ -89,8 +92,9 @@ class Row:
         reserve = answer_reserve(settings, self.canvas_length)
         if structure is not None:
             reserve = max(reserve, structure.shortest)
-        last = settings.max_new_tokens - reserve - 1
-        return ThinkingBudget(tokenizer, vocab_size, settings.eos_token_id, settings.thinking_budget, last)
+        most = settings.max_new_tokens
+        stop_ids, tokens = settings.eos_token_id, settings.thinking_budget
+        return ThinkingBudget(tokenizer, vocab_size, stop_ids, tokens, last=most - reserve - 1, most=most)
 
     @property
     def remaining(self) -> int:
@@ -104,7 +108,10 @@ class Row:
     @property
     def pins(self) -> list[int]:
         """The next canvas's pins, `[C]`."""
-        return self._pinned + [FREE] * (self.canvas_length - len(self._pinned))
+        pins = self._pinned + [FREE] * (self.canvas_length - len(self._pinned))
+        for position, token in self._callers.items():
+            pins[position] = token
+        return pins
 
     @property
     def steps(self) -> int:
@@ -120,6 +127,7 @@ class Row:
         """A new canvas."""
         self._attempt = self._steps = self._revisions = 0
         self._guards.begin()
+        self._callers = self._own_pins.of(len(self.blocks)) if self._own_pins is not None else {}
         self._pinned = self._budget.opening(self.written, self.thinking) if self._budget else []
 
     def judge(self, canvas: DenoisedCanvas, index: int) -> bool:
@@ -140,6 +148,8 @@ class Row:
         if len(prefix) >= self.canvas_length or any(token in self.settings.eos_token_id for token in prefix):
             self._canvas = prefix + [self.pad_id] * (self.canvas_length - len(prefix))
             return True
+        if len(prefix) <= len(self._pinned):  # or this might go on for ever
+            raise GenerationError("a canvas was to be mended where it was pinned already; please report this")
         self._pinned = prefix
         self._attempt += 1
         self._revisions += 1
@@ -154,34 +164,27 @@ class Row:
             return int(np.array(mx.argmax(mx.where(mx.array(allowed), logits, -mx.inf))))
 
         ids = self._canvas[: self.remaining]
-        if self._budget is not None:
-            prefix = self._budget.review(self.written, ids, best if self._structure is None else None)
-            if prefix is not None:
-                return prefix
-        start = self._answer_start()
-        if self._structure is None or start is None:
-            return None
+        if self._structure is None:
+            return self._budget.review(self.written, ids, best) if self._budget is not None else None
+        prefix, start = self._answer_start()
+        if prefix is not None or start is None:
+            return prefix
         return self._structure.review(self._canvas, start, self.remaining, best)
 
-    def _answer_start(self) -> int | None:
-        """Where in this canvas the answer goes on, None where all of it is thought; for what holds it to a
-        grammar."""
-        if self._answering:
-            return 0
-        room_for_thought = self._budget is not None and self._budget.last >= 1
-        if not self.written and not (self._canvas[0] == self._channel_open and room_for_thought):
-            return 0
-        if self._channel_close in self._canvas:
-            return self._canvas.index(self._channel_close) + 1
-        return None
+    def _answer_start(self) -> tuple[list[int] | None, int | None]:
+        """Of a row that a grammar holds: how the canvas must begin, if otherwise, and where its answer goes
+        on."""
+        if self._answering or self._budget is None:
+            return None, 0
+        return self._budget.thought_before(self.written, self._canvas)
 
     def commit(self, seconds: float) -> Block:
         """The canvas as a `Block`, `seconds` after it began."""
         ids, stopped = self._until_stop()
         if self._structure is not None:
-            start = self._answer_start()
+            _, start = self._answer_start()
             if start is not None:
-                self._structure.commit(self._canvas, start)
+                self._structure.commit(ids, start)
                 self._answering = True
         self.written += ids
         self.finish_reason = "stop" if stopped else "length" if self.remaining == 0 else None

@@ -7,15 +7,13 @@ all arrays stay on the device, and nothing is read back.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 
-from .errors import InputError
-from .generation_config import GenerationConfig
-from .ops import Acceptance, Bounds, Proposal, accept_and_renoise, advance, within_entropy_bound
+from .generation_config import in_range
+from .ops import Proposal, within_entropy_bound
 
 if TYPE_CHECKING:
     from .sampling import CanvasState
@@ -66,6 +64,9 @@ class EntropyBound(_KeepSamples):
 
     bound: float = 0.1
 
+    def __post_init__(self) -> None:
+        in_range("entropy_bound", self.bound)
+
     def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
         return within_entropy_bound(proposal.entropies, pins, self.bound)
 
@@ -75,6 +76,9 @@ class ConfidenceThreshold(_KeepSamples):
     """Accepts positions whose likeliest token is at least so probable, and always the most certain one."""
 
     threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        in_range("probability", self.threshold)
 
     def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
         confidences = mx.where(pins >= 0, -1, proposal.confidences)
@@ -89,6 +93,10 @@ class LinearSchedule:
     t_min: float = 0.4
     t_max: float = 0.8
 
+    def __post_init__(self) -> None:
+        in_range("t_min", self.t_min)
+        in_range("t_max", self.t_max)
+
     def __call__(self, step: int, steps: int) -> float:
         return self.t_min + (self.t_max - self.t_min) * step / steps
 
@@ -100,6 +108,10 @@ class CosineSchedule:
     t_min: float = 0.4
     t_max: float = 0.8
 
+    def __post_init__(self) -> None:
+        in_range("t_min", self.t_min)
+        in_range("t_max", self.t_max)
+
     def __call__(self, step: int, steps: int) -> float:
         return self.t_min + (self.t_max - self.t_min) * (1 - math.cos(math.pi * step / steps)) / 2
 
@@ -109,6 +121,9 @@ class ConstantSchedule:
     """The same at every step."""
 
     temperature: float = 0.6
+
+    def __post_init__(self) -> None:
+        in_range("temperature", self.temperature)
 
     def __call__(self, step: int, steps: int) -> float:
         return self.temperature
@@ -125,6 +140,10 @@ class StableAndConfident:
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
 
+    def __post_init__(self) -> None:
+        in_range("stability_threshold", self.stability_threshold)
+        in_range("confidence_threshold", self.confidence_threshold)
+
     def __call__(self, state: CanvasState) -> mx.array:
         found = state.acceptance
         stable = found.stable_steps >= self.stability_threshold
@@ -140,63 +159,9 @@ class Stalled:
     steps: int = 8
     mean_entropy: float = 0.05
 
+    def __post_init__(self) -> None:
+        in_range("stability_threshold", self.steps)
+        in_range("confidence_threshold", self.mean_entropy)
+
     def __call__(self, state: CanvasState) -> mx.array:
         return (state.unchanged_steps >= self.steps) & (state.acceptance.mean_entropy < self.mean_entropy)
-
-
-class Rules(NamedTuple):
-    """Sampler and stop rules of a generation; the first stop rule that fires ends a canvas."""
-
-    sampler: Any
-    stop: tuple[Any, ...]
-
-    @property
-    def are_ours(self) -> bool:
-        """Whether nothing here was written by somebody else, who may do in Python what no trace can hold."""
-        return all(type(part).__module__ == __name__ for part in (self.sampler, *self.stop))
-
-    @property
-    def fused(self) -> Bounds | None:
-        """The bounds of the operation that is sampler and first stop rule in one; None for others."""
-        first = self.stop[0]
-        if type(self.sampler) is EntropyBound and type(first) is StableAndConfident:
-            return Bounds(self.sampler.bound, first.stability_threshold, first.confidence_threshold)
-        return None
-
-    def apply(
-        self, proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance
-    ) -> tuple[Acceptance, int]:
-        """One step's acceptance, and how many stop rules have been asked for it."""
-        if self.fused is not None:
-            return accept_and_renoise(proposal, noise, pins, previous, self.fused), 1
-        accepted = self.sampler.accept(proposal, pins)
-        canvas = self.sampler.renoise(accepted, proposal, noise)
-        return advance(proposal, accepted, canvas, pins, previous), 0
-
-
-def rules_of(settings: GenerationConfig) -> Rules:
-    """The sampler and stop rules that `settings` ask for; the checkpoint's where they name none."""
-    stop = settings.stop
-    if stop is None:
-        stop = StableAndConfident(settings.stability_threshold, settings.confidence_threshold)
-    rules = tuple(stop) if isinstance(stop, Sequence) else (stop,)
-    if settings.guard_stalled:
-        rules += (Stalled(),)
-    return Rules(settings.sampler or EntropyBound(settings.entropy_bound), rules)
-
-
-def temperature_at(step: int, settings: GenerationConfig) -> float:
-    """The schedule's temperature; `step` counts down from max_denoising_steps to 1."""
-    schedule = settings.schedule or LinearSchedule(settings.t_min, settings.t_max)
-    return float(schedule(step, settings.max_denoising_steps))
-
-
-def check_schedule(settings: GenerationConfig) -> None:
-    """`InputError` when the schedule gives some step a temperature that logits cannot be divided by."""
-    for step in range(settings.max_denoising_steps, 0, -1):
-        temperature = temperature_at(step, settings)
-        if not 0 < temperature < math.inf:
-            raise InputError(
-                f"schedule: temperature {temperature:g} at step {step} of {settings.max_denoising_steps}; "
-                "it must be a finite number above 0"
-            )

@@ -12,7 +12,7 @@ import numpy as np
 from .cache import CanvasView
 from .errors import InputError
 from .ops import FREE, TOLERANCE, Acceptance, Proposal, RowStatistics, processed_logits, row_statistics
-from .samplers import Rules
+from .rules import Rules
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
@@ -151,17 +151,18 @@ def denoise_step(
     soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
     soft = mx.where(pinned[..., None], model.embed(mx.maximum(state.pins, 0)), soft)  # one-hot
     left_out = mx.where(done | pinned, 0, left_out.reshape(shape)).flatten()
+    entropies = mx.where(done, state.entropies, mx.where(pinned, 0, proposal.entropies))
     same = (after.accepted == before.accepted).all(axis=-1)
     state = CanvasState(
         after,
         state.pins,
         soft,
-        proposal.entropies,
+        entropies,
         unchanged_steps=mx.where(same, state.unchanged_steps + 1, 0),
         stopped_by=mx.where(after.done & (state.stopped_by < 0), 0, state.stopped_by),
     )
     for index in range(asked, len(rules.stop)):
-        state = _stopped(state, rules.stop[index](state), index)
+        state = _stopped(state, rules.stops(index, state), index)
     return state, Remainder(left_out, logits)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_EVENTS = (
+CONTROL_EVENTS = (
     *("empty_rerolls", "unconverged_rerolls", "stalled_stops"),
     *("forced_thought_ends", "grammar_walks", "grammar_repairs"),
 )
@@ -83,7 +83,7 @@ class Stats:
 
     def table(self) -> str:
         """A few lines for people."""
-        events = {name.replace("_", " "): getattr(self, name) for name in _EVENTS}
+        events = {name.replace("_", " "): getattr(self, name) for name in CONTROL_EVENTS}
         seen = ", ".join(f"{count} {name}" for name, count in events.items() if count)
         cached = f", {self.cached_tokens} of them cached" if self.cached_tokens else ""
         return "\n".join(

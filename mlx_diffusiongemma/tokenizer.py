@@ -108,12 +108,15 @@ class Tokenizer:
                     break
         return cls(hf, source=str(path))
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without bos. Delimiters spelled in the text become their single ids."""
+    def encode(self, text: str, what: str = "prompt") -> list[int]:
+        """The ids of `text`, without bos. Delimiters spelled in the text become their single ids.
+
+        Raises InputError, which calls it `what`, for text that is not valid Unicode.
+        """
         try:
             text.encode()
         except UnicodeEncodeError as error:  # a half of a surrogate pair, from undecodable bytes
-            raise InputError(f"prompt: not valid Unicode ({error.reason}); decode it as UTF-8") from None
+            raise InputError(f"{what}: not valid Unicode ({error.reason}); decode it as UTF-8") from None
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:

@@ -18,6 +18,8 @@ _MAX_DEPTH = 64
 
 # `call:` may be missing. A name may be namespaced ("google:maps:route"), so it may hold colons.
 _HEAD = re.compile(r"\s*(?:call\s*:\s*)?(?P<name>\w(?:[\w.:/-]*\w)?)?")
+_BRACE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)  # or a JSON string, whose braces are none
+_NEXT = re.compile(r"[\s,;]*(?=(?:call\s*:\s*)?\w[\w.:/-]*\{)")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<mark>[{}\[\]:,])              # punctuation
            |(?P<json>"(?:[^"\\]|\\.)*")         # a JSON string: not the format, but models slip into it
@@ -41,6 +43,27 @@ class ToolCall:
     arguments: dict[str, Any] = field(default_factory=dict)
     raw: str = ""
     error: str | None = None
+
+
+def parse_tool_calls(raw: str, *, closed: bool = True) -> list[ToolCall]:
+    """The calls written in `raw`, one after the other; mostly it is one. See `parse_tool_call`."""
+    *calls, last = _separate(raw)
+    return [*(parse_tool_call(call) for call in calls), parse_tool_call(last, closed=closed)]
+
+
+def _separate(raw: str) -> list[str]:
+    """`raw`, cut where braces outside strings have closed and another call follows."""
+    calls, start, at, depth = [], 0, 0, 0
+    for index, piece in enumerate(raw.split(QUOTE)):
+        for match in _BRACE.finditer(piece) if index % 2 == 0 else ():
+            depth += {"{": 1, "}": -1}.get(match[0], 0)
+            end = at + match.end()
+            following = _NEXT.match(raw, end) if match[0] == "}" and depth == 0 else None
+            if following is not None:
+                calls.append(raw[start:end])
+                start = following.end()
+        at += len(piece) + len(QUOTE)
+    return [*calls, raw[start:]]
 
 
 def parse_tool_call(raw: str, *, closed: bool = True) -> ToolCall:

@@ -173,10 +173,10 @@ def test_the_memory_of_a_batch_is_checked(demo: Any, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "2"])
 def test_bad_counts_are_refused(demo: Any, n: Any) -> None:
-    with pytest.raises(InputError, match="n must be an integer of at least 1, found"):
+    with pytest.raises(InputError, match="n must be an integer from 1 to 1024, found"):
         generate(*demo, "hi", n=n)
     if n != 0:
-        with pytest.raises(InputError, match="candidate must be an integer of at least 0, found"):
+        with pytest.raises(InputError, match="candidate must be an integer from 0"):
             generate(*demo, "hi", candidate=n)
 
 
@@ -188,3 +188,52 @@ def test_bad_batches_are_refused(demo: Any) -> None:
         generate_batch(*demo, ["hi", ""])
     with pytest.raises(InputError, match="the prompt has 4000 tokens"):
         generate_batch(*demo, ["hi", [5] * 4000], max_new_tokens=1024)
+
+
+def test_a_row_that_is_denoised_again_reads_its_own_prompt(
+    demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that objects to the first attempt at the second row's canvases, whatever they hold."""
+    from mlx_diffusiongemma.row import Row
+
+    judge = Row.judge
+
+    def objecting(self: Row, canvas: Any, index: int) -> bool:
+        stands = judge(self, canvas, index)
+        if self.prompt_ids == second and self._attempt == 0:
+            self._attempt = 1
+            return False
+        return stands
+
+    prompts = ["Hello", "What is 345 + 78?", "JSON for Paris and Rome"]
+    second = demo[1].prompt_ids(prompts[1])
+    monkeypatch.setattr(Row, "judge", objecting)
+    rows = generate_batch(*demo, prompts, seed=0)
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert outcome(row) == outcome(generate(*demo, prompt, seed=0))
+    assert rows[1].answer == "423"
+    assert rows[1].stats.denoising_steps > rows[0].stats.denoising_steps
+
+
+def test_a_canvas_that_is_mended_often_gets_fewer_steps(demo: Any) -> None:
+    """The second row's canvas is mended again and again, so it gets fewer and fewer steps; the others' none
+    the less."""
+    _, tokenizer = demo
+    yes = tokenizer.encode("yes")
+
+    class Stubborn(Scripted):
+        def decode_hidden(self, canvas_ids: mx.array, *others: Any) -> mx.array:
+            return mx.where(canvas_ids > 600, canvas_ids, super().decode_hidden(canvas_ids, *others))
+
+    model: Any = Stubborn([yes * 16], sure=2.0)  # never sure enough to stop by itself
+    steps: list[mlx_dg.Step] = []
+    asked: dict[str, Any] = {"max_denoising_steps": 16, "max_new_tokens": 24, "guard_unconverged": False}
+    generation = generate(model, tokenizer, "hi", regex="[0-9]{20}", on_step=steps.append, **asked)
+    assert len(str(generation)) == 20
+    per_try = [0]
+    for step in steps:
+        per_try += [0] if step.index == 0 else []
+        per_try[-1] += 1
+    assert per_try[1:9] == [16] * 4 + [8] * 4
+    assert per_try[-1] == 1
+    assert generation.stats.denoising_steps == len(steps)

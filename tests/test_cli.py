@@ -28,7 +28,7 @@ from mlx_diffusiongemma.display.plain import JSON_STATISTICS
 from mlx_diffusiongemma.generation import Block
 
 TESTS = Path(__file__).parent
-JSON_KEYS = ["answer", "thought", "tool_calls", "finish_reason", "seed", "stats"]
+JSON_KEYS = ["answer", "thought", "tool_calls", "finish_reason", "seed", "candidate", "warnings", "stats"]
 
 
 def invoke(*arguments: str, stdin: bytes | None = None) -> Result:
@@ -60,6 +60,7 @@ class Scripted:
     script: list[Any]
     calls: list[dict[str, Any]] = field(default_factory=list)
     seed: int = 11
+    candidate: int = 0
     finish_reason: str = "stop"
     blocks: list[Block] = field(default_factory=list)
 

@@ -70,7 +70,7 @@ def test_answers_are_held_to_a_schema_or_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-n", "0"), "n must be an integer of at least 1, found 0"),
+        (("-n", "0"), "n must be an integer from 1 to 1024, found 0"),
         (("--thinking-budget", "-1"), "thinking_budget must be an integer from 0"),
         (
             ("--thinking-budget", "300", "--max-new-tokens", "256"),

@@ -85,7 +85,7 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DiffusionGemma, "decode_hidden", watched)
-        str(generate(model, tokenizer, "hi", seed=0, draft="yes", noise_level=1e-9))
+        str(generate(model, tokenizer, "hi", seed=0, draft="yes", noise_level=1e-6))
     ids = [*tokenizer.encode("yes"), tokenizer.special.turn_close]
     assert seen[0] == ids + [0] * (64 - len(ids))
 
@@ -101,10 +101,10 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
             "draft: .* tokens with its end, but max_new_tokens is 64",
         ),
         ({"noise_level": 0.5}, "noise_level 0.5 says how much of a draft to replace; give draft, too"),
-        ({"draft": "yes", "noise_level": 0}, "noise_level must be a number above 0 and up to 1, found 0"),
-        ({"draft": "yes", "noise_level": 1.01}, "noise_level must be a number above 0 and up to 1"),
-        ({"draft": "yes", "noise_level": math.nan}, "noise_level must be a number above 0 and up to 1"),
-        ({"draft": "yes", "noise_level": "half"}, "noise_level must be a number above 0 and up to 1"),
+        ({"draft": "yes", "noise_level": 0}, "noise_level must be a number from 1e-06 to 1, found 0"),
+        ({"draft": "yes", "noise_level": 1.01}, "noise_level must be a number from 1e-06 to 1"),
+        ({"draft": "yes", "noise_level": math.nan}, "noise_level must be a number from 1e-06 to 1"),
+        ({"draft": "yes", "noise_level": "half"}, "noise_level must be a number from 1e-06 to 1"),
     ],
 )
 def test_bad_drafts_are_refused_before_anything_runs(

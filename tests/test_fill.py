@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from typing import Any
 
@@ -308,3 +309,21 @@ def test_the_largest_that_fits() -> None:
     for length, template in [(255, "[[255]]"), (63, "[[..63]]")]:
         model: Any = Writer(OSLO * length)
         assert fill(model, TOKENIZER, template, prompt="hi", seed=0).text == "Oslo" * length
+
+
+@pytest.mark.parametrize(
+    ("template", "lengths"),
+    [
+        ("x [[64]]", [64]), ("a [[70]]", [70]), ("x [[130]] y", [130]), ("[[64]]", [64]),
+        ("abc [[63]] d", [63]), ("[[..60]] and then some more words here", None),
+        ("[[..62]] a b", None), ("go [[..63]] a", None),
+    ],
+)  # fmt: skip
+def test_holes_about_as_large_as_a_canvas(template: str, lengths: list[int] | None) -> None:
+    demo = load("demo")
+    filling = fill(*demo, template, seed=0, max_denoising_steps=2, max_new_tokens=256)
+    before, after = re.split(r"\[\[.*?\]\]", template)
+    assert filling.text == before + filling.holes[0] + after
+    if lengths is not None:  # a space before it belongs to the hole's first token
+        literals = len(demo[1].encode(before.rstrip(" "))) + len(demo[1].encode(after))
+        assert len(filling.token_ids) - 1 - literals in (lengths[0], lengths[0] + 1)

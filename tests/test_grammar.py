@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pydantic
 import pytest
 
+from mlx_diffusiongemma.control.examples import example
 from mlx_diffusiongemma.control.grammar import Grammar, compile_grammar
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.loading import resolve
@@ -242,3 +244,52 @@ def test_two_spellings_of_a_name_are_not_two_names() -> None:
     schema = {"properties": {"a\nb": {"type": "integer"}}, "additionalProperties": False}
     assert accepts(compiled(schema=schema), '{"a\\nb": 1}')
     assert not accepts(compiled(schema=schema), '{"a\\nb": 1, "a\\u000ab": 2}')
+
+
+FAR = (
+    r".*a.*a", r".+-.+-.+", r"(.*\n){3}", r".*</b>", r"(.|\n)*</done>", r"(\d+\. .+\n){10}",
+    r"(.+, ){4}and .+", r"(.+)-(.+)-(.+)", r"[^@]+@[^@]+\.[a-z]{2,}", r"[^\w\s]{3}é?", r"(ab|c)+?d{2,3}",
+    r"\D\S\W[^a-z]", r"x{3}|yy",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", FAR)
+def test_patterns_whose_end_no_mask_shows_are_found_out(pattern: str) -> None:
+    text = example(pattern)
+    assert text is not None
+    assert re.fullmatch(pattern, text)
+    for given in ({"regex": pattern}, {"schema": {"type": "string", "pattern": f"^(?:{pattern})$"}}):
+        compiled = compile_grammar(TOKENIZER, 704, (106,), **given)
+        assert compiled is not None
+        written = TOKENIZER.decode(compiled.shortest[:-1])
+        assert re.fullmatch(pattern, written if "regex" in given else json.loads(written))
+
+
+@pytest.mark.parametrize("pattern", ["a(", "(?P<n", r"\p{L}", "a" * 5000])
+def test_there_is_not_always_an_example(pattern: str) -> None:
+    assert example(pattern) is None
+
+
+def fits(schema: Any, text: str) -> bool:
+    compiled = compile_grammar(TOKENIZER, 704, (106,), schema=schema)
+    assert compiled is not None
+    return accepts(compiled, text)
+
+
+def test_a_named_key_cannot_come_again_in_other_letters() -> None:
+    one = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    assert fits(one, '{"a": 1}')
+    assert not fits(one, r'{"a": 1, "\u0061": "x"}')
+    other = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+    assert fits({"allOf": [one, other]}, '{"a": 1, "b": 2}')
+    assert fits({"type": "object"}, '{"z": 1}')
+
+
+@pytest.mark.parametrize("low", [-3, 0, 7])
+@pytest.mark.parametrize("width", [0.01, 0.5, 1])
+@pytest.mark.parametrize("upper", ["maximum", "exclusiveMaximum"])
+def test_an_excluded_end_of_a_narrow_range_stays_out(low: int, width: float, upper: str) -> None:
+    schema = {"type": "number", "exclusiveMinimum": low, upper: low + width}
+    assert not fits(schema, str(low))
+    assert not fits(schema, f"{low}.0")
+    assert fits(schema, str(round(low + width / 2, 4)))

@@ -18,16 +18,15 @@ from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import FREE, Proposal
+from mlx_diffusiongemma.rules import Rules, rules_of
 from mlx_diffusiongemma.samplers import (
     ConfidenceThreshold,
     ConstantSchedule,
     CosineSchedule,
     EntropyBound,
     LinearSchedule,
-    Rules,
     StableAndConfident,
     Stalled,
-    rules_of,
 )
 from mlx_diffusiongemma.sampling import initial_state
 from mlx_diffusiongemma.tokenizer import Tokenizer
@@ -267,11 +266,13 @@ def test_the_fused_operation_is_taken_for_what_it_computes_and_nothing_else() ->
         ({"sampler": EntropyBound}, "sampler must have"),
         ({"schedule": 0.7}, r"schedule must have a function of step and steps .* found 0\.7"),
         (
-            {"schedule": ConstantSchedule(0.0)},
-            "schedule: temperature 0 at step 256 of 256; it must be a finite",
+            {"schedule": lambda step, steps: math.nan},
+            "schedule: temperature at step 256 must be .* found nan",
         ),
-        ({"schedule": lambda step, steps: math.nan}, "schedule: temperature nan at step 256"),
-        ({"schedule": lambda step, steps: 5 - step}, "schedule: temperature -251 at step 256"),
+        (
+            {"schedule": lambda step, steps: 5 - step},
+            "schedule: temperature at step 256 must be .* found -251",
+        ),
         ({"stop": "never"}, "stop must have a stop rule or several"),
         ({"stop": []}, "stop must have a stop rule or several"),
         ({"stop": [StableAndConfident(), 3]}, "stop must have .* found 3"),
@@ -288,3 +289,94 @@ def test_bad_parts_are_refused_before_anything_runs(
 def test_the_parts_are_public() -> None:
     for part in (EntropyBound, ConfidenceThreshold, LinearSchedule, CosineSchedule, ConstantSchedule):
         assert getattr(mlx_dg, part.__name__) is part
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EntropyBound(-1), "entropy_bound must be a number from 0"),
+        (lambda: EntropyBound("0.1"), "entropy_bound must be a number"),  # type: ignore[arg-type]
+        (lambda: ConfidenceThreshold(5), "probability must be a number from 0 to 1, found 5"),
+        (lambda: ConstantSchedule(0.0), "temperature must be a number from 0.001"),
+        (lambda: LinearSchedule(0.4, math.nan), "t_max must be a number"),
+        (lambda: CosineSchedule(0.0, 0.8), "t_min must be a number"),
+        (lambda: StableAndConfident(-1, 0.1), "stability_threshold must be an integer"),
+        (lambda: Stalled(8, -1.0), "confidence_threshold must be a number"),
+    ],
+)
+def test_parts_refuse_numbers_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+class Returning:
+    """A sampler that returns what it is told to."""
+
+    def __init__(self, accept: Any = None, renoise: Any = None):
+        self.returned = accept, renoise
+
+    def __len__(self) -> int:  # falsy, and a sampler all the same
+        return 0
+
+    def accept(self, proposal: Proposal, pins: mx.array) -> Any:
+        return mx.ones(pins.shape, dtype=mx.bool_) if self.returned[0] is None else self.returned[0]
+
+    def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> Any:
+        return proposal.samples if self.returned[1] is None else self.returned[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"sampler": Returning(accept=0.5)},
+            r"sampler: accept must return an MLX array, bool \[1, 64\]; found float",
+        ),
+        ({"sampler": Returning(accept=mx.ones((1, 64)))}, r"found mlx.core.float32 \[1, 64\]"),
+        (
+            {"sampler": Returning(renoise=mx.zeros((64,), dtype=mx.int32))},
+            r"renoise must return .* integer \[1, 64\]",
+        ),
+        (
+            {"sampler": Returning(renoise=mx.full((1, 64), 704))},
+            "renoise returned token 704; the model's ids are 0 to 703",
+        ),
+        ({"sampler": Returning(renoise=mx.full((1, 64), -1))}, "renoise returned token -1"),
+        ({"stop": lambda state: True}, r"stop: a rule must return an MLX array, bool \[1\]; found bool"),
+        (
+            {"stop": lambda state: state.acceptance.accepted},
+            r"stop: a rule must return .* found mlx.core.bool \[1, 64\]",
+        ),
+    ],
+)
+def test_what_parts_return_is_checked(tokenizer: Tokenizer, settings: dict[str, Any], message: str) -> None:
+    model: Any = Scripted([[TURN_END]])
+    with pytest.raises(InputError, match=message):
+        str(generate(model, tokenizer, "hi", guard_empty=False, **settings))
+
+
+def test_pinned_positions_have_no_entropy_to_wait_for(tokenizer: Tokenizer) -> None:
+    """A rule that waits for every entropy fires although the model is unsure of what is pinned."""
+    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
+    seen: list[np.ndarray] = []
+    certain = lambda state: state.entropies.max(axis=-1) < 0.5  # noqa: E731
+    asked: dict[str, Any] = {
+        "thinking": True,
+        "thinking_budget": 0,
+        "max_new_tokens": 64,
+        "guard_empty": False,
+    }
+    logits = Scripted.logits
+
+    def unsure_first(self: Scripted, hidden: mx.array) -> mx.array:
+        return logits(self, hidden) * (mx.arange(hidden.shape[1]) >= 4)[:, None]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scripted, "logits", unsure_first)
+        generation = generate(
+            model, tokenizer, "hi", stop=certain, on_step=lambda s: seen.append(s.entropies), **asked
+        )
+        assert generation.blocks == []
+        (block, *_) = list(generation)
+    assert block.denoising_steps <= 4
+    assert all((entropies[0, :4] == 0).all() for entropies in seen)

@@ -8,14 +8,22 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusiongemma.denoise import denoise
+from mlx_diffusiongemma.denoise import Start, denoise
 from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import load_model, resolve
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import FREE, TOLERANCE, processed_logits
-from mlx_diffusiongemma.samplers import rules_of
-from mlx_diffusiongemma.sampling import CanvasState, Remainder, denoise_step, initial_state, settle
+from mlx_diffusiongemma.rules import rules_of
+from mlx_diffusiongemma.sampling import (
+    CanvasState,
+    Remainder,
+    SeededDraws,
+    Stream,
+    denoise_step,
+    initial_state,
+    settle,
+)
 
 SETTINGS = GenerationConfig()
 RULES = rules_of(SETTINGS)
@@ -58,6 +66,9 @@ def test_a_pinned_position_holds_its_token_from_the_noise_on(model: DiffusionGem
         state = settle(model, state, remainder, 0.8)
         argmax = np.array(state.acceptance.argmax)[0]
         assert argmax[[2, 7]].tolist() == [0, 123]
+        believed = np.array(state.soft_embedding)[0, [2, 7]]  # one-hot
+        np.testing.assert_array_equal(believed, np.array(model.embed(mx.array([0, 123]))))
+        assert not np.array(state.entropies)[0, [2, 7]].any()
         assert np.array(state.acceptance.accepted)[0, [2, 7]].all()
 
 
@@ -116,3 +127,28 @@ def test_a_watcher_does_not_see_a_step_whose_logits_are_broken(
     with pytest.raises(GenerationError, match="NaN or infinite at denoising step 1"):
         denoise(model, cache, SETTINGS, Draws(), on_step=seen.append)
     assert seen == []
+
+
+def test_a_canvas_is_denoised_around_its_pins(model: DiffusionGemma) -> None:
+    """From the first step on: what is pinned is believed, what is free is not."""
+    pins = np.full((1, LENGTH), FREE, dtype=np.int32)
+    pins[0, 3] = 42
+    beliefs: list[np.ndarray] = []
+    decode = type(model).decode_hidden
+
+    def watched(self: DiffusionGemma, ids: mx.array, view: Any, soft: mx.array) -> mx.array:
+        assert np.array(ids)[0, 3] == 42
+        beliefs.append(np.array(soft)[0])
+        return decode(self, ids, view, soft)
+
+    draws = SeededDraws([Stream(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
+    cache = model.make_cache()
+    model.encode(mx.arange(20, 40)[None], cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "decode_hidden", watched)
+        canvas = denoise(model, cache, SETTINGS, draws, start=Start(pins=mx.array(pins), steps=3))
+    assert np.array(canvas.ids)[0, 3] == 42
+    assert canvas.steps == [len(beliefs)]
+    for belief in beliefs:
+        np.testing.assert_array_equal(belief[3], np.array(model.embed(mx.array(42))))
+    assert not beliefs[0][[0, 1, 2, 4, 5, 6, 7]].any()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oracle import tiny
 from pydantic import BaseModel
 from schemas import schemas
+from scripted import Scripted
 
 from mlx_diffusiongemma.control.grammar import compile_grammar
 from mlx_diffusiongemma.errors import InputError
@@ -177,6 +178,60 @@ def test_batches_and_candidates_are_held_row_by_row(untrained: Any) -> None:
     assert rows[2].token_ids == generate(*untrained, prompts[1], candidate=2, **asked).token_ids
 
 
+HOSTILE = (
+    "<|channel>" * 64,
+    "<|channel>a" * 32,
+    "<|channel>thought\na b<|turn>a b<channel|>42<turn|>",
+    "<|channel>final\na b<channel|>42<turn|>",
+    "<|channel>thought\n<|tool_call>call:f{}<tool_call|><channel|>42<turn|>",
+    "<|channel>thought\nhm<turn|>",
+    "<|channel>thought\n" + "hm" * 90,
+    "<channel|>42<turn|>",
+    "<turn|>",
+    "",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("most", [8, 64, 96, 256])
+@pytest.mark.parametrize("budget", [None, 0, 5])
+def test_whatever_a_model_makes_of_its_channels_the_answer_holds(
+    demo: Any, text: str, most: int, budget: int | None
+) -> None:
+    _, tokenizer = demo
+    ids = tokenizer.encode(text)
+    model: Any = Scripted(lambda block, _: ids[64 * block : 64 * block + 64])
+    asked: dict[str, Any] = {"thinking": True, "thinking_budget": budget, "max_new_tokens": most}
+    held = generate(model, tokenizer, "hi", schema={"type": "integer"}, seed=0, guard_empty=False, **asked)
+    assert isinstance(json.loads(str(held)), int)
+    assert held.tool_calls == []
+    assert held.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("place", [10, 191 - 128])
+def test_a_delimiter_inside_the_answer_is_the_grammars_business(demo: Any, place: int) -> None:
+    """Also where a thought would have to be closed: at the last place before the reserve, on a border."""
+    _, tokenizer = demo
+    letter, quote = tokenizer.encode("m"), tokenizer.encode('"')
+    canvases = [quote + letter * 63, *([letter * 64] * 20)]
+    canvases[2] = [*letter * place, tokenizer.special.channel_open, *letter * 64][:64]
+    model: Any = Scripted(canvases)
+    held = generate(model, tokenizer, "hi", schema={"type": "string"}, seed=0, max_new_tokens=256)
+    assert len(json.loads(str(held))) > 100
+    assert held.stats.forced_thought_ends == 0
+
+
+def test_rows_of_a_batch_are_mended_by_their_own_logits(demo: Any) -> None:
+    """A row that is done long before the others has logits that it did not end with."""
+    asked: dict[str, Any] = {"seed": 4, "thinking": True, "max_denoising_steps": 4, "max_new_tokens": 64}
+    asked["schema"] = {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 3}
+    rows = generate(*demo, "What is 99 + 88?", n=3, **asked).candidates
+    alone = [generate(*demo, "What is 99 + 88?", candidate=index, **asked) for index in range(3)]
+    assert [row.token_ids for row in rows] == [row.token_ids for row in alone]
+    assert [row.stats.denoising_steps for row in rows] == [row.stats.denoising_steps for row in alone]
+    assert sum(row.stats.grammar_repairs for row in rows) > 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -193,7 +248,7 @@ def test_batches_and_candidates_are_held_row_by_row(untrained: Any) -> None:
             {"regex": "[a-z]{200}", "max_new_tokens": 64},
             "shortest answer .* takes 201 tokens, but max_new_tokens is 64",
         ),
-        ({"regex": "a", "tools": [{"name": "f", "parameters": {}}]}, "tools: a call of a tool is not what"),
+        ({"regex": "a", "tools": [{"name": "f", "parameters": {}}]}, "tools: a call is not what"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_before_anything_runs(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_diffusiongemma.channels import ChannelParser, ToolCall
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.tool_calls import parse_tool_call
+from mlx_diffusiongemma.tool_calls import parse_tool_call, parse_tool_calls
 
 from .fixtures_tokenizer import write_tokenizer
 from .parsing import THOUGHT, contents, parse, parse_all_ways, property_test
@@ -108,7 +108,7 @@ def test_good_call(raw: str, name: str, arguments: dict[str, Any] | None) -> Non
         ("call:f{a:", "f", "found the end"),
         ("call:f{a:1", "f", "expected ,, found the end"),
         ("call:f{a:1}}", "f", "expected the end of the call, found '}'"),
-        ("call:f{a:1}call:g{}", "f", "expected the end of the call, found 'call'"),
+        ("call:f{a:1} and more", "f", "expected the end of the call, found 'and'"),
         ("call:f{a=1}", "f", "expected :"),
         ("call:f{a:1 b:2}", "f", "expected ,, found 'b'"),
         ("call:f{a:Paris}", "f", "'Paris' is no number"),
@@ -198,3 +198,21 @@ def test_call_with_text_split_over_bytes(gemma: Tokenizer) -> None:
     for cut in range(len(ids)):
         (call,) = parse(gemma, ids, [cut]).tool_calls
         assert call.arguments == {"city": "Zürich 日本"}
+
+
+@pytest.mark.parametrize(
+    ("written", "calls"),
+    [
+        ("call:f{a:1}call:g{}", [("f", {"a": 1}), ("g", {})]),
+        ("f{a:{b:[1]}}, g{x:2}\ncall: h{}", [("f", {"a": {"b": [1]}}), ("g", {"x": 2}), ("h", {})]),
+        ('call:f{a:<|"|>}call:x{<|"|>}call:g{}', [("f", {"a": "}call:x{"}), ("g", {})]),
+        ('call:f{a:"}call:x{"}g{b:1}', [("f", {"a": "}call:x{"}), ("g", {"b": 1})]),
+    ],
+)
+def test_several_calls_between_one_pair_of_delimiters(written: str, calls: list[tuple[str, Any]]) -> None:
+    found = parse_tool_calls(written)
+    assert [(call.name, call.arguments) for call in found] == calls
+    assert all(call.error is None for call in found)
+    *whole, last = parse_tool_calls(written, closed=False)
+    assert all(call.error is None for call in whole)
+    assert "not closed" in str(last.error)

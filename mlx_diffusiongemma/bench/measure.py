@@ -16,7 +16,7 @@ import numpy as np
 
 from ..denoise import denoise
 from ..ops import TOLERANCE, is_sparse, row_statistics
-from ..samplers import rules_of, temperature_at
+from ..rules import rules_of, temperature_at
 from ..sampling import CanvasState, Remainder, SeededDraws, Stream, initial_state, proposal_of, settle
 
 if TYPE_CHECKING:

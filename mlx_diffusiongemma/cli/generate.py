@@ -73,10 +73,12 @@ def generate(
     from mlx_diffusiongemma import generate as start
     from mlx_diffusiongemma import load
     from mlx_diffusiongemma.display.plain import PlainDisplay
+    from mlx_diffusiongemma.generation_config import in_range
     from mlx_diffusiongemma.sampling import checked_seed
 
     # Bad values are refused before minutes of loading.
     check_settings(settings)
+    in_range("n", n)
     held: dict[str, Any] = {"schema": read_schema(schema) if schema is not None else None, "regex": regex}
     chosen_seed = checked_seed(seed)
     if model is None:
@@ -98,13 +100,18 @@ def generate(
     )
     if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
         click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
-    for candidate in generation.candidates:
+    for number, candidate in enumerate(generation.candidates):
         display.begin(candidate)
         try:
             for block in candidate:
                 display.block(block, candidate.stats.canvas_length)
         except KeyboardInterrupt:
             display.end(candidate, finished=False)
+            for other in generation.candidates[number + 1 :]:  # they ran along
+                display.begin(other)
+                for block in other.blocks:
+                    display.block(block, other.stats.canvas_length)
+                display.end(other, finished=False)
             raise
         except DiffusionGemmaError:
             display.tidy()
@@ -123,10 +130,14 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def read_schema(file: str) -> Any:
-    """What the JSON file holds; `InputError` for one that cannot be read."""
+    """The JSON Schema in `file`; `InputError` for one that cannot be read or kept."""
+    from mlx_diffusiongemma.control.schema import checked_schema
+
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        schema = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"--schema {file}: {error.strerror}; give a file with a JSON Schema") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--schema {file}: not JSON ({error}); give a file with a JSON Schema") from None
+    checked_schema(schema)
+    return schema

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..config import ModelConfig
 from ..errors import InputError
-from ..generation_config import GenerationConfig
+from ..generation_config import GenerationConfig, in_range
 from ..sampling import Draws
 from ..tokenizer import Tokenizer
 
@@ -58,10 +58,11 @@ def checked_draft(
         raise InputError(f"draft: found {'no text' if text == '' else type(text).__name__}; give text")
     if thinking:
         raise InputError("draft: an edited answer has no thought before it; leave out thinking")
-    level = 0.5 if noise_level is None else noise_level
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level <= 1:
-        raise InputError(f"noise_level must be a number above 0 and up to 1, found {noise_level!r}")
-    ids = [*tokenizer.encode(text), tokenizer.turn_end(settings.eos_token_id, config.text.vocab_size)]
+    level = 0.5 if noise_level is None else in_range("noise_level", noise_level)
+    ids = [
+        *tokenizer.encode(text, "draft"),
+        tokenizer.turn_end(settings.eos_token_id, config.text.vocab_size),
+    ]
     if len(ids) > settings.max_new_tokens:
         raise InputError(
             f"draft: {len(ids)} tokens with its end, but max_new_tokens is {settings.max_new_tokens}; "

@@ -166,10 +166,12 @@ class _Filler:
 
         window: list[Slot] = []  # what is resolved of the text and not committed yet
         for index, options in enumerate(self.slots.options):
-            if len(options) > 1:
+            if (
+                len(options) > 1 and len(options[-1]) < self.length
+            ):  # else an exact hole, whose space goes in it
                 behind = self.slots.behind(index)
                 room = self.length - len(options[-1]) - min(len(behind), _LOOKAHEAD)
-                if len(window) > room:
+                if window and len(window) > room:
                     self._commit(window)
                     window = []
                 window += self._chosen(window, options, behind)
@@ -225,7 +227,8 @@ class _Filler:
         values = []
         for row, (option, ids) in enumerate(zip(options, np.array(canvas.ids), strict=True)):
             start, end = len(window), len(window) + len(option)
-            places = end + np.flatnonzero(rows[row, end : end + len(behind)] != FREE)
+            seen = behind[: self.length - end]
+            places = end + np.flatnonzero(rows[row, end : end + len(seen)] != FREE)
             if not places.size:  # nothing is known behind it: the hole must speak for itself
                 places = np.arange(start, end)
             values.append(self._surprise(logits[row, mx.array(places)], ids[places]))

@@ -22,6 +22,7 @@ from ..errors import InputError, TokenizerError
 from ..prompts import one_line
 from ..tokenizer import Tokenizer
 from .completion import shortest_completion
+from .examples import example
 from .schema import checked_schema
 
 # White space after a comma and a colon only, and at most one: a model in doubt could otherwise write blanks
@@ -148,6 +149,8 @@ def compile_grammar(
         source, sources = LLMatcher.grammar_from_lark(_any_of(choices)), []
     else:
         text = _checked_text(name, given[name])
+        if not text:
+            raise InputError(f"{name}: empty; an answer is never empty")
         compiler = LLMatcher.grammar_from_regex if name == "regex" else LLMatcher.grammar_from_lark
         source, sources = compiler(text), [text]
 
@@ -205,10 +208,13 @@ def _hints(vocabulary: Vocabulary, sources: Sequence[str]) -> tuple[tuple[int, .
     """Literals of patterns: the masks of `.*end` do not say that an "e" gets closer to its end."""
     words: dict[str, None] = {}
     for source in sources:
+        whole = example(source)
+        if whole:  # as it is, and as it stands in JSON
+            words |= {whole: None, json.dumps(whole, ensure_ascii=False)[1:-1]: None}
         # What parts the literals of a pattern: sets, repetitions, classes, assertions, operators.
         parted = re.sub(r"(?<!\\)(\[[^]]*\]|\{[\d,]*\})|\\[A-Za-z]", "\0", source)
         parted = re.sub(r'(?<!\\)[.^$*+?()|/"]', "\0", parted).replace("\\", "")
-        literals = [part for part in parted.split("\0") if len(part) > 1]
+        literals = [part for part in parted.split("\0") if part]
         words |= dict.fromkeys([*literals[:24], *re.findall(r"\w\w+", parted)[:24]])
     spelled = (tuple(vocabulary.spell(word.encode())) for word in list(words)[:64])
     return tuple(ids for ids in spelled if vocabulary.are_text(ids))

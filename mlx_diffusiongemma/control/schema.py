@@ -26,6 +26,7 @@ _REMARKS = {
 _NAMED = ("$defs", "definitions", "patternProperties", "properties")  # name -> schema
 _LISTED = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _SINGLE = ("additionalItems", "additionalProperties", "items")
+_COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -50,6 +51,10 @@ def checked_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"schema: not JSON ({one_line(error)}); use plain JSON values") from None
     patterns = [pattern for path, node in _nodes(plain) for pattern in _checked(path, node)]
+    nodes = [node for _, node in _nodes(plain)]
+    apart = not any(node.keys() & _COMBINING and ("properties" in node or "allOf" in node) for node in nodes)
+    for node in nodes:
+        _tighten(node, apart)
     # Under an older draft's name llguidance would ignore the keywords that came later.
     return {name: value for name, value in plain.items() if name != "$schema"}, patterns
 
@@ -74,6 +79,27 @@ def _nodes(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         reference = node.get("$ref")
         if isinstance(reference, str) and reference.startswith("#/"):
             pending.append((reference, _target(schema, reference)))
+
+
+def _tighten(node: dict[str, Any], apart: bool) -> None:
+    """Makes `node` allow somewhat less where llguidance would allow more than it says.
+
+    apart: no object's keys are described in several places.
+    """
+    named, required = node.get("properties"), node.get("required", [])
+    is_open = isinstance(named, dict) and not {"patternProperties", "additionalProperties"} & node.keys()
+    if apart and is_open and isinstance(required, list) and set(map(str, required)) <= set(named or ()):
+        # An extra key could repeat a named one in an escaped spelling, with a value of another type.
+        node["additionalProperties"] = False
+    low: Any = node.get("exclusiveMinimum")
+    high: Any = node.get("exclusiveMaximum", node.get("maximum"))
+    if node.get("type") == "number" and _is_number(low) and _is_number(high) and 0 < high - low <= 1:
+        node["minimum"] = low + (high - low) / 1024  # of such a range it would allow the excluded end
+        del node["exclusiveMinimum"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _target(schema: Any, reference: str) -> Any:

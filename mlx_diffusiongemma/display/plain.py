@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_diffusiongemma.stats import CONTROL_EVENTS
+
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Block, Generation, Step
 
@@ -29,6 +31,7 @@ JSON_STATISTICS = (
     "net_tokens_per_second",
     "prefill_tokens_per_second",
     "peak_memory_gb",
+    *CONTROL_EVENTS,
 )
 
 
@@ -133,6 +136,8 @@ def result(generation: Generation, finished: bool) -> dict[str, Any]:
         "tool_calls": [vars(call) for block in blocks for call in block.tool_calls],
         "finish_reason": generation.finish_reason if finished else None,
         "seed": generation.seed,
+        "candidate": generation.candidate,
+        "warnings": [block.warning for block in blocks if block.warning is not None],
         "stats": {name: statistics[name] for name in JSON_STATISTICS},
     }
 

@@ -1,0 +1,63 @@
+"""Tokens that a caller wants at certain positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..errors import InputError
+from ..generation_config import GenerationConfig
+
+Pairs = Mapping[int, int] | Iterable[tuple[int, int]]
+Pins = Pairs | Callable[[int], Pairs]
+
+
+class PinnedTokens:
+    """pins: place among all ids of the answer -> token id; or a function, asked before each block with its
+    index, from which comes canvas position -> token id. Pairs will do, too.
+
+    Raises `InputError` for places and tokens that there are not, for a place with two tokens, and beside
+    settings that pin tokens themselves.
+    """
+
+    def __init__(self, pins: Pins, settings: GenerationConfig, canvas_length: int, vocab_size: int):
+        if settings.thinking_budget is not None or settings.answer_reserve is not None:
+            raise InputError(
+                "pins: thinking_budget and answer_reserve pin tokens, too; give one or the other"
+            )
+        self._length, self._vocab_size = canvas_length, vocab_size
+        self._function = pins if callable(pins) else None
+        self._places = {} if callable(pins) else self._checked(pins, settings.max_new_tokens)
+
+    def of(self, block: int) -> dict[int, int]:
+        """Canvas position -> token, of one block."""
+        if self._function is not None:
+            return self._checked(self._function(block), self._length)
+        first = block * self._length
+        return {
+            place - first: token
+            for place, token in self._places.items()
+            if first <= place < first + self._length
+        }
+
+    def _checked(self, pins: Any, places: int) -> dict[int, int]:
+        try:
+            pairs = [(place, token) for place, token in (pins.items() if isinstance(pins, Mapping) else pins)]
+        except (TypeError, ValueError):
+            raise InputError(
+                f"pins: found {type(pins).__name__}; give a dict of place and token id"
+            ) from None
+        checked: dict[int, int] = {}
+        for pair in pairs:
+            for what, number, end in zip(("place", "token"), pair, (places, self._vocab_size), strict=True):
+                whole = hasattr(number, "__index__") and not isinstance(number, bool)
+                if not whole or not 0 <= number < end:
+                    raise InputError(
+                        f"pins: {what} {number!r} of {pair} is not an integer from 0 to {end - 1}"
+                    )
+            place, token = map(int, pair)
+            if checked.setdefault(place, token) != token:
+                raise InputError(
+                    f"pins: place {place} is pinned to {checked[place]} and to {token}; keep one"
+                )
+        return checked
