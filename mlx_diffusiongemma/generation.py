@@ -49,16 +49,20 @@ def generate(
     """Prepares a generation; nothing runs before it is iterated or asked for a result.
 
     prompt: a question, chat messages (dicts of role and content), or token ids that are taken as they are.
-    thinking: let the model think before it answers. system: a system message. tools: functions with type
-    hints, or their JSON descriptions. seed: same seed, same text; None chooses one (see `.seed`). n: how many
-    candidates, from one prefill and with noise of their own (see `Generation.candidates`). candidate: number
-    of the first; candidate 2 of a seed is the same alone and among others. schema (JSON Schema, or a pydantic
-    model), regex, grammar (Lark), choices: one of them; the answer, not the thought, is held to it and
-    complete within max_new_tokens. draft: a text to edit instead of noise to begin with; noise_level: in (0,
-    1], how much of it noise replaces (0.5). on_step: called with a `Step` after every denoising step; brings
-    canvases to the host, so leave it out when nobody watches. prompt_cache: keeps what is encoded for the
-    next generation; what it holds of this prompt is not encoded again. settings: fields of `GenerationConfig`
-    that replace the checkpoint's, such as `max_new_tokens=1024, thinking_budget=512`.
+    thinking: let the model think before it answers. system: a system message.
+    tools: functions with type hints, or their JSON descriptions.
+    seed: same seed, same text; None chooses one (see `.seed`).
+    n: how many candidates, from one prefill and with noise of their own (see `Generation.candidates`).
+    candidate: number of the first; candidate 2 of a seed is the same alone and among others.
+    schema (JSON Schema, or a pydantic model), regex, grammar (Lark), choices: one of them; the answer, not
+    the thought, is held to it and complete within max_new_tokens.
+    draft: a text to begin with instead of noise. noise_level: up to 1, how much of it noise replaces (0.5).
+    pins: place among the ids of thought and answer -> the token id there; or a function that is asked before
+    each block, with its index, for those of its canvas.
+    on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it out
+    when nobody watches.
+    prompt_cache: keeps what is encoded for the next generation, and is not asked to encode it again.
+    settings: fields of `GenerationConfig` that replace the checkpoint's, such as `max_new_tokens=1024`.
 
     Raises `InputError` for an empty prompt, one beyond the context limit, a bad setting, schema or pattern,
     or when the memory that it would take is more than there is.

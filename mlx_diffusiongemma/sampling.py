@@ -151,7 +151,7 @@ def denoise_step(
     soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
     soft = mx.where(pinned[..., None], model.embed(mx.maximum(state.pins, 0)), soft)  # one-hot
     left_out = mx.where(done | pinned, 0, left_out.reshape(shape)).flatten()
-    entropies = mx.where(done, state.entropies, mx.where(pinned, 0, proposal.entropies))
+    entropies = mx.where(pinned, 0, proposal.entropies)
     same = (after.accepted == before.accepted).all(axis=-1)
     state = CanvasState(
         after,

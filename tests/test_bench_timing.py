@@ -11,7 +11,7 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
 
-from mlx_diffusiongemma import samplers
+from mlx_diffusiongemma import rules
 from mlx_diffusiongemma.bench import measure, synthetic
 from mlx_diffusiongemma.config import FULL, ModelConfig
 from mlx_diffusiongemma.denoise import Step, denoise
@@ -144,14 +144,14 @@ def test_parts_are_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lac
     expected: list[Step] = []
     denoise(model, cache, settings, draws, expected.append)
 
-    found, accept = [], samplers.accept_and_renoise
+    found, accept = [], rules.accept_and_renoise
 
     def spy(proposal: Any, *others: Any) -> Any:
         result = accept(proposal, *others)
         found.append((np.array(result.canvas), np.array(result.argmax), np.array(proposal.entropies)))
         return result
 
-    monkeypatch.setattr(samplers, "accept_and_renoise", spy)
+    monkeypatch.setattr(rules, "accept_and_renoise", spy)
     times = measure.measure(model, prompt, canvas, steps, seed)
     assert times.dense_rows == canvas  # so small a vocabulary leaves nothing out in any other way
     parts = found[-(steps + 1) :]

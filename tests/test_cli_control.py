@@ -91,3 +91,32 @@ def test_bad_options_are_one_line(tmp_path: Path, arguments: tuple[str, ...], me
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert re.match(f"mlx_dg: error: .*({message})", line)
+
+
+def test_an_interrupt_shows_what_every_candidate_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three candidates of two blocks; the interrupt comes while the first one's second is denoised."""
+    from mlx_diffusiongemma.run import Run
+
+    advance, calls = Run.advance, []
+
+    def interrupted(self: Run) -> None:
+        calls.append(len(self.rows))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        advance(self)
+
+    monkeypatch.setattr(Run, "advance", interrupted)
+    result = invoke("-n", "3", "--json", "--thinking", "Count to 37.")
+    assert result.exit_code == 130
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["candidate"] for line in lines] == [0, 1, 2]
+    assert all(line["answer"].startswith("1 2 3") for line in lines)
+    assert [line["finish_reason"] for line in lines] == [None] * 3
+
+
+def test_json_says_what_guards_and_controls_did() -> None:
+    cut = json.loads(invoke("--thinking", "--thinking-budget", "5", "--json", "What is 345 + 78?").stdout)
+    assert cut["stats"]["forced_thought_ends"] == 1
+    assert cut["warnings"] == []
+    short = json.loads(invoke("--thinking", "--max-new-tokens", "20", "--json", "What is 345 + 78?").stdout)
+    assert "ended inside the thought" in short["warnings"][0]
