@@ -165,3 +165,32 @@ def test_bad_budgets_are_refused_before_anything_runs(
     model: Any = Scripted([])
     with pytest.raises(InputError, match=message):
         generate(model, tokenizer, "hi", thinking=True, max_new_tokens=256, **settings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel><channel|>",
+        "<|channel>thought\n<channel|>",
+        "<|channel>thought\n<|turn>model\n",
+        "<|channel>thought\nhm<channel|>",
+        "<turn|>",
+        "<pad>",
+        "\n",
+    ],
+)
+@pytest.mark.parametrize(("budget", "most"), [(20, 128), (0, 64), (1, 65), (1, 1), (2, 2), (3, 5), (64, 128)])
+def test_an_answer_follows_whatever_is_written_again_and_again(
+    tokenizer: Tokenizer, text: str, budget: int, most: int
+) -> None:
+    ids = tokenizer.encode(text)
+    model: Any = Scripted(lambda *_: (ids * LENGTH)[:LENGTH])
+    generation = generate(
+        *(model, tokenizer, "hi"),
+        thinking=True,
+        thinking_budget=budget,
+        max_new_tokens=most,
+        guard_empty=False,
+    )
+    assert generation.answer.strip()
+    assert len(generation.token_ids) <= most
