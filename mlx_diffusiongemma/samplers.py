@@ -87,30 +87,24 @@ class ConfidenceThreshold(_KeepSamples):
 
 
 @dataclass(frozen=True)
-class LinearSchedule:
-    """From near `t_max` (first step) straight to near `t_min` (last step): the released model's."""
-
+class _Falling:
     t_min: float = 0.4
     t_max: float = 0.8
 
     def __post_init__(self) -> None:
         in_range("t_min", self.t_min)
         in_range("t_max", self.t_max)
+
+
+class LinearSchedule(_Falling):
+    """From near `t_max` (first step) straight to near `t_min` (last step): the released model's."""
 
     def __call__(self, step: int, steps: int) -> float:
         return self.t_min + (self.t_max - self.t_min) * step / steps
 
 
-@dataclass(frozen=True)
-class CosineSchedule:
+class CosineSchedule(_Falling):
     """From `t_max` to near `t_min` along half a cosine: slow at both ends."""
-
-    t_min: float = 0.4
-    t_max: float = 0.8
-
-    def __post_init__(self) -> None:
-        in_range("t_min", self.t_min)
-        in_range("t_max", self.t_max)
 
     def __call__(self, step: int, steps: int) -> float:
         return self.t_min + (self.t_max - self.t_min) * (1 - math.cos(math.pi * step / steps)) / 2
@@ -160,8 +154,8 @@ class Stalled:
     mean_entropy: float = 0.05
 
     def __post_init__(self) -> None:
-        in_range("stability_threshold", self.steps)
-        in_range("confidence_threshold", self.mean_entropy)
+        in_range("stability_threshold", self.steps, "steps")
+        in_range("confidence_threshold", self.mean_entropy, "mean_entropy")
 
     def __call__(self, state: CanvasState) -> mx.array:
         return (state.unchanged_steps >= self.steps) & (state.acceptance.mean_entropy < self.mean_entropy)

@@ -301,7 +301,7 @@ def test_the_parts_are_public() -> None:
         (lambda: LinearSchedule(0.4, math.nan), "t_max must be a number"),
         (lambda: CosineSchedule(0.0, 0.8), "t_min must be a number"),
         (lambda: StableAndConfident(-1, 0.1), "stability_threshold must be an integer"),
-        (lambda: Stalled(8, -1.0), "confidence_threshold must be a number"),
+        (lambda: Stalled(8, -1.0), "mean_entropy must be a number"),
     ],
 )
 def test_parts_refuse_numbers_out_of_range(make: Any, message: str) -> None:
