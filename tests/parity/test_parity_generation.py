@@ -12,7 +12,7 @@ import torch  # noqa: F401  the parity tests fail without torch and transformers
 from oracle import demo, margins, replay, tiny, traces
 from oracle.reference import Draws, load_reference, router_gaps, run_generation
 
-from mlx_diffusiongemma import generation
+from mlx_diffusiongemma import generation, run
 from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.sampling import SeededDraws
 
@@ -78,7 +78,7 @@ def test_the_demo_generates_the_same_ids(
 
     From `first_seed` on, the first seed whose generation keeps clear of decisions that rounding could flip.
     """
-    monkeypatch.setattr(generation, "SeededDraws", Recording)
+    monkeypatch.setattr(run, "SeededDraws", Recording)
     model, tokenizer = load(demo.DIRECTORY, dtype=mx.float32)
     settings = demo.settings()
     ours_only = {key: value for key, value in settings.items() if key != "pad_token_id"}  # we cut, it pads
