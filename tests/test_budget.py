@@ -194,3 +194,18 @@ def test_an_answer_follows_whatever_is_written_again_and_again(
     )
     assert generation.answer.strip()
     assert len(generation.token_ids) <= most
+
+
+@pytest.mark.parametrize("rest", ["<pad>", "<turn|>", "<channel|>"])
+def test_the_answer_begins_right_behind_a_thought_that_was_closed(
+    tokenizer: Tokenizer, thought: list[int], rest: str
+) -> None:
+    ids = ([*thought, *tokenizer.encode("hm ")[:3]] + tokenizer.encode(rest) * LENGTH)[:LENGTH]
+    if rest == "<channel|>":
+        ids[HEADER + 3] = tokenizer.encode("hm")[0]  # the thought goes on where it has to end
+    model: Any = Scripted(lambda *_: ids)
+    asked: dict[str, Any] = {"thinking": True, "thinking_budget": 3, "max_new_tokens": 64}
+    generation = generate(model, tokenizer, "hi", guard_empty=False, **asked)
+    close = closings(generation, tokenizer)[0]
+    assert close == HEADER + 3
+    assert generation.token_ids[close + 1] not in tokenizer.hidden_ids
