@@ -269,7 +269,7 @@ def test_rows_that_are_mended_unequally_often_are_denoised_apart(demo: Any) -> N
 
 
 def test_tries_with_fewer_steps_are_not_held_against_a_canvas(demo: Any) -> None:
-    """Unsure, but only once it had half of the steps: the guard for canvases at the step cap stays out of it."""
+    """Unsure, but only once it had half of the steps: the guard for capped canvases stays out of it."""
     _, tokenizer = demo
     model: Any = Scripted([tokenizer.encode("yes") * 16], sure=lambda attempt: 60.0 if attempt < 4 else 1.0)
     asked: dict[str, Any] = {"max_denoising_steps": 8, "max_new_tokens": 24}
