@@ -38,10 +38,10 @@ class Start(NamedTuple):
 class Step:
     """What a watcher sees after one denoising step; host arrays, `[B, C]` unless said otherwise.
 
-    index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1). draft_ids:
-    the argmax canvas, which would be committed now. canvas_ids: the next step's input. entropies: nats.
-    accepted: which positions kept their sample. mean_entropy, done: `[B]`. rows: which of the generations
-    that share this step the `B` are; those that are denoised again are fewer.
+    index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1).
+    draft_ids: the argmax canvas, which would be committed now. canvas_ids: the next step's input.
+    entropies: nats. accepted: which positions kept their sample. mean_entropy, done: `[B]`.
+    rows: which of the generations that share this step these are; fewer where some are denoised again.
     """
 
     index: int
@@ -61,7 +61,7 @@ class DenoisedCanvas:
     """The argmax canvas of each row's last step: ids int32 `[B, C]`, and how it came about.
 
     Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
-    stop rule that ended it, None where the step cap did. logits: `[B * C, V]` of the last step, before
+    stop rule that ended it, None where the step cap did. logits: `[B * C, V]` of each row's last step, before
     softcap and temperature; None unless they were to be kept.
     """
 

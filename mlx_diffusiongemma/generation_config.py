@@ -61,12 +61,12 @@ class GenerationConfig:
     entropy_bound: a step accepts the most certain positions, while the entropies before each add to at most
         this.
     stability_threshold: how many steps in a row must repeat the argmax canvas before stopping.
-    confidence_threshold: mean entropy below which a stable canvas is finished. eos_token_id: ids that end the
-    generation. prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
-    thinking_budget: most tokens of thought text; a thought that is still open there is closed. None: no
-    limit. answer_reserve: how many of max_new_tokens a thought leaves for the answer. None: with a thinking
-    budget or
-        a grammar a quarter of them, at most a canvas; otherwise nothing.
+    confidence_threshold: mean entropy below which a stable canvas is finished.
+    eos_token_id: ids that end the generation.
+    prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
+    thinking_budget: most tokens of thought text; a thought still open there is closed. None: no limit.
+    answer_reserve: how many of max_new_tokens a thought leaves for the answer. None: with a thinking budget
+        or a grammar a quarter of them, at most a canvas; otherwise nothing.
     guard_empty: denoise an empty answer's canvas again, with other noise, at most 3 times.
     guard_unconverged: denoise a canvas again, once, that the step cap ended with a mean entropy above 0.2.
     guard_stalled: end a canvas that accepts the same positions for 8 steps with a mean entropy below 0.05.

@@ -125,8 +125,8 @@ def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> lis
     (the model reads that); delimiters spelled in it get a space, so that they stay text. A malformed call
     takes no result: the model is told what is wrong with it, so that it can call again. Returns one assistant
     message with all calls and one tool message for each; what the model wrote beside the calls is left out,
-    because templates disagree on where that goes. Raises InputError for no calls, another number of results,
-    and a result that is no JSON.
+    because templates disagree on where that goes.
+    Raises InputError for no calls, another number of results, and a result that is no JSON.
     """
     if not isinstance(tool_calls, list | tuple):
         raise InputError(f"tool_calls: found {type(tool_calls).__name__}; give generation.tool_calls")

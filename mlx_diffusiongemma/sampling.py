@@ -73,10 +73,11 @@ class SeededDraws:
 class CanvasState(NamedTuple):
     """What one step hands to the next.
 
-    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`). pins: int32 `[B, C]`, the token
-    that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`. entropies: fp32 `[B, C]`, nats.
-    unchanged_steps: int32 `[B]`, how many steps in a row accepted the same positions. stopped_by: int32
-    `[B]`, the index of the stop rule that ended the row, or -1.
+    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`).
+    pins: int32 `[B, C]`, the token that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`.
+    entropies: fp32 `[B, C]`, nats, 0 where pinned.
+    unchanged_steps: int32 `[B]`, how many steps in a row accepted the same positions.
+    stopped_by: int32 `[B]`, the index of the stop rule that ended the row, or -1.
     """
 
     acceptance: Acceptance

@@ -36,6 +36,16 @@ PROMPTS = (
 )
 
 
+class OneEmpty(Scripted):
+    """The first attempt at the second row's canvas is empty."""
+
+    def decode_hidden(self, canvas_ids: mx.array, *others: Any) -> mx.array:
+        ids = np.array(super().decode_hidden(canvas_ids, *others))
+        if self.attempt == 0:
+            ids[1] = TURN_END
+        return mx.array(ids)
+
+
 def outcome(generation: Generation) -> tuple[Any, ...]:
     return (
         generation.token_ids,
@@ -78,7 +88,6 @@ def test_candidates_have_noise_of_their_own(demo: Any) -> None:
     str(generation)
     assert steps[0].rows == (0, 1, 2)
     assert len({row.tobytes() for row in steps[0].canvas_ids}) == 3
-    assert len({str(candidate) for candidate in generate(*demo, "Hello?", n=4, seed=0).candidates}) >= 1
 
 
 def test_rows_that_have_ended_cost_nothing_more(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +113,6 @@ def test_only_the_rows_that_a_guard_objects_to_are_denoised_again(demo: Any) -> 
     """All rows of this model are empty at first; the second attempt is not."""
     _, tokenizer = demo
     yes = [*tokenizer.encode("yes"), TURN_END]
-
-    class OneEmpty(Scripted):
-        def decode_hidden(self, canvas_ids: mx.array, *others: Any) -> mx.array:
-            ids = np.array(super().decode_hidden(canvas_ids, *others))
-            if self.attempt == 0:
-                ids[1] = TURN_END
-            return mx.array(ids)
 
     model: Any = OneEmpty([yes])
     steps: list[mlx_dg.Step] = []
@@ -245,13 +247,6 @@ def test_rows_that_are_mended_unequally_often_are_denoised_apart(demo: Any) -> N
     """The second row's first canvas is empty, so it lags a revision behind; each gets its own number of
     steps."""
     _, tokenizer = demo
-
-    class OneEmpty(Scripted):
-        def decode_hidden(self, canvas_ids: mx.array, *others: Any) -> mx.array:
-            ids = np.array(super().decode_hidden(canvas_ids, *others))
-            if self.attempt == 0:
-                ids[1] = TURN_END
-            return mx.array(ids)
 
     model: Any = OneEmpty([tokenizer.encode("yes") * 16], sure=2.0)  # never sure enough to stop by itself
     tries: dict[int, list[int]] = {0: [], 1: []}
