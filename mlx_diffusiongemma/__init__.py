@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.control.fill import Filling, fill
     from mlx_diffusiongemma.converter import convert
     from mlx_diffusiongemma.denoise import Step
+    from mlx_diffusiongemma.display.plots import plot_trace
     from mlx_diffusiongemma.generation import Block, Generation, generate, generate_batch
     from mlx_diffusiongemma.generation_config import GenerationConfig
     from mlx_diffusiongemma.loading import load
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     )
     from mlx_diffusiongemma.stats import Stats
     from mlx_diffusiongemma.tokenizer import Tokenizer
+    from mlx_diffusiongemma.trace import Trace
 
     __version__: str
 
@@ -73,12 +75,14 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "ToolCall",
+    "Trace",
     "__version__",
     "convert",
     "fill",
     "generate",
     "generate_batch",
     "load",
+    "plot_trace",
     "tool_messages",
 ]
 
@@ -101,11 +105,13 @@ _MODULE_OF = {
     "Step": "denoise",
     "Tokenizer": "tokenizer",
     "ToolCall": "channels",
+    "Trace": "trace",
     "convert": "converter",
     "fill": "control.fill",
     "generate": "generation",
     "generate_batch": "generation",
     "load": "loading",
+    "plot_trace": "display.plots",
     "tool_messages": "prompts",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +42,7 @@ class Step:
     index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1).
     draft_ids: the argmax canvas, which would be committed now. canvas_ids: the next step's input.
     entropies: nats. accepted: which positions kept their sample. mean_entropy, done: `[B]`.
+    seconds: since the canvas began to be denoised.
     rows: which of the generations that share this step these are; fewer where some are denoised again.
     """
 
@@ -53,6 +55,7 @@ class Step:
     accepted: np.ndarray
     mean_entropy: np.ndarray
     done: np.ndarray
+    seconds: float
     rows: tuple[int, ...] = (0,)
 
 
@@ -85,6 +88,7 @@ def denoise(
 
     Raises `GenerationError` when the logits of some position hold NaN or +inf, or nothing finite.
     """
+    clock = time.perf_counter()
     canvas = draws.initial() if start.canvas is None else start.canvas
     cache.make_room(canvas.shape[0], 0, canvas.shape[1])
     layout, offset = cache.layout(canvas.shape[1]), mx.array(cache.offset)
@@ -121,7 +125,7 @@ def denoise(
                 "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
             )
         if on_step is not None:
-            on_step(_watch(index, step, temperature, state))
+            on_step(_watch(index, step, temperature, state, time.perf_counter() - clock))
         is_last = all(done) or index + 1 == limit
         if keep_logits:
             logits = remainder.logits.reshape(*canvas.shape, -1)
@@ -184,7 +188,7 @@ def _compiles() -> bool:
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
-def _watch(index: int, step: int, temperature: float, state: CanvasState) -> Step:
+def _watch(index: int, step: int, temperature: float, state: CanvasState, seconds: float) -> Step:
     result = state.acceptance
     return Step(
         index=index,
@@ -196,4 +200,5 @@ def _watch(index: int, step: int, temperature: float, state: CanvasState) -> Ste
         accepted=np.array(result.accepted),
         mean_entropy=np.array(result.mean_entropy),
         done=np.array(result.done),
+        seconds=seconds,
     )

@@ -20,6 +20,7 @@ from .run import Run
 from .sampling import checked_seed
 from .stats import Stats
 from .tokenizer import Tokenizer
+from .trace import Trace
 
 __all__ = ["Block", "Generation", "generate", "generate_batch"]
 
@@ -42,6 +43,7 @@ def generate(
     draft: str | None = None,
     noise_level: float | None = None,
     pins: Pins | None = None,
+    trace: bool = False,
     on_step: Callable[[Step], None] | None = None,
     prompt_cache: PromptCache | None = None,
     **settings: Any,
@@ -59,6 +61,7 @@ def generate(
     draft: a text to begin with instead of noise. noise_level: up to 1, how much of it noise replaces (0.5).
     pins: place among the ids of thought and answer -> the token id there; or a function that is asked before
     each block, with its index, for those of its canvas.
+    trace: keep what each step looked like (see `Generation.trace`), in at most 7 MB a candidate.
     on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it out
     when nobody watches.
     prompt_cache: keeps what is encoded for the next generation, and is not asked to encode it again.
@@ -71,7 +74,7 @@ def generate(
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
     first, count = in_range("candidate", candidate), in_range("n", n)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
-    plan = _Plan(model, tokenizer, settings, structure, tools)
+    plan = _Plan(model, tokenizer, settings, structure, tools, trace)
     started = None
     if draft is not None or noise_level is not None:
         started = checked_draft(tokenizer, draft, noise_level, plan.settings, model.config, thinking)
@@ -95,6 +98,7 @@ def generate_batch(
     regex: str | None = None,
     grammar: str | None = None,
     choices: Sequence[str] | None = None,
+    trace: bool = False,
     on_step: Callable[[Step], None] | None = None,
     **settings: Any,
 ) -> list[Generation]:
@@ -107,7 +111,7 @@ def generate_batch(
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
         raise InputError("prompts: give a list of prompts, each a question, messages or token ids")
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
-    plan = _Plan(model, tokenizer, settings, structure, tools)
+    plan = _Plan(model, tokenizer, settings, structure, tools, trace)
     chosen = checked_seed(seed)
     rows = []
     for index, prompt in enumerate(prompts):
@@ -129,7 +133,9 @@ class _Plan:
         settings: dict[str, Any],
         structure: dict[str, Any],
         tools: Any,
+        trace: bool,
     ):
+        self.trace = trace
         self.model, self.tokenizer = model, tokenizer
         self.settings = model.generation_config.override(**settings)
         check_schedule(self.settings)
@@ -163,6 +169,7 @@ class _Plan:
             thinking=thinking,
             grammar=self.grammar,
             pinned=pinned,
+            trace=Trace() if self.trace else None,
         )
 
 
@@ -176,9 +183,10 @@ class Generation:
     """An answer in the making. Iterating yields each `Block` as its canvas converges.
 
     `thought`, `answer`, `tool_calls`, `finish_reason`, `token_ids` and `str()` run to the end first;
-    `blocks`, `stats`, `seed`, `candidate`, `prompt_ids` and `settings` show what is there. Iterating again
-    replays the blocks. `candidates`: all that share its steps, itself included; what one of them waits for,
-    all run.
+    `blocks`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`, `settings` and `tokenizer` show what is
+    there. Iterating again replays the blocks. `candidates`: all that share its steps, itself included; what
+    one of them waits for, all run. `trace`: what the denoising steps looked like, None unless asked for.
+    In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its canvases.
     """
 
     def __init__(self, run: Run, row: Row, candidates: list[Generation]):
@@ -208,6 +216,14 @@ class Generation:
     @property
     def stats(self) -> Stats:
         return self._row.stats
+
+    @property
+    def trace(self) -> Trace | None:
+        return self._row.trace
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._row.tokenizer
 
     def __iter__(self) -> Iterator[Block]:
         index = 0
@@ -243,3 +259,13 @@ class Generation:
 
     def __str__(self) -> str:
         return self.answer
+
+    def __repr__(self) -> str:
+        ended = self._row.finish_reason or "not ended"
+        return f"<Generation: {len(self.blocks)} blocks, {self.stats.new_tokens} tokens, {ended}, seed {self.seed}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What Jupyter shows. include, exclude: kinds of it, which IPython sorts out itself."""
+        from .display.notebook import page
+
+        return {"text/plain": str(self), "text/html": page(self)}

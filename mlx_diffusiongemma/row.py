@@ -22,6 +22,7 @@ from .samplers import Stalled
 from .sampling import Stream
 from .stats import Stats
 from .tokenizer import Tokenizer
+from .trace import Trace
 
 _REVISIONS_PER_HALVING = 4
 
@@ -67,9 +68,11 @@ class Row:
         thinking: bool = False,
         grammar: Grammar | None = None,
         pinned: PinnedTokens | None = None,
+        trace: Trace | None = None,
     ):
         self.settings, self.canvas_length, self.thinking = settings, canvas_length, thinking
         self.prompt_ids, self.seed, self.candidate = list(prompt_ids), seed, candidate
+        self.tokenizer, self.trace = tokenizer, trace
         self.pad_id = tokenizer.special.pad or 0
         self.stats = Stats(canvas_length, len(prompt_ids))
         self.blocks: list[Block] = []

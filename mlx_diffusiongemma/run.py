@@ -130,11 +130,19 @@ class Run:
         return Start(pins, canvas, steps)
 
     def _watcher(self, rows: list[Row]) -> Callable[[Step], None] | None:
-        on_step = self.on_step
-        if on_step is None:
+        """What sees each step of `rows`: their traces, and `on_step`. None if nobody looks."""
+        if self.on_step is None and all(row.trace is None for row in rows):
             return None
         indices = tuple(self.rows.index(row) for row in rows)
-        return lambda step: on_step(replace(step, rows=indices))
+
+        def watch(step: Step) -> None:
+            for index, row in enumerate(rows):
+                if row.trace is not None:
+                    row.trace.record(step, index, row.stream)
+            if self.on_step is not None:
+                self.on_step(replace(step, rows=indices))
+
+        return watch
 
     def _prefill(self) -> PrefixCache:
         """The prefix cache with every row's prompt."""

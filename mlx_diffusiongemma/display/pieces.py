@@ -1,0 +1,47 @@
+"""Token ids as viewers show them, one by one."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma.tokenizer import Tokenizer
+
+
+class Pieces:
+    """Ids -> what each of them adds to the text; special tokens as they are spelled.
+
+    A character that several byte tokens spell stands with the first of them, and the others are empty; bytes
+    that spell none are U+FFFD.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def __call__(self, ids: Iterable[int]) -> list[str]:
+        byte_values, texts, begun = self._tokenizer.byte_values, list[str](), 0
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        for position, token in enumerate(map(int, ids)):
+            texts.append("")
+            if token in byte_values:
+                if not utf8.getstate()[0]:
+                    begun = position
+                texts[begun] += utf8.decode(bytes([byte_values[token]]))
+                if texts[begun] and utf8.getstate()[0]:  # a broken character ended where another begins
+                    begun = position
+            else:
+                texts[begun] += utf8.decode(b"", final=True)
+                utf8.reset()
+                texts[position] = self._piece(token)
+        if texts:
+            texts[begun] += utf8.decode(b"", final=True)
+        return texts
+
+    def _piece(self, token: int) -> str:
+        if token not in self._known:
+            decode = self._tokenizer.decode  # of two, because some decoders strip the first one's space
+            self._known[token] = decode([token, token])[len(decode([token])) :]
+        return self._known[token]
