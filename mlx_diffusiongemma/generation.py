@@ -261,8 +261,9 @@ class Generation:
         return self.answer
 
     def __repr__(self) -> str:
+        blocks, tokens = len(self.blocks), self.stats.new_tokens
         ended = self._row.finish_reason or "not ended"
-        return f"<Generation: {len(self.blocks)} blocks, {self.stats.new_tokens} tokens, {ended}, seed {self.seed}>"
+        return f"<Generation: {blocks} blocks, {tokens} tokens, {ended}, seed {self.seed}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What Jupyter shows. include, exclude: kinds of it, which IPython sorts out itself."""

@@ -112,15 +112,6 @@ def test_generate_help_names_every_option() -> None:
         assert option in text
 
 
-def test_readme_shows_the_real_help() -> None:
-    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\$ mlx_dg (\w+) --help\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
-    assert {command for command, _ in shown} == {"generate", "bench"}
-    for command, text in shown:  # click's own width on a terminal of 80 columns or more
-        result = CliRunner().invoke(main, [command, "--help"], prog_name="mlx_dg", terminal_width=78)
-        assert text == result.stdout
-
-
 def test_version() -> None:
     assert invoke("--version").stdout == f"mlx_dg, version {mlx_diffusiongemma.__version__}\n"
 

@@ -1,0 +1,121 @@
+"""What the documents show is what happens: every snippet runs, links lead somewhere, derived parts are fresh."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from documents import has_shape, snippets
+
+from mlx_diffusiongemma import GenerationConfig
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*DOCUMENTS, ROOT / "kernels/README.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
+HUB_MODEL = "google/diffusiongemma-26B-A4B-it"  # the demo stands in for it: nothing is downloaded here
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=name)
+def test_python_prints_what_is_shown(file: Path) -> None:
+    namespace: dict[str, Any] = {}
+    for snippet in snippets(file):
+        if snippet.kind == "python":
+            printed = io.StringIO()
+            code = compile("\n" * snippet.line + snippet.code, name(file), "exec")
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+            assert has_shape(printed.getvalue(), snippet.shown or ""), (
+                f"{name(file)}:{snippet.line} prints\n{printed.getvalue()}"
+            )
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=name)
+def test_commands_print_what_is_shown(file: Path, tmp_path: Path) -> None:
+    if any("build/demo-4bit" in snippet.code for snippet in snippets(file)):
+        shell("mlx_dg convert demo --mlx-path build/demo-4bit", tmp_path)
+    for snippet in snippets(file):
+        if snippet.kind == "console":
+            command, folder = runnable(snippet.code), tmp_path
+            if command.startswith("make "):
+                folder = ROOT
+            printed = shell(command, folder)
+            if snippet.shown is not None:
+                assert has_shape(printed, snippet.shown), f"{name(file)}: {command} prints\n{printed}"
+
+
+def runnable(command: str) -> str:
+    """What is run for a command of the documents. A fresh clone runs those of make for real (.ci/run), and
+    tests/test_package.py installs the package."""
+    if command.startswith("make "):
+        return command.replace("make ", "make --dry-run ", 1)
+    if command.startswith("pip "):
+        extras = metadata("mlx-diffusiongemma").get_all("Provides-Extra", [])
+        assert set(re.findall(r"\[(\w+)\]", command)) <= set(extras), command
+        return "true"
+    assert "mlx_dg" in command, f"{command}: no rule for how to test it"
+    return command.replace(HUB_MODEL, "demo")
+
+
+def shell(command: str, folder: Path) -> str:
+    """stdout and stderr of `command`, which succeeds."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command} ends with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("file", LINKED, ids=name)
+def test_links_lead_somewhere(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        found = (file.parent / path) if path else file
+        assert found.exists(), f"{name(file)}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{name(file)}: {target}"
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_derived_parts_are_fresh() -> None:
+    """`make docs` would change nothing."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs/generate.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_setting_is_documented() -> None:
+    settings = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    missing = [
+        field.name for field in dataclasses.fields(GenerationConfig) if f"`{field.name}`" not in settings
+    ]
+    assert not missing
