@@ -1,14 +1,25 @@
-"""Which Macs have the memory that a model needs to generate.
+"""Which Macs have the memory that a model needs to generate, and for how much.
 
 In tables GB are 10**9 bytes, but a "16 GB" Mac has 16 * 2**30.
 """
 
 from __future__ import annotations
 
+import bisect
+import math
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_flatten
+
 from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.generation_config import PREFILL_STEP_SIZE
 from mlx_diffusiongemma.memory import memory_needed
+from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.weights import TensorInfo
 
+from .planning import plan
+from .recipes import RECIPES
 from .tables import aligned, size
 
 _MACS = (16, 24, 32, 36, 48, 64)
@@ -43,6 +54,35 @@ def gpu_limit(gigabytes: int) -> int:
     """Bytes that the GPU of a Mac with so much memory may wire by default (a 16 GB Mac has 16 * 2**30)."""
     memory = gigabytes * 2**30
     return memory * 2 // 3 if gigabytes <= 36 else memory * 3 // 4
+
+
+def longest_prompt(
+    config: ModelConfig, weight_bytes: int, usable_bytes: int, new_tokens: int, itemsize: int = 2
+) -> int:
+    """Tokens of the longest prompt that `new_tokens` may follow in so many bytes and in the context; 0: none.
+
+    itemsize: bytes of an activation.
+    """
+    canvases = math.ceil(new_tokens / config.canvas_length)
+    limit = config.text.max_position_embeddings - canvases * config.canvas_length
+
+    def too_long(tokens: int) -> bool:
+        needed = memory_needed(config, weight_bytes, tokens, new_tokens, PREFILL_STEP_SIZE, itemsize)
+        return needed > usable_bytes
+
+    return bisect.bisect_left(range(1, limit + 1), True, key=too_long)
+
+
+def recipe_weight_bytes(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, int]:
+    """Bytes of the loaded weights by recipe, for a checkpoint of these shapes; no weight is read or made.
+
+    dtype: of what stays floating point.
+    """
+    parameters: Any = tree_flatten(DiffusionGemma(config).parameters())  # lazy
+    infos = {
+        name: TensorInfo(Path(), "BF16", tuple(array.shape), 2 * array.size, 0) for name, array in parameters
+    }
+    return {name: plan(infos, name, choices, dtype).bytes_out for name, choices in RECIPES.items()}
 
 
 def _fits(amount: int, limit: int) -> str:

@@ -1,4 +1,4 @@
-"""What the documents show is what happens: every snippet runs, links lead somewhere, derived parts are fresh."""
+"""What the documents show is what happens: snippets run, links lead somewhere, derived parts are fresh."""
 
 from __future__ import annotations
 
@@ -84,6 +84,22 @@ def shell(command: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{command} ends with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shown", "alike"),
+    [
+        ("423 tokens,  7.5 GB", True),
+        ("1 tokens, 1e-05 GB", True),
+        ("423 words, 7.5 GB", False),
+        ("423 tokens, 7.5 GB\nmore", False),
+        ("... GB", True),
+        ("423\ntokens, 7.5 GB", False),
+        ("(4) tokens, 7.5 GB", False),
+    ],
+)
+def test_shapes(shown: str, alike: bool) -> None:
+    assert has_shape("12 tokens, 0.25 GB\n", shown) == alike
 
 
 @pytest.mark.parametrize("file", LINKED, ids=name)

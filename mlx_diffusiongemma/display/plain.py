@@ -1,20 +1,21 @@
 """What `mlx_dg generate` shows: plain text as blocks converge, or one line of JSON.
 
-Answer (or JSON) on stdout, everything else on stderr. Needs no more of a terminal than a VT100 has, and
-nothing at all when there is none.
+Answer (or JSON) on stdout, everything else on stderr. On a terminal, control characters of a text, which
+might be anything, are shown and not obeyed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_diffusiongemma.stats import CONTROL_EVENTS
+
+from .region import Region, on_terminal, terminal_size
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Block, Generation, Step
@@ -34,13 +35,21 @@ JSON_STATISTICS = (
     *CONTROL_EVENTS,
 )
 
+# Control characters -> what stands for them, one cell wide: U+2400 + n, and nothing known for C1.
+CONTROLS = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
+CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+IN_TEXT = {code: shown for code, shown in CONTROLS.items() if chr(code) not in "\n\t"}
+
+DIM = "\x1b[2m"
+
 
 class PlainDisplay:
     """What a generation shows, and where. `watched`: stderr is a terminal, so progress is shown."""
 
     def __init__(self, as_json: bool, statistics: bool):
         self.as_json, self.statistics = as_json, statistics
-        self.watched = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.watched = on_terminal()
+        self.region = Region()
         self.thinking = False  # inside <thought>
         self.partial_line = False  # the answer so far does not end in a newline
         self.blocks = 0
@@ -49,10 +58,11 @@ class PlainDisplay:
 
     def step(self, step: Step) -> None:
         """Shows how far the canvas is; Step.step counts down to 1, Step.index up from 0."""
-        self._progress(
+        line = (
             f"block {self.blocks + 1}  step {step.index + 1}/{step.step + step.index}"
             f"  mean entropy {float(step.mean_entropy.mean()):.4f}"
         )
+        self.region.draw([line[: terminal_size().columns - 1]])
 
     def begin(self, generation: Generation) -> None:
         """Another of several candidates begins."""
@@ -65,7 +75,7 @@ class PlainDisplay:
 
     def block(self, block: Block, canvas_length: int) -> None:
         self.blocks += 1
-        self._progress()
+        self.region.clear()
         if not self.as_json:
             self._thought(block.thought)
             self._answer(block.answer)
@@ -90,41 +100,40 @@ class PlainDisplay:
 
     def tidy(self) -> None:
         """Ends an open line or thought, so that what follows starts on a line of its own."""
-        self._progress()
+        self.region.clear()
         self._thought("", over=True)
         if self.partial_line:
             self.partial_line = False
-            click.echo()
+            self._write("\n")
 
     def _thought(self, text: str, over: bool = False) -> None:
         if text:
             opening = "" if self.thinking else "<thought>\n"
             self.thinking = True
-            click.secho(opening + text, err=True, dim=True, nl=False)
+            self._write(opening + text, err=True)
         elif over and self.thinking:
             self.thinking = False
-            click.secho("\n</thought>", err=True, dim=True)
+            self._write("\n</thought>\n", err=True)
 
     def _answer(self, text: str) -> None:
         if text:
             self._thought("", over=True)
-            click.echo(text, nl=False)
+            self._write(text)
             self.partial_line = not text.endswith("\n")
 
     def _own_line(self) -> None:
         """Statistics never continue a line of the thought or, where they meet it, of the answer."""
         if self.thinking or (self.partial_line and outputs_meet()):
-            click.echo(err=True)
+            self._write("\n", err=True)
 
-    def _progress(self, line: str = "") -> None:
-        """Puts `line` below the cursor, which stays at the end of the text: the next block goes on there.
-
-        In a VT100's words: index and reverse index make sure that there is a line below, then save the
-        cursor, go down to that line's start, clear it, write, restore the cursor.
-        """
-        if self.watched:
-            line = line[: shutil.get_terminal_size().columns - 1]
-            click.echo(f"\x1bD\x1bM\x1b7\x1bD\r\x1b[K{line}\x1b8", err=True, nl=False)
+    def _write(self, text: str, err: bool = False) -> None:
+        """The answer plain to stdout, all else dim to stderr."""
+        stream = sys.stderr if err else sys.stdout
+        if stream is not None and stream.isatty():
+            text = text.translate(IN_TEXT)
+        click.echo(click.style(text, dim=True) if err else text, err=err, nl=False)
+        if self.watched and (err or outputs_meet()):
+            self.region.wrote(text, DIM if err else "")
 
 
 def result(generation: Generation, finished: bool) -> dict[str, Any]:
