@@ -12,11 +12,14 @@ from pathlib import Path
 
 import click
 
+from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.cli import main as mlx_dg
+from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
+from mlx_diffusiongemma.converter.tables import size
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
-_MACS = re.compile(r"(<!-- macs: .*? -->\n).*?(<!-- end of macs -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- macs: .*? -->\n).*?(<!-- end of macs -->)", re.DOTALL)
 
 
 def command_line() -> str:
@@ -30,8 +33,35 @@ def command_line() -> str:
     return "\n".join(pages)
 
 
+_MACS = (16, 24, 32, 36, 48, 64, 96, 128)  # GB
+_NEW_TOKENS = 1024
+
+
+def macs() -> str:
+    """README.md with its table: recipe by Mac, the longest prompt of the 26B."""
+    config = real_config()
+    limit = config.text.max_position_embeddings
+
+    def cell(weight_bytes: int, gigabytes: int) -> str:
+        tokens = longest_prompt(config, weight_bytes, gpu_limit(gigabytes), _NEW_TOKENS)
+        return "all" if tokens >= limit - _NEW_TOKENS else f"{tokens // 1024}k" if tokens >= 1024 else "–"
+
+    rows = [
+        ("recipe", "weights", *(f"{gigabytes} GB" for gigabytes in _MACS)),
+        ("---", *["---:"] * (1 + len(_MACS))),
+        *(
+            (f"`{recipe}`", size(weights), *(cell(weights, gigabytes) for gigabytes in _MACS))
+            for recipe, weights in recipe_weight_bytes(config).items()
+        ),
+    ]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    text, found = _TABLE.subn(rf"\g<1>{table}\g<2>", README.read_text(encoding="utf-8"))
+    assert found == 1, "README.md has lost the place of its table of Macs"
+    return text
+
+
 def main() -> int:
-    wanted = {DOCS / "cli.md": command_line()}
+    wanted = {DOCS / "cli.md": command_line(), README: macs()}
     stale = [file for file, text in wanted.items() if not file.exists() or file.read_text("utf-8") != text]
     if "--check" in sys.argv[1:]:
         for file in stale:

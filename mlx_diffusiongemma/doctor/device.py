@@ -1,0 +1,76 @@
+"""The chip, what memory it may use, and what slows it down."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..converter.memory import gpu_limit
+from ..converter.tables import size
+from ..memory import usable_memory
+from ..ops import metal
+from . import system
+from .sheet import Sheet, foreign
+
+_DEFAULT = "set by macOS"
+
+
+def check(sheet: Sheet) -> None:
+    info = mx.device_info()
+    ok, reason = metal.available()
+    wired_mb, low_power, cores = system.wired_limit_mb(), system.low_power_mode(), system.gpu_cores()
+    usable, free = usable_memory(), _free_disk()
+    facts = [
+        (
+            "chip",
+            foreign(str(system.sysctl("machdep.cpu.brand_string") or info.get("device_name", "unknown"))),
+        ),
+        ("GPU cores", str(cores) if cores else ""),
+        ("architecture", foreign(str(info.get("architecture", "unknown")))),
+        ("default device", mx.default_device().type.name),
+        ("Metal", "available" if ok else f"no: {reason}"),
+        ("memory", _size(info.get("memory_size"))),
+        ("recommended working set", _size(info.get("max_recommended_working_set_size"))),
+        ("largest buffer", _size(info.get("max_buffer_length"))),
+        ("iogpu.wired_limit_mb", "" if wired_mb is None else str(wired_mb or f"0, {_DEFAULT}")),
+        ("MLX may use", size(usable) if usable is not None else "unknown"),
+        ("free disk at the hub cache", size(free) if free is not None else "unknown"),
+        ("low power mode", {None: "", True: "on", False: "off"}[low_power]),
+    ]
+    sheet.facts([(name, value) for name, value in facts if value])
+
+    if not system.is_mac():
+        sheet.notes.append("this is not a Mac: there is no Metal, and nothing here tells how a Mac does")
+    elif not ok:
+        sheet.problems.append(
+            f"Metal cannot be used: {reason}; a virtual machine may have none, and Python must be arm64"
+        )
+    if low_power:
+        sheet.notes.append("low power mode is on, which makes the GPU slow; System Settings, Battery")
+    memory = info.get("memory_size")
+    if wired_mb and memory is not None and wired_mb * 2**20 < gpu_limit(round(int(memory) / 2**30)):
+        sheet.notes.append(
+            f"iogpu.wired_limit_mb is {wired_mb}, less than what macOS chooses by itself; "
+            "sudo sysctl iogpu.wired_limit_mb=0"
+        )
+    imported, installed = str(vars(mx)["__version__"]), metadata.version("mlx")
+    if imported.split(".")[:3] != installed.split(".")[:3]:
+        sheet.problems.append(
+            f"mlx {imported} is imported, but {installed} is installed; make a new environment"
+        )
+
+
+def _size(nbytes: int | str | None) -> str:
+    return "" if nbytes is None else size(int(nbytes))
+
+
+def _free_disk() -> int | None:
+    """Bytes that downloads of models may take."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    place = next((path for path in (cache, *cache.parents) if path.exists()), None)
+    return shutil.disk_usage(place).free if place else None

@@ -1,0 +1,81 @@
+"""Versions, how they fit each other, and environment variables that change results. Imports none of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib import metadata
+
+from . import system
+from .sheet import Sheet, foreign
+
+_PACKAGE = "mlx-diffusiongemma"
+_SHOWN = ("mlx", "mlx-lm", "transformers", "tokenizers", "huggingface_hub", "llguidance", "numpy")
+_BACKENDS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")  # each made for one version of mlx
+_VARIABLES = ("MLX_",)  # the beginnings of their names
+_TO_UPGRADE = f"pip install --upgrade {_PACKAGE}"
+
+
+def check(sheet: Sheet) -> None:
+    least = _minimums()
+    facts = [
+        ("mlx_dg", metadata.version(_PACKAGE)),
+        ("Python", f"{platform.python_version()} ({platform.python_implementation()})"),
+        ("system", foreign(system.system_version())),
+    ]
+    for name in (*_SHOWN, *_BACKENDS):
+        found = _installed(name)
+        if not found:
+            if name in least:
+                sheet.problems.append(f"{name} is not installed; {_TO_UPGRADE}")
+            if name in _SHOWN:
+                facts.append((name, "not installed"))
+            continue
+        needed = least.get(name)
+        facts.append((name, " and ".join(found) + (f" (at least {needed})" if needed else "")))
+        if len(found) > 1:
+            sheet.problems.append(
+                f"{name} is installed more than once ({', '.join(found)}); make a new environment, "
+                f"or pip uninstall {name} until none is left and install it again"
+            )
+        if needed and any(_release(version) < _release(needed) for version in found):
+            sheet.problems.append(f"{name} {found[0]} is older than {needed}; {_TO_UPGRADE}")
+        of_mlx = _installed("mlx")
+        if name in _BACKENDS and of_mlx and found != of_mlx:
+            sheet.problems.append(
+                f"{name} {found[0]} does not belong to mlx {of_mlx[0]}; "
+                f"pip install --force-reinstall --no-deps mlx=={of_mlx[0]} {name}=={of_mlx[0]}"
+            )
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
+    facts += [(name, foreign(value)) for name, value in variables.items()] or [("MLX_* variables", "none")]
+    sheet.facts(facts)
+
+    if system.is_translated():
+        sheet.problems.append(
+            "this Python is made for Intel chips and runs under Rosetta, where MLX has no Metal; install one "
+            "for Apple silicon (platform.machine() must be arm64) and make a new environment with it"
+        )
+    if variables.get("MLX_DG_KERNELS") == "off":
+        sheet.notes.append("MLX_DG_KERNELS=off: generations run without the Metal kernels; unset it")
+
+
+def _minimums() -> dict[str, str]:
+    """Package -> the lowest version that this package's metadata allow."""
+    found = {}
+    for requirement in metadata.requires(_PACKAGE) or []:
+        parts = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
+        if parts and "extra ==" not in requirement:
+            found[parts[1]] = parts[2]
+    return found
+
+
+def _installed(name: str) -> list[str]:
+    """The versions that are installed; more than one where installations lie over each other."""
+    return sorted({distribution.version for distribution in metadata.distributions(name=name)})
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """0.32.4.dev1 -> (0, 32, 4)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()

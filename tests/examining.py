@@ -1,0 +1,31 @@
+"""What the tests of `mlx_dg doctor` share."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mlx_diffusiongemma.cli import main
+from mlx_diffusiongemma.doctor import examination
+
+
+def doctor(monkeypatch: pytest.MonkeyPatch, *titles: str) -> Result:
+    """With only these checks, or all."""
+    if titles:
+        chosen = {title: examination.CHECKS[title] for title in titles}
+        monkeypatch.setattr(examination, "CHECKS", chosen)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def findings(result: Result, kind: str) -> list[str]:
+    return [line for line in result.stdout.splitlines() if line.startswith(f"- {kind}: ")]
+
+
+def facts(result: Result) -> dict[str, str]:
+    """Of indented lines, what follows two blanks by what stands before them."""
+    lines = [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
+    return {parts[0]: parts[1] for line in lines if len(parts := re.split(r" {2,}", line, maxsplit=1)) == 2}

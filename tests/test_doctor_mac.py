@@ -1,0 +1,143 @@
+"""What `mlx_dg doctor` makes of what a Mac tells, and how much of a model it says to fit."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from examining import doctor, facts, findings
+from mlx.utils import tree_flatten
+
+from mlx_diffusiongemma.bench.synthetic import quantized_skeleton, real_config
+from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
+from mlx_diffusiongemma.converter.recipes import RECIPES
+from mlx_diffusiongemma.doctor import system
+from mlx_diffusiongemma.memory import memory_needed
+
+# --- a Mac, as it would tell --------------------------------------------------------------------------------
+
+TOLD = {
+    "sw_vers -productVersion": "15.6.1",
+    "sysctl -n machdep.cpu.brand_string": "Apple M4 Pro",
+    "sysctl -n sysctl.proc_translated": "0",
+    "sysctl -n iogpu.wired_limit_mb": "0",
+    "system_profiler SPDisplaysDataType": "  Chipset Model: Apple M4 Pro\n  Total Number of Cores: 20\n",
+    "pmset -g": "System-wide power settings:\nCurrently in use:\n sleep  1\n lowpowermode         0\n",
+}
+
+
+def mac(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], gigabytes: int = 24, machine: str = "arm64"
+) -> None:
+    device_info = {
+        "resource_limit": 499000,
+        "max_buffer_length": gigabytes * 2**30 // 16 * 9,
+        "architecture": "applegpu_g16s",
+        "memory_size": gigabytes * 2**30,
+        "max_recommended_working_set_size": gpu_limit(gigabytes),
+        "device_name": "Apple M4 Pro",
+    }
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(system, "ask", lambda *command: (TOLD | told).get(" ".join(command)))
+    monkeypatch.setattr(mx, "device_info", lambda *_: device_info)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+
+
+def test_a_mac_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, {})
+    result = doctor(monkeypatch, "Versions", "Device", "Memory")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("### Verdict\n\nno problem found\n")
+    told = facts(result)
+    assert told["system"] == "macOS 15.6.1, arm64"
+    assert told["chip"] == "Apple M4 Pro"
+    assert told["GPU cores"] == "20"
+    assert told["architecture"] == "applegpu_g16s"
+    assert told["default device"] == "gpu"
+    assert told["Metal"] == "available"
+    assert told["memory"] == "25.77 GB"
+    assert told["recommended working set"] == told["MLX may use"] == "17.18 GB"
+    assert told["largest buffer"] == "14.50 GB"
+    assert told["iogpu.wired_limit_mb"] == "0, set by macOS"
+    assert told["low power mode"] == "off"
+    assert told["bf16"].split("  ")[-1] == "does not fit"
+    longest = longest_prompt(
+        real_config(), recipe_weight_bytes(real_config())["mixed-4bit"], gpu_limit(24), 1024
+    )
+    assert told["mixed-4bit"].split() == ["15.42", "GB", f"{longest:,}"]
+
+
+@pytest.mark.parametrize(
+    ("told", "gigabytes", "note"),
+    [
+        ({"pmset -g": " lowpowermode 1\n"}, 24, "low power mode is on"),
+        ({"pmset -g": " powermode            1"}, 24, "low power mode is on"),
+        ({"sysctl -n iogpu.wired_limit_mb": "8000"}, 24, "iogpu.wired_limit_mb is 8000"),
+        ({}, 16, "no recipe of the 26B model fits"),
+    ],
+)
+def test_a_mac_of_which_something_is_to_be_known(
+    told: dict[str, str], gigabytes: int, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mac(monkeypatch, told, gigabytes)
+    result = doctor(monkeypatch, "Device", "Memory")
+    (line,) = findings(result, "note")
+    assert line.startswith(f"- note: {note}")
+    assert result.exit_code == 0
+
+
+def test_python_under_rosetta_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, {"sysctl -n sysctl.proc_translated": "1"}, machine="x86_64")
+    result = doctor(monkeypatch, "Versions")
+    assert result.exit_code == 1
+    assert "Rosetta" in findings(result, "problem")[0]
+
+
+def test_a_mac_without_metal_is_a_problem_and_one_that_does_not_answer_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mac(monkeypatch, dict.fromkeys(TOLD, ""))
+    assert doctor(monkeypatch, "Versions", "Device").exit_code == 0
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    result = doctor(monkeypatch)
+    assert result.exit_code == 1
+    assert findings(result, "problem")[0].startswith(
+        "- problem: Metal cannot be used: this build of MLX has no"
+    )
+
+
+def test_commands_that_are_missing_fail_or_hang_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert system.is_mac() or system.ask("echo", "yes") is None
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(system, "_SECONDS", 0.2)
+    assert system.ask("echo", " yes") == "yes"
+    assert [system.ask(*c) for c in (("no-such-command",), ("false",), ("sleep", "30"))] == [None] * 3
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("new", [1, 256, 1000])
+def test_the_longest_prompt_fits_and_no_longer_one(new: int, itemsize: int) -> None:
+    config = real_config()
+    for usable in (4 * 10**9, 6 * 10**9, 10**10):
+        found = longest_prompt(config, 10**9, usable, new, itemsize)
+        assert found > 0
+        assert memory_needed(config, 10**9, found, new, 2048, itemsize) <= usable
+        assert memory_needed(config, 10**9, found + 1, new, 2048, itemsize) > usable
+    assert longest_prompt(config, 10**9, 10**9, new, itemsize) == 0
+    canvases = -(-new // 256)
+    assert longest_prompt(config, 10**9, 10**12, new, itemsize) == 262144 - 256 * canvases
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_weights_by_recipe_are_what_mlx_would_hold(dtype: mx.Dtype) -> None:
+    parameters: Any = tree_flatten(quantized_skeleton(real_config(), dtype).parameters())
+    found = recipe_weight_bytes(real_config(), str(dtype).rpartition(".")[2])
+    assert list(found) == list(RECIPES)
+    assert found["mixed-4bit"] == sum(array.nbytes for _, array in parameters)
