@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -107,7 +106,7 @@ def test_generate_help_names_every_option() -> None:
     text = invoke("generate", "--help").stdout
     for option in (
         "--model", "--seed", "--thinking / --no-thinking", "--max-new-tokens", "--max-denoising-steps",
-        "--entropy-bound", "--system", "--stats", "--json", "PROMPT",
+        "--entropy-bound", "--system", "--live", "--stats", "--json", "PROMPT",
     ):  # fmt: skip
         assert option in text
 
@@ -206,6 +205,21 @@ def test_json_is_all_there_is(scripted: Scripted) -> None:
     assert found["tool_calls"] == [
         {"name": "get_weather", "arguments": {"city": "Paris"}, "raw": "raw", "error": None}
     ]
+
+
+def test_live_is_plain_where_there_is_no_terminal(scripted: Scripted) -> None:
+    scripted.script = [block(0, "yes", "hm")]
+    result = invoke("generate", "--model", "m", "--live", "why?")
+    assert (result.stdout, result.stderr) == ("yes\n", "<thought>\nhm\n</thought>\n")
+    assert scripted.calls[0]["on_step"] is None
+
+
+def test_live_with_json(scripted: Scripted) -> None:
+    result = invoke("generate", "--model", "m", "--live", "--json", "why?")
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("mlx_dg: error: --live and --json: ")
+    assert scripted.calls == []
 
 
 def test_dash_reads_standard_input(scripted: Scripted) -> None:

@@ -17,7 +17,7 @@ import click
 
 from mlx_diffusiongemma.errors import DiffusionGemmaError
 
-from . import bench, convert, doctor, generate, info
+from . import bench, chat, convert, doctor, generate, info
 from .streams import complain, discard_stdout, fill_closed_streams
 
 
@@ -53,5 +53,5 @@ def main() -> None:
     fill_closed_streams()
 
 
-for command in (generate.generate, convert.convert, info.info, bench.bench, doctor.doctor):
+for command in (generate.generate, chat.chat, convert.convert, info.info, bench.bench, doctor.doctor):
     main.add_command(command)

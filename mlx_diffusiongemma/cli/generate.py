@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
+from mlx_diffusiongemma.errors import InputError
 
+from .showing import show
 from .streams import checked_utf8, read_prompt
 
 NO_MODEL_GIVEN = (
@@ -46,6 +47,11 @@ NO_MODEL_GIVEN = (
     help="Tokens per encode pass over the prompt; fewer take less memory.  [default: 2048]",
 )
 @click.option("--system", metavar="TEXT", help="A system message.")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="On a terminal, show each canvas while it denoises, with entropies as colours.",
+)
 @click.option("--stats", is_flag=True, help="Statistics on stderr, block by block, terminal or not.")
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but one line of JSON, at the end.")
 def generate(
@@ -57,6 +63,7 @@ def generate(
     schema: str | None,
     regex: str | None,
     system: str | None,
+    live: bool,
     stats: bool,
     as_json: bool,
     **settings: Any,
@@ -70,9 +77,11 @@ def generate(
     prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
     if not prompt.strip():
         raise InputError("the prompt is empty; give text, or - and text on standard input")
+    if live and as_json:
+        raise InputError("--live and --json: the one shows what the other keeps to itself; give one of them")
     from mlx_diffusiongemma import generate as start
     from mlx_diffusiongemma import load
-    from mlx_diffusiongemma.display.plain import PlainDisplay
+    from mlx_diffusiongemma.display import choose
     from mlx_diffusiongemma.generation_config import in_range
     from mlx_diffusiongemma.sampling import checked_seed
 
@@ -85,7 +94,7 @@ def generate(
         click.echo(NO_MODEL_GIVEN, err=True)
         model = "demo"
     network, tokenizer = load(model)
-    display = PlainDisplay(as_json, stats)
+    display = choose(as_json, stats, live, tokenizer)
     generation = start(
         network,
         tokenizer,
@@ -100,23 +109,7 @@ def generate(
     )
     if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
         click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
-    for number, candidate in enumerate(generation.candidates):
-        display.begin(candidate)
-        try:
-            for block in candidate:
-                display.block(block, candidate.stats.canvas_length)
-        except KeyboardInterrupt:
-            display.end(candidate, finished=False)
-            for other in generation.candidates[number + 1 :]:  # they ran along
-                display.begin(other)
-                for block in other.blocks:
-                    display.block(block, other.stats.canvas_length)
-                display.end(other, finished=False)
-            raise
-        except DiffusionGemmaError:
-            display.tidy()
-            raise
-        display.end(candidate)
+    show(generation, display, display.end)
 
 
 def check_settings(settings: dict[str, Any]) -> None:

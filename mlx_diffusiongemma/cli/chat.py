@@ -1,0 +1,226 @@
+"""`mlx_dg chat`: a conversation, at a terminal or line by line from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import click
+
+from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
+
+from .chat_commands import run_command
+from .generate import NO_MODEL_GIVEN, check_settings
+from .showing import show
+from .streams import checked_utf8, complain
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma import Generation
+    from mlx_diffusiongemma.chat import Chat
+
+
+@click.command()
+@click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
+@click.option("--system", metavar="TEXT", help="A system message.")
+@click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
+@click.option(
+    "--thinking-budget",
+    type=int,
+    help="Most tokens of thought; then it is closed, so that an answer follows.  [default: no limit]",
+)
+@click.option("--seed", type=int, help="The seed of every turn.  [default: chosen anew each turn]")
+@click.option(
+    "--max-new-tokens", type=int, help="Most tokens to generate a turn.  [default: the checkpoint's]"
+)
+@click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="On a terminal, show each canvas while it denoises, with entropies as colours.",
+)
+def chat(
+    model: str | None,
+    system: str | None,
+    thinking: bool,
+    seed: int | None,
+    live: bool,
+    **settings: Any,
+) -> None:
+    """Hold a conversation; /help lists the commands.
+
+    At a terminal, Ctrl-C stops an answer and keeps the conversation, and Ctrl-D ends it. Answers go to
+    stdout, everything else to stderr. Lines that were typed are kept in ~/.mlx_dg_history.
+
+    If standard input is no terminal, each line of it is a message or a command, and an empty line follows
+    each message's answer. The exit status is 1 if one of the lines failed; the others were done.
+    """
+    system = checked_utf8(system, "--system")
+    from mlx_diffusiongemma import load
+    from mlx_diffusiongemma.chat import Chat
+    from mlx_diffusiongemma.sampling import checked_seed
+
+    # Bad values are refused before minutes of loading.
+    check_settings(settings)
+    if seed is not None:
+        checked_seed(seed)
+    if model is None:
+        click.echo(NO_MODEL_GIVEN, err=True)
+        model = "demo"
+    network, tokenizer = load(model)
+    chat = Chat(network, tokenizer, system=system, name=model, thinking=thinking, seed=seed, **settings)
+    screen = terminal()
+    lines: Lines
+    if screen is None:
+        lines = PipedLines()
+    else:
+        from .chat_terminal import TerminalLines
+
+        lines = TerminalLines(screen)
+        click.echo(f"Chat with {model}. /help lists the commands, Ctrl-D quits.", err=True)
+    if not Conversation(chat, lines, live, at_terminal=screen is not None).run():
+        sys.exit(1)
+
+
+class Lines(Protocol):
+    """Where messages come from; None is their end."""
+
+    def read(self) -> str | None: ...
+
+    def choose(self, question: str) -> str | None: ...
+
+
+class PipedLines:
+    """Standard input, line by line; `InputError` for one that is not UTF-8."""
+
+    def read(self) -> str | None:
+        raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
+        if not raw:
+            return None
+        try:
+            return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"a line of standard input is not UTF-8 (byte 0x{raw[error.start]:02x}); "
+                "convert it, for example with iconv"
+            ) from None
+
+    def choose(self, question: str) -> str | None:
+        return self.read()
+
+
+def terminal() -> TextIO | None:
+    """What shows the terminal that standard input is: a stream; None if it is none, or nothing shows it."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+    return next((stream for stream in (sys.stderr, sys.stdout) if stream and stream.isatty()), None)
+
+
+class Conversation:
+    """Reads, asks and shows, until the end of `lines`. Interrupts end it only where there is no terminal."""
+
+    def __init__(self, chat: Chat, lines: Lines, live: bool, at_terminal: bool):
+        self.chat, self.lines, self.live, self.at_terminal = chat, lines, live, at_terminal
+        self.failed = False
+
+    def run(self) -> bool:
+        """Returns whether every line went well; whoever typed them has seen that, and counts as content."""
+        going_on = True
+        while going_on:
+            try:
+                going_on = self._line()
+            except KeyboardInterrupt:  # at the prompt: the line is cleared
+                if not self.at_terminal:
+                    raise
+            except InputError as error:  # of a line that cannot be read
+                self._complain(error)
+        return self.at_terminal or not self.failed
+
+    def _line(self) -> bool:
+        """Reads and does one line; False if that is the end."""
+        line = self.lines.read()
+        if line is None:
+            return False
+        if not line.strip():
+            return True
+        if line.startswith("/") and not line.startswith("//"):
+            told = run_command(self.chat, line)
+            if told is not None:
+                click.echo(told, err=True)
+            return told is not None
+        try:
+            self._turn(line.removeprefix("/"))
+        except (DiffusionGemmaError, RuntimeError) as error:  # MLX's, when Metal has no memory left, say
+            self._complain(error)
+        except KeyboardInterrupt:  # before there is anything to show, or once more while that is shown
+            if not self.at_terminal:
+                raise
+            complain("mlx_dg: interrupted; the question is taken back")
+        click.echo()
+        return True
+
+    def _turn(self, text: str) -> None:
+        from mlx_diffusiongemma.display import choose
+
+        display = choose(as_json=False, statistics=False, live=self.live, tokenizer=self.chat.tokenizer)
+
+        def end(candidate: Generation, finished: bool) -> None:
+            display.tidy()
+            if finished and display.watched:
+                click.secho(status(candidate), err=True, dim=True)
+
+        generation = self.chat.ask(text, display.step if display.watched else None)
+        how = "ended"
+        try:
+            show(generation, display, end)
+        except KeyboardInterrupt:
+            if not self.at_terminal:
+                raise
+            how = "interrupted"
+            if display.watched:
+                click.echo("\r", err=True, nl=False)  # over the ^C that the terminal shows
+        kept = self._chosen(generation)
+        if kept is None:
+            self.failed = True
+            complain(f"mlx_dg: {how} without an answer; the question is taken back")
+            return
+        if how == "interrupted":
+            complain("mlx_dg: interrupted; what was answered stays in the conversation, cut short")
+        self.chat.keep(kept)
+
+    def _chosen(self, generation: Generation) -> Generation | None:
+        """The candidate that the conversation goes on with; None if none has answered anything."""
+        from mlx_diffusiongemma.chat import written
+
+        candidates = dict(enumerate(generation.candidates, start=1))
+        answered = [number for number, each in candidates.items() if written(each)[0].strip()]
+        if not answered:
+            return None
+        while len(candidates) > 1:
+            try:
+                choice = (self.lines.choose(f"keep which? [{answered[0]}] ") or "").strip()
+                if not choice:
+                    break
+                if choice in map(str, answered):
+                    return candidates[int(choice)]
+                raise InputError(f"give the number of a candidate with an answer, found {choice[:40]!r}")
+            except KeyboardInterrupt:
+                if not self.at_terminal:
+                    raise
+            except InputError as error:
+                self._complain(error)
+        return candidates[answered[0]]
+
+    def _complain(self, error: Exception) -> None:
+        self.failed = True
+        complain(f"mlx_dg: error: {error}")
+
+
+def status(generation: Generation) -> str:
+    """One line about one answer."""
+    stats = generation.stats
+    blocks, steps = stats.blocks, stats.denoising_steps
+    return (
+        f"{blocks} block{'s' if blocks != 1 else ''}, {steps} step{'s' if steps != 1 else ''}, "
+        f"{stats.net_tokens_per_second:.1f} tokens/s net, "
+        f"{stats.cached_tokens} of {stats.prompt_tokens} prompt tokens cached"
+    )

@@ -1,0 +1,155 @@
+"""The slash commands of `mlx_dg chat`: what each does to the conversation, and the lines that it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlx_diffusiongemma.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma.chat import Chat
+
+
+class Command(NamedTuple):
+    """argument: how help spells it; "[...]" may be left out, "" takes none. run: returns what is told; None
+    ends the chat."""
+
+    argument: str
+    what: str
+    run: Callable[[Chat, str], str | None]
+
+
+def run_command(chat: Chat, line: str) -> str | None:
+    """Runs `line`, which begins with a slash; returns what to tell, None to end the chat."""
+    name, _, argument = line[1:].partition(" ")
+    argument = argument.strip()
+    if name not in COMMANDS:
+        shown = repr(f"/{name}") if len(name) < 30 else f"{name[:30]!r}..."
+        raise InputError(
+            f"unknown command {shown}; /help lists them, and // begins a message that starts with a slash"
+        )
+    command = COMMANDS[name]
+    if argument and not command.argument:
+        raise InputError(f"/{name} takes no argument, found {argument[:40]!r}")
+    if command.argument and not argument and not command.argument.startswith("["):
+        raise InputError(f"/{name} {command.argument}: the {command.argument.lower()} is missing")
+    return command.run(chat, argument)
+
+
+def _help(_chat: Chat, _argument: str) -> str:
+    lines = [f"/{name} {command.argument}".ljust(18) + command.what for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            *lines,
+            "Esc Enter or Alt-Enter begins a new line. // begins a message that starts with a slash.",
+            "Ctrl-C stops an answer, Ctrl-D quits.",
+        ]
+    )
+
+
+def _reset(chat: Chat, _argument: str) -> str:
+    chat.reset()
+    return "the conversation is forgotten; settings and system message stay"
+
+
+def _think(chat: Chat, argument: str) -> str:
+    if argument:
+        if argument not in ("on", "off"):
+            raise InputError(f"/think takes on or off, found {argument[:40]!r}")
+        chat.change(thinking=argument == "on")
+    return _thinking(chat)
+
+
+def _budget(chat: Chat, argument: str) -> str:
+    if argument:
+        chat.change(thinking_budget=_number("budget", argument))
+    return _thinking_budget(chat)
+
+
+def _seed(chat: Chat, argument: str) -> str:
+    if argument:
+        chat.change(seed=_number("seed", argument))
+    return _seed_of(chat)
+
+
+def _n(chat: Chat, argument: str) -> str:
+    if argument:
+        chat.change(n=_number("n", argument, may_be_off=False))
+    return _candidates(chat)
+
+
+def _save(chat: Chat, argument: str) -> str:
+    chat.save(argument)
+    return f"saved {_counted(len(chat.messages) // 2, 'turn')} to {argument!r}"
+
+
+def _load(chat: Chat, argument: str) -> str:
+    name = chat.load(argument)
+    settings = ", ".join(each(chat) for each in (_thinking, _thinking_budget, _seed_of, _candidates))
+    told = f"loaded {_counted(len(chat.messages) // 2, 'turn')}; {settings}"
+    if name != chat.name:
+        told += f"\nnote: this chat was held with the model {name!r}; it goes on with {chat.name!r}"
+    return told
+
+
+def _stats(chat: Chat, _argument: str) -> str:
+    if chat.last is None:
+        return "nothing has been asked yet"
+    totals = chat.totals
+    return (
+        f"last turn\n{chat.last.stats.table()}\nseed         {chat.last.seed}\n"
+        f"conversation\n"
+        f"kept         {_counted(totals.turns, 'turn')}, {totals.seconds:.2f} s\n"
+        f"prompts      {totals.prompt_tokens} tokens, {totals.cached_tokens} of them cached\n"
+        f"new tokens   {totals.new_tokens}, {totals.answer_tokens} in answers"
+    )
+
+
+def _quit(_chat: Chat, _argument: str) -> None:
+    return None
+
+
+def _number(name: str, argument: str, may_be_off: bool = True) -> Any:
+    if may_be_off and argument == "off":
+        return None
+    try:
+        return int(argument)
+    except ValueError:
+        wanted = "a number or off" if may_be_off else "a number"
+        raise InputError(f"/{name} takes {wanted}, found {argument[:40]!r}") from None
+
+
+def _thinking(chat: Chat) -> str:
+    return f"thinking {'on' if chat.settings.thinking else 'off'}"
+
+
+def _thinking_budget(chat: Chat) -> str:
+    budget = chat.settings.thinking_budget
+    return f"thinking budget {'off' if budget is None else f'{budget} tokens'}"
+
+
+def _seed_of(chat: Chat) -> str:
+    return f"seed {'off (chosen anew each turn)' if chat.settings.seed is None else chat.settings.seed}"
+
+
+def _candidates(chat: Chat) -> str:
+    return f"{_counted(chat.settings.n, 'candidate')} a turn"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+COMMANDS = {
+    "help": Command("", "what can be typed", _help),
+    "reset": Command("", "forget the conversation", _reset),
+    "think": Command("[on|off]", "let the model think first, or not", _think),
+    "budget": Command("[N|off]", "most tokens of thought", _budget),
+    "seed": Command("[N|off]", "the seed of every turn; off chooses one each turn", _seed),
+    "n": Command("[N]", "how many candidates to choose an answer from", _n),
+    "save": Command("FILE", "write the conversation to FILE", _save),
+    "load": Command("FILE", "go on with the conversation in FILE", _load),
+    "stats": Command("", "what the last turn and the conversation cost", _stats),
+    "quit": Command("", "end the chat", _quit),
+}

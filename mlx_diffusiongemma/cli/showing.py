@@ -1,0 +1,36 @@
+"""Shows a generation while it runs, every candidate of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlx_diffusiongemma.errors import DiffusionGemmaError
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma import Generation
+    from mlx_diffusiongemma.display.plain import PlainDisplay
+
+
+def show(generation: Generation, display: PlainDisplay, end: Callable[[Generation, bool], None]) -> None:
+    """Runs `generation`, shows its blocks as they converge, and calls `end(candidate, finished)`.
+
+    An interrupt (`KeyboardInterrupt`, passed on) ends them all, not finished, with the blocks that they have.
+    """
+    for number, candidate in enumerate(generation.candidates):
+        display.begin(candidate)
+        try:
+            for block in candidate:
+                display.block(block, candidate.stats.canvas_length)
+        except KeyboardInterrupt:
+            end(candidate, False)
+            for other in generation.candidates[number + 1 :]:  # they ran along
+                display.begin(other)
+                for block in other.blocks:
+                    display.block(block, other.stats.canvas_length)
+                end(other, False)
+            raise
+        except DiffusionGemmaError:
+            display.tidy()
+            raise
+        end(candidate, True)

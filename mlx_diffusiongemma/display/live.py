@@ -1,0 +1,200 @@
+"""The canvas while it denoises, below the text that has converged.
+
+Every position shows the token that would be committed now: solid where the step accepted its sample, dim
+where it did not, in a colour that says how uncertain the model is there. Below 0.01 nats that is the
+terminal's own colour; then come a colour for each half power of ten, from cyan over yellow to red and
+magenta (see `SCALE`). Colour-blind readers have lightness and dimness to go by; with NO_COLOR there are
+only solid and dim.
+
+A newline is one sign, so that a canvas takes about the same room from its first step to its last. Structure
+(delimiters, padding) is faint, and runs of one such token are shown as one with their number.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
+
+from .pieces import Pieces
+from .plain import CONTROLS, PlainDisplay
+from .region import terminal_size
+
+if TYPE_CHECKING:
+    from mlx_diffusiongemma import Block, Generation, Step
+    from mlx_diffusiongemma.tokenizer import Tokenizer
+
+
+class Mark(NamedTuple):
+    """A piece of text in one style."""
+
+    text: str
+    style: Style
+
+
+# Entropy in nats, from which on -> the colour.
+SCALE = {0.01: "#5fd7d7", 0.03: "#5faf87", 0.1: "#afaf5f", 0.3: "#d7af00", 1.0: "#ff8700", 3.0: "#ff5f87"}
+_BOUNDS, _COLORS = list(SCALE), [None, *SCALE.values()]
+_STYLES = [(Style(color=color), Style(color=color, dim=True)) for color in _COLORS]
+_PLAIN, _DIM = _STYLES[0]
+
+_LEGEND = [
+    Mark("entropy 0.01 ", _DIM),
+    *(Mark("■", color) for color, _ in _STYLES[1:]),
+    Mark(" 3 nats", _DIM),
+]
+
+_ROWS_LEFT = 7  # of the terminal's: some for the text above, the rule and the status
+_LONGEST_RUN = 2  # of one structural token, spelled out
+
+
+class LiveDisplay(PlainDisplay):
+    """`PlainDisplay`, but a step shows its canvas. For a terminal (see `region.on_terminal`)."""
+
+    def __init__(self, tokenizer: Tokenizer, statistics: bool = False):
+        super().__init__(as_json=False, statistics=statistics)
+        self._pieces, self._hidden = Pieces(tokenizer), tokenizer.hidden_ids
+        self._console = Console(file=sys.stderr, force_terminal=True, highlight=False)
+        self._height = 0  # lines of this canvas, at most so far
+        self._size = terminal_size()
+        self._since = time.perf_counter()  # the last committed block, or the beginning
+
+    def begin(self, generation: Generation) -> None:
+        super().begin(generation)
+        self._generation, self._height, self._since = generation, 0, time.perf_counter()
+
+    def block(self, block: Block, canvas_length: int) -> None:
+        super().block(block, canvas_length)
+        self._height, self._since = 0, time.perf_counter()
+
+    def step(self, step: Step) -> None:
+        columns, rows = size = terminal_size()
+        if size != self._size:
+            self._size, self._height = size, 0
+        number = self._generation.candidates.index(self._generation)
+        if number not in step.rows:  # it waits for others, which are denoised again
+            number = step.rows[0]
+        row = step.rows.index(number)
+        canvas = list(layout(self._marks(step, row), columns - 1))
+        most = max(0, rows - _ROWS_LEFT)
+        self._height = min(most, max(self._height, len(canvas)))
+        if len(canvas) > most > 0:
+            canvas[most - 1 :] = [[Mark(f"⋯ {len(canvas) - most + 1} more lines", _DIM)]]
+        canvas = canvas[:most] + [[]] * (self._height - len(canvas))
+        rule = [Mark("─" * (columns - 1), _DIM)]
+        self.region.draw(self._rendered([rule, *canvas, *self._status(step, row, number, columns - 1)]))
+
+    def _marks(self, step: Step, row: int) -> Iterator[Mark]:
+        """The canvas, token by token."""
+        ids, accepted = step.draft_ids[row].tolist(), step.accepted[row].tolist()
+        levels = [bisect_right(_BOUNDS, entropy) for entropy in step.entropies[row].tolist()]
+        tokens = zip(ids, self._pieces(ids), accepted, levels, strict=True)
+        for token, group in groupby(tokens, key=lambda item: item[0]):
+            run, hidden = list(group), token in self._hidden
+            if hidden and len(run) > _LONGEST_RUN:
+                level = max(level for *_, level in run)
+                yield Mark(f"{visible(run[0][1])}×{len(run)}", _STYLES[level][True])
+                continue
+            for _, text, is_accepted, level in run:
+                is_faint = hidden or not is_accepted or text.startswith("\n")
+                yield Mark(visible(text), _STYLES[level][is_faint])
+
+    def _status(self, step: Step, row: int, number: int, width: int) -> list[list[Mark]]:
+        length, last = step.accepted.shape[1], step.step + step.index
+        count = len(self._generation.candidates)
+        state = [
+            *([f"candidate {number + 1}/{count}"] if count > 1 else []),
+            f"block {self.blocks + 1}",
+            f"step {step.index + 1:{len(str(last))}}/{last}",
+            f"temp {step.temperature:.2f}",
+            f"mean entropy {step.mean_entropy[row]:.3f} nats",
+            f"accepted {step.accepted[row].sum():{len(str(length))}}/{length}",
+        ]
+        legend = [] if self._console.no_color else [_LEGEND]
+        more = [emphasized(self._throughputs(step)), *legend]
+        return fitted([emphasized(part) for part in state], more, width)
+
+    def _throughputs(self, step: Step) -> str:
+        """As in `Stats`: in-step of this canvas, gross and net of what is committed, until now."""
+        stats = self._generation.stats
+        in_step = step.accepted.shape[1] * (step.index + 1) / step.seconds
+        gross = net = "-"
+        if stats.blocks:
+            seconds = stats.seconds + time.perf_counter() - self._since
+            gross = f"{stats.canvas_length * stats.blocks / seconds:.1f}"
+            net = f"{stats.answer_tokens / seconds:.1f}"
+        return f"in-step {in_step:.1f}, gross {gross}, net {net} tokens/s"
+
+    def _rendered(self, lines: Iterable[Iterable[Mark]]) -> list[str]:
+        """`lines` with the escape sequences of this terminal, each by itself."""
+        segments: list[Segment] = []
+        for line in lines:
+            for style, marks in groupby(line, lambda mark: mark.style):
+                segments.append(Segment("".join(mark.text for mark in marks), style))
+            segments.append(Segment.line())
+        with self._console.capture() as captured:
+            self._console.print(Segments(segments), soft_wrap=True, end="")
+        return captured.get().split("\n")[:-1]
+
+
+def visible(text: str) -> str:
+    """`text` as one line: newlines, tabs and other controls as signs; without what joins, marks or turns
+    characters around but has no width, because terminals do not agree on it."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown = text.replace("\n", "↵").replace("\t", "⇥").translate(CONTROLS)
+    return "".join(
+        "↵" if unicodedata.category(character) in ("Zl", "Zp") else character
+        for character in shown
+        if unicodedata.category(character) != "Cf" and not 0xFE00 <= ord(character) <= 0xFE0F
+    )
+
+
+def layout(marks: Iterable[Mark], width: int) -> Iterator[list[Mark]]:
+    """`marks` in lines of at most `width` cells, character after character as a terminal wraps them."""
+    line, used = list[Mark](), 0
+    for text, style in marks:
+        begin = 0
+        for place, character in enumerate(text):
+            size = cell_len(character)
+            if used and used + size > width:
+                yield [*line, Mark(text[begin:place], style)]
+                line, used, begin = [], 0, place
+            used += size
+        line.append(Mark(text[begin:], style))
+    yield line
+
+
+def emphasized(text: str) -> list[Mark]:
+    """`text` with its numbers solid and the rest dim."""
+    parts = re.split(r"([\d.]*\d)", text)
+    return [Mark(part, _PLAIN if place % 2 else _DIM) for place, part in enumerate(parts)]
+
+
+def fitted(first: list[list[Mark]], second: list[list[Mark]], width: int) -> list[list[Mark]]:
+    """Two lines of at most `width` cells. What the first has no room for begins the second; what that has no
+    room for is left out."""
+    top, rest = filled(first, width)
+    bottom, _ = filled([*rest, *second], width)
+    return [top, bottom]
+
+
+def filled(parts: list[list[Mark]], width: int) -> tuple[list[Mark], list[list[Mark]]]:
+    """One line of as many of `parts` as fit, from the first on; and the rest of them."""
+    line: list[Mark] = []
+    for number, part in enumerate(parts):
+        longer = [*line, Mark("  ", _PLAIN), *part] if line else part
+        if sum(cell_len(mark.text) for mark in longer) > width:
+            return line, parts[number:]
+        line = longer
+    return line, []

@@ -1,0 +1,277 @@
+"""The live view: what a step shows of its canvas, in which style, and where it falls back to plain text."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.style import Style
+from rich.text import Text
+
+from mlx_diffusiongemma.denoise import Step
+from mlx_diffusiongemma.display import choose
+from mlx_diffusiongemma.display.live import SCALE, LiveDisplay
+from mlx_diffusiongemma.display.plain import PlainDisplay
+from mlx_diffusiongemma.row import Block
+from mlx_diffusiongemma.stats import Stats
+
+PAD, STOP = 0, 1
+
+
+class Words:
+    """A tokenizer of whole words."""
+
+    byte_values: dict[int, int] = {}  # noqa: RUF012
+    hidden_ids = frozenset({PAD, STOP})
+
+    def __init__(self) -> None:
+        self.texts = ["<pad>", "<turn|>"]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.texts[token] for token in ids)
+
+    def ids(self, *texts: str) -> list[int]:
+        self.texts += [text for text in texts if text not in self.texts]
+        return [self.texts.index(text) for text in texts]
+
+
+class Candidate:
+    """What a display asks a generation for."""
+
+    def __init__(self, candidates: list[Candidate]):
+        self.stats, self.candidates = Stats(canvas_length=4, prompt_tokens=9), candidates
+
+
+class View:
+    """A live display whose frames come as lines of rich `Text`."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, candidates: int = 1, columns: int = 80, lines: int = 24, **env: str
+    ):
+        for name, value in {
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+            "NO_COLOR": "",
+            **env,
+        }.items():
+            patch.setenv(name, value)
+        self.size = [columns, lines]
+        self.out = io.StringIO()
+        self.out.isatty = lambda: True  # type: ignore[method-assign]
+        self.out.fileno = lambda: 0  # type: ignore[method-assign]
+        patch.setattr(sys, "stderr", self.out)
+        patch.setattr(os, "get_terminal_size", lambda _: os.terminal_size(self.size))
+        self.tokenizer = Words()
+        self.generations: list[Candidate] = []
+        self.generations += [Candidate(self.generations) for _ in range(candidates)]
+        self.display: Any = LiveDisplay(self.tokenizer)  # type: ignore[arg-type]
+        self.display.begin(self.generations[0])
+
+    def raw(self, step: Step) -> str:
+        self.out.truncate(self.out.seek(0))
+        self.display.step(step)
+        return self.out.getvalue()
+
+    def frame(self, step: Step) -> list[Text]:
+        raw = self.raw(step)
+        lines = raw[raw.index("\x1b[?7l") + 5 : raw.index("\x1b[?7h")].split("\r\n")[1:]
+        return [Text.from_ansi(re.sub(r"\x1b\[[JK]", "", line)) for line in lines]
+
+    def canvas(self, step: Step) -> list[str]:
+        """Without the rule above and the two lines of the status below."""
+        return [line.plain for line in self.frame(step)][1:-2]
+
+    def status(self, step: Step) -> str:
+        return "  ".join(line.plain for line in self.frame(step)[-2:])
+
+
+def step(
+    ids: list[int], entropies: list[float] | None = None, accepted: list[bool] | None = None, **more: Any
+) -> Step:
+    entropies = entropies or [0.0] * len(ids)
+    return Step(
+        **{
+            "index": 4,
+            "step": 44,
+            "temperature": 0.756,
+            "draft_ids": np.array([ids]),
+            "canvas_ids": np.array([[PAD] * len(ids)]),
+            "entropies": np.array([entropies]),
+            "accepted": np.array([accepted or [True] * len(ids)]),
+            "mean_entropy": np.array([np.mean(entropies)]),
+            "done": np.array([False]),
+            "seconds": 0.5,
+            **more,
+        }
+    )
+
+
+def styles(line: Text, word: str) -> Style:
+    place = line.plain.index(word)
+    (style,) = {span.style for span in line.spans if span.start <= place < span.end} or {Style()}
+    assert isinstance(style, Style)
+    return style
+
+
+# --- the canvas ---------------------------------------------------------------------------------------------
+
+
+def test_solid_dim_and_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(monkeypatch)
+    ids = view.tokenizer.ids("sure", "known", "likely", "open", "wild")
+    entropies = [0.0099, 0.011, 0.31, 2.9, 4.0]
+    line = view.frame(step(ids, entropies, [True, False, True, False, True]))[1]
+    assert line.plain == "sureknownlikelyopenwild"
+    for word, bound, is_dim in (
+        ("sure", None, False),
+        ("known", 0.01, True),
+        ("likely", 0.3, False),
+        ("open", 1.0, True),
+        ("wild", 3.0, False),
+    ):
+        style = styles(line, word)
+        assert bool(style.dim) is is_dim, word
+        assert (style.color.name if style.color else None) == (SCALE[bound] if bound else None), word
+
+
+def test_no_color_leaves_solid_and_dim(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(monkeypatch, NO_COLOR="1")
+    raw = view.raw(step(view.tokenizer.ids("sure", "open"), [0.0, 3.5], [True, False]))
+    assert set(re.findall(r"\x1b\[([\d;]*)m", raw)) == {"0", "2"}
+    assert "■" not in raw  # no legend of colours that are not there
+
+
+def test_structure_is_faint_and_padding_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(monkeypatch)
+    line = view.frame(step([*view.tokenizer.ids("yes", "yes", "yes", "\n"), STOP] + [PAD] * 200))[1]
+    assert line.plain == "yesyesyes↵<turn|><pad>×200"
+    assert not styles(line, "yes").dim
+    assert styles(line, "↵").dim
+    assert styles(line, "<turn|>").dim
+    assert styles(line, "<pad>").dim
+
+
+def test_height_never_shrinks_within_a_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(monkeypatch)
+    long, short = view.tokenizer.ids("w" * 79, "s")
+    assert [len(view.canvas(step([long] * count))) for count in (1, 3, 2)] == [1, 3, 3]
+    assert view.canvas(step([short])) == ["s", "", ""]
+    view.display.block(Block(0, [7], "", "", (), 2, 0.0, True, 1.0), 4)
+    assert view.canvas(step([short])) == ["s"]
+    view.canvas(step([long] * 3))
+    view.size[0] = 60
+    assert view.canvas(step([short])) == ["s"]
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(24, 17), (40, 30), (8, 1), (7, 0), (2, 0)])
+def test_height_is_cut(monkeypatch: pytest.MonkeyPatch, lines: int, shown: int) -> None:
+    view = View(monkeypatch, lines=lines)
+    (long,) = view.tokenizer.ids("w" * 79)
+    frame = [line.plain for line in view.frame(step([long] * 30))]
+    assert len(frame) <= max(lines - 1, 1)
+    if shown in (17, 1):
+        assert frame[1 : shown + 1] == ["w" * 79] * (shown - 1) + [f"⋯ {31 - shown} more lines"]
+    if shown == 30:
+        assert frame[1:-2] == ["w" * 79] * 30
+
+
+# --- the status ---------------------------------------------------------------------------------------------
+
+
+def test_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(monkeypatch, columns=160)
+    seen = step(view.tokenizer.ids("a", "b", "c", "d"), [0.1, 0.2, 0.3, 0.4], [True, True, False, False])
+    assert view.status(seen) == (
+        "block 1  step  5/48  temp 0.76  mean entropy 0.250 nats  accepted 2/4  "
+        "in-step 40.0, gross -, net - tokens/s  entropy 0.01 ■■■■■■ 3 nats"
+    )
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    stats = view.generations[0].stats
+    stats.blocks, stats.answer_tokens, stats.seconds = 1, 3, 2.0
+    view.display.block(Block(0, [7], "", "", (), 2, 0.0, True, 1.0), 4)
+    clock[0] += 6.0
+    assert "block 2" in view.status(seen)
+    assert "gross 0.5, net 0.4 tokens/s" in view.status(seen)  # 4 and 3 tokens in 2 + 6 seconds
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60, 40, 20, 9])
+def test_status_fits(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    view = View(monkeypatch, columns=columns, candidates=4)
+    stats = view.generations[0].stats
+    stats.blocks, stats.seconds, stats.answer_tokens = 10, 9.0, 2000
+    frame = view.frame(step(view.tokenizer.ids("漢", "w" * 30) * 3))
+    assert all(cell_len(line.plain) < columns for line in frame)
+    if columns >= 80:
+        for part in (
+            "candidate 1/4",
+            "temp 0.76",
+            "0.000 nats",
+            "accepted 6/6",
+            "in-step 60.0, gross ",
+            "net ",
+        ):
+            assert part in view.status(step(view.tokenizer.ids("漢", "w" * 30) * 3))
+
+
+# --- several candidates -------------------------------------------------------------------------------------
+
+
+def test_candidate_that_is_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(monkeypatch, candidates=3)
+    ids = view.tokenizer.ids("zero", "one", "two")
+
+    def of(*rows: int) -> Step:
+        return replace(
+            step([PAD]),
+            draft_ids=np.array([[ids[row]] for row in rows]),
+            entropies=np.zeros((len(rows), 1)),
+            accepted=np.array([[row == 1] for row in rows]),
+            mean_entropy=np.array([row / 10 for row in rows]),
+            rows=rows,
+        )
+
+    for begun, rows, shown in (
+        (0, (0, 1, 2), 0),
+        (1, (0, 1, 2), 1),
+        (1, (1, 2), 1),
+        (1, (0, 2), 0),
+        (2, (2,), 2),
+    ):
+        view.display.begin(view.generations[begun])
+        assert view.canvas(of(*rows)) == [["zero", "one", "two"][shown]]
+        status = view.status(of(*rows))
+        assert f"candidate {shown + 1}/3" in status
+        assert f"mean entropy {shown / 10:.3f}" in status
+        assert f"accepted {int(shown == 1)}/1" in status
+
+
+# --- which display ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("term", "is_terminal", "live", "kind"),
+    [
+        ("xterm", True, True, LiveDisplay),
+        ("xterm", True, False, PlainDisplay),
+        ("xterm", False, True, PlainDisplay),
+        ("dumb", True, True, PlainDisplay),
+    ],
+)
+def test_choice(
+    monkeypatch: pytest.MonkeyPatch, term: str, is_terminal: bool, live: bool, kind: Callable[..., Any]
+) -> None:
+    out = io.StringIO()
+    out.isatty = lambda: is_terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setenv("TERM", term)
+    assert type(choose(False, False, live, Words())) is kind  # type: ignore[arg-type]
