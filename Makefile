@@ -1,6 +1,8 @@
 # make demo    install, convert the bundled checkpoint to 4-bit MLX, generate from it
 # make test    install and run the tests (no torch needed)
 # make parity  install torch and transformers too, and compare with the reference live
+# make notebooks  install and execute the notebooks, on the bundled demo
+# make docs    write what is derived: docs/cli.md, README.md's table of Macs
 # make lint    formatting and lint          make types   type check
 # make clean   remove everything these made
 #
@@ -19,7 +21,7 @@ DEMO_PROMPTS := 'What is 345 + 78?' 'JSON for Paris and Rome' 'What is the capit
   'Spell "planet" backwards.' 'Count to 37.'
 PACKAGING := pyproject.toml setup.py
 
-.PHONY: demo test parity lint types clean
+.PHONY: demo test parity notebooks docs lint types clean
 .NOTPARALLEL: # pip does not like a second pip in the same environment
 .DELETE_ON_ERROR:
 
@@ -34,6 +36,13 @@ test: $(VENV)/.test
 
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
+
+# One after the other, because each takes all cores that there are.
+notebooks: $(VENV)/.test
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 0 notebooks
+
+docs: $(VENV)/.package
+	$(BIN)/python docs/generate.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

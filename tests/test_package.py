@@ -103,6 +103,7 @@ def test_wheel_holds_everything_and_nothing_else(source: Path, wheel: Path) -> N
     expected |= {
         str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma/demo/checkpoint").iterdir()
     }
+    expected |= {str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma/display").glob("*.html")}
     converter, kernels = source / "convert", source / "kernels"
     expected |= {f"mlx_diffusiongemma/converter/{p.relative_to(converter)}" for p in converter.rglob("*.py")}
     expected |= {

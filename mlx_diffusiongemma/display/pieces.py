@@ -29,12 +29,13 @@ class Pieces:
             if token in byte_values:
                 if not utf8.getstate()[0]:
                     begun = position
-                texts[begun] += utf8.decode(bytes([byte_values[token]]))
-                if texts[begun] and utf8.getstate()[0]:  # a broken character ended where another begins
+                text = utf8.decode(bytes([byte_values[token]]))
+                texts[begun] += text[:1]
+                texts[position] += text[1:]
+                if text and utf8.getstate()[0]:  # a broken character ended where another begins
                     begun = position
             else:
                 texts[begun] += utf8.decode(b"", final=True)
-                utf8.reset()
                 texts[position] = self._piece(token)
         if texts:
             texts[begun] += utf8.decode(b"", final=True)

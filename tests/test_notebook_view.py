@@ -1,0 +1,253 @@
+"""The HTML of a generation: all there, nothing of the model's text taken for markup, small, and offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from page_reading import Parsed, unpacked, varints, views
+from scripted import TURN_END, Scripted
+
+import mlx_dg
+from mlx_diffusiongemma.display.notebook import page, quantised, trace_view, view_data
+from mlx_diffusiongemma.display.pieces import Pieces
+from mlx_diffusiongemma.loading import load, resolve
+from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.trace import TracedCanvas, TracedStep
+
+HARD = 'Spell "internationalisation" backwards.'
+HOSTILE = (
+    '</script><img src=x onerror="alert(1)">',
+    "</SCRIPT >",
+    "<!--<script>",
+    "]]>&lt;&amp;",
+    "\"'`${x}\\u003c",
+    "\u2028\u2029",
+    "\x00\x1b[31m\x9b\x7f",
+    "</pre></details></div>",
+)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return load("demo")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(resolve("demo"))
+
+
+def check_view(view: dict[str, Any], generation: Any) -> None:
+    pieces, tokenizer = Pieces(generation.tokenizer), generation.tokenizer
+    assert len(view["canvases"]) == len(generation.trace.canvases) > 0
+    for packed, canvas in zip(view["canvases"], generation.trace.canvases, strict=True):
+        drafts, entropies, accepted = unpacked(packed, view["length"])
+        for draft, step in zip(drafts, canvas.steps, strict=True):
+            assert [view["texts"][place] for place in draft] == pieces(step.draft_ids)
+            hidden = [token in tokenizer.hidden_ids for token in step.draft_ids.tolist()]
+            assert (draft < view["special"]).tolist() == hidden
+            assert (draft == view["pad"]).tolist() == (step.draft_ids == tokenizer.special.pad).tolist()
+        np.testing.assert_array_equal(accepted, canvas.accepted)
+        np.testing.assert_array_equal(entropies, quantised(canvas.entropies))
+        assert varints(packed["changed"]) == canvas.last_changed.tolist()
+        about = (packed["block"], packed["attempt"], packed["committed"])
+        assert about == (canvas.block, canvas.attempt, canvas.committed)
+        expected = [
+            [step.index, step.temperature, step.mean_entropy, step.seconds, step.index + step.step]
+            for step in canvas.steps
+        ]
+        np.testing.assert_allclose(packed["steps"], expected, rtol=1e-3)
+
+
+def test_text_by_channels_and_statistics(demo: Any) -> None:
+    """Displaying runs it. Without a trace there is no script."""
+    generation = mlx_dg.generate(*demo, "What is 345 + 78?", thinking=True, seed=0)
+    bundle = generation._repr_mimebundle_()
+    assert bundle["text/plain"] == "423"
+    parsed = Parsed(bundle["text/html"])
+    tags = [tag for tag, _ in parsed.tags]
+    assert "script" not in tags
+    assert (tags.count("details"), parsed.answer) == (1, "423")
+    for part in (generation.thought, "20.0 tokens per forward", "ended by stop", "seed 0", "1 block "):
+        assert part in parsed.text
+    stats = generation.stats
+    for name in ("in_step", "gross", "net"):
+        assert f"{name.replace('_', '-')} {getattr(stats, name + '_tokens_per_second'):.1f}" in parsed.text
+
+
+def test_a_trace_is_all_there(demo: Any) -> None:
+    generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
+    (view,) = views(page(generation))
+    check_view(view, generation)
+    assert len(view["canvases"][0]["steps"]) > 10
+
+
+def test_tries_and_blocks_each_have_a_canvas(tokenizer: Tokenizer) -> None:
+    attempts = [[TURN_END], tokenizer.encode("yes é🎉 \n" * 40)[:64]]
+    model: Any = Scripted(lambda block, attempt: attempts[attempt] if block == 0 else [TURN_END])
+    generation = mlx_dg.generate(model, tokenizer, "hi", trace=True)
+    html = page(generation)
+    check_view(views(html)[0], generation)
+    stills = [attributes["alt"] for tag, attributes in Parsed(html).tags if tag == "img"]
+    assert [still.split(",")[0] for still in stills if still] == ["canvas 1", "canvas 2"]
+
+
+def test_candidates_are_shown_together_and_batches_apart(demo: Any) -> None:
+    generation = mlx_dg.generate(*demo, "What is 99 + 88?", n=2, seed=1, trace=True)
+    for each in generation.candidates:
+        found = views(page(each))
+        assert len(found) == 2
+        for view, candidate in zip(found, generation.candidates, strict=True):
+            check_view(view, candidate)
+    assert "candidate 1" in Parsed(page(generation)).text
+    batch = mlx_dg.generate_batch(*demo, ["What is the capital of Norway?", "Count to 3."], seed=0)
+    assert [Parsed(page(each)).answer for each in batch] == ["The capital of Norway is Oslo.", "1 2 3"]
+
+
+def test_it_needs_nothing_from_outside_and_does_not_clash(demo: Any) -> None:
+    """No addresses, no ids; every rule of style is about our own classes."""
+    html = page(mlx_dg.generate(*demo, "What is 345 + 78?", seed=0, trace=True))
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
+    parsed = Parsed(html)
+    assert not any("id" in attributes for _, attributes in parsed.tags)
+    (style,) = re.findall("<style>(.*?)</style>", html, re.DOTALL)
+    selectors = [each.strip() for rule in re.findall(r"([^{}]+)\{", style) for each in rule.split(",")]
+    assert len(selectors) > 20
+    assert all(selector.startswith(".mlx-dg") for selector in selectors)
+
+
+def test_hostile_text(tokenizer: Tokenizer) -> None:
+    """A model that writes markup: as text, in the thought, and token by token."""
+    hostile = "".join(HOSTILE)
+    ids = tokenizer.encode(f"<|channel>thought\n{hostile}<channel|>{hostile}<turn|>")
+    canvases = [ids[start : start + 64] for start in range(0, len(ids), 64)]
+    model: Any = Scripted(canvases)
+    generation = mlx_dg.generate(model, tokenizer, "hi", trace=True, max_new_tokens=64 * len(canvases))
+    html = page(generation)
+    assert generation.answer == hostile
+    parsed = Parsed(html)
+    allowed = {"div", "section", "details", "summary", "pre", "p", "small", "script", "style"}
+    assert {tag for tag, _ in parsed.tags} == allowed | {"figure", "figcaption", "img"}
+    assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+    visible = hostile.replace("\x00\x1b[31m\x9b\x7f", "\u2400\u241b[31m\ufffd\ufffd")
+    assert parsed.answer == visible
+    assert parsed.text.count(visible) == 2
+    check_view(views(html)[0], generation)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", html)
+
+
+def made_canvas(drafts: np.ndarray, rng: np.random.Generator) -> TracedCanvas:
+    steps = [
+        TracedStep(
+            block=123,
+            attempt=0,
+            index=index,
+            step=48 - index,
+            temperature=rng.random(),
+            seconds=rng.random() * 100,
+            mean_entropy=rng.random(),
+            done=False,
+            draft_ids=ids,
+            canvas_ids=ids,
+            entropies=rng.exponential(1, ids.shape).astype(np.float32),
+            accepted=rng.random(ids.shape) < 0.5,
+        )
+        for index, ids in enumerate(drafts)
+    ]
+    return TracedCanvas(123, 0, True, steps)
+
+
+def fake_tokenizer(texts: dict[int, str]) -> Any:
+    return SimpleNamespace(
+        byte_values={},
+        hidden_ids=frozenset({0}),
+        special=SimpleNamespace(pad=0),
+        decode=lambda ids: "".join(texts.get(token, f" word{token}") for token in ids),
+    )
+
+
+def test_hostile_tokens() -> None:
+    """Single tokens that hold markup, as a vocabulary may, reach the script as they are."""
+    drafts = np.arange(len(HOSTILE))[None]
+    canvas = made_canvas(drafts, np.random.default_rng(0))
+    html = trace_view([canvas], fake_tokenizer(dict(enumerate(HOSTILE))))
+    (view,) = views(html)
+    assert view["texts"] == list(HOSTILE)
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert data.isascii()
+    assert data.isprintable()
+    assert not set("<>&") & set(data)
+
+
+def test_size_is_bounded() -> None:
+    """Under 2 KB a step of 256 positions: with its texts, when a quarter of the draft changes; without them
+    even when all of it does, from 262144 tokens."""
+    rng = np.random.default_rng(0)
+    drafts = rng.integers(1, 262144, (48, 256))
+    worst = view_data([made_canvas(drafts, rng)], fake_tokenizer({}))
+    assert len(json.dumps(worst["canvases"], separators=(",", ":"))) / 48 < 2000
+    for step in range(1, 48):
+        drafts[step] = np.where(rng.random(256) < 0.25, rng.integers(1, 4000, 256), drafts[step - 1])
+    usual = view_data([made_canvas(drafts, rng)], fake_tokenizer({}))
+    assert len(json.dumps(usual, separators=(",", ":"))) / 48 < 2000
+    drafts, _, _ = unpacked(worst["canvases"][0], 256)
+    assert drafts.max() > 2**13  # three bytes
+
+
+def test_entropies_are_kept_to_two_percent() -> None:
+    nats = np.geomspace(0.001, 12.5, 1000)
+    back = 0.001 * 12500 ** (quantised(nats) / 255)
+    np.testing.assert_allclose(back, nats, rtol=0.02)
+    assert quantised(np.array([0, 1e-9, 0.001, 12.5, 100])).tolist() == [0, 0, 0, 255, 255]
+
+
+def test_the_still_is_the_heat_map(demo: Any) -> None:
+    generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
+    (image,) = [attributes for tag, attributes in Parsed(page(generation)).tags if tag == "img"]
+    prefix, encoded = str(image["src"]).split(",")
+    assert prefix == "data:image/png;base64"
+    pixels = imread(io.BytesIO(base64.b64decode(encoded)))
+    opacity = np.kron(quantised(generation.trace.canvases[0].entropies) / 255, np.ones((12, 10)))
+    np.testing.assert_allclose(pixels[..., 3], opacity, atol=1e-3)
+    np.testing.assert_allclose(pixels[..., :3] * 255, np.broadcast_to((230, 97, 0), (*opacity.shape, 3)))
+
+
+def test_tool_calls_warnings_and_an_interrupt(tokenizer: Tokenizer) -> None:
+    call = '<|tool_call>call:get_weather{city:<|"|>a<b<|"|>}<tool_call|>'
+    broken = "<|tool_call>call:<i>{{<tool_call|><turn|>"
+    model: Any = Scripted([tokenizer.encode(call + broken)])
+    parsed = Parsed(page(mlx_dg.generate(model, tokenizer, "hi")))
+    assert 'get_weather({"city": "a<b"})' in parsed.text
+    assert "call:<i>{{" in parsed.text
+    assert (
+        {"code"}
+        <= {tag for tag, _ in parsed.tags}
+        <= {"style", "div", "section", "p", "small", "pre", "code"}
+    )
+    unsure: Any = Scripted([tokenizer.encode("yes<turn|>")], sure=1)
+    generation = mlx_dg.generate(unsure, tokenizer, "hi", max_denoising_steps=2)
+    text = Parsed(page(generation)).text
+    assert generation.blocks[0].warning
+    assert f"⚠ {generation.blocks[0].warning}" in text
+
+
+def test_an_interrupted_generation_shows_what_is_there(tokenizer: Tokenizer) -> None:
+    def interrupt(step: Any) -> None:
+        if model.attempt == 0 and len(model.encoded) == 2:
+            raise KeyboardInterrupt
+
+    model: Any = Scripted([tokenizer.encode("yes " * 80)[:64], [TURN_END]])
+    generation = mlx_dg.generate(model, tokenizer, "hi", on_step=interrupt, trace=True)
+    with pytest.raises(KeyboardInterrupt):
+        list(generation)
+    html = page(generation)
+    assert "ended by an interrupt" in Parsed(html).text
+    check_view(views(html)[0], generation)

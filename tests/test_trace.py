@@ -1,0 +1,195 @@
+"""A trace is what a watcher would have seen, row by row; asked for or not there, and bounded."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from scripted import TURN_END, Scripted
+
+import mlx_dg
+from mlx_diffusiongemma import trace as trace_module
+from mlx_diffusiongemma.denoise import Step
+from mlx_diffusiongemma.loading import load, resolve
+from mlx_diffusiongemma.sampling import Stream
+from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.trace import Trace, TracedCanvas
+
+LENGTH = 64
+ARRAYS = ("draft_ids", "canvas_ids", "entropies", "accepted")
+HARD = 'Spell "internationalisation" backwards.'  # takes several steps
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return load("demo")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(resolve("demo"))
+
+
+def made_step(index: int = 0, rows: int = 1, done: bool = False, **arrays: np.ndarray) -> Step:
+    """A step of `rows` rows of three positions."""
+    ids = np.zeros((rows, 3), np.int32)
+    step = Step(
+        index=index,
+        step=48 - index,
+        temperature=0.5,
+        draft_ids=ids,
+        canvas_ids=ids,
+        entropies=ids.astype(np.float32),
+        accepted=ids.astype(bool),
+        mean_entropy=np.zeros(rows, np.float32),
+        done=np.full(rows, done),
+        seconds=0.0,
+    )
+    return dataclasses.replace(step, **arrays)
+
+
+def recorded(steps: list[tuple[Step, Stream]]) -> Trace:
+    trace = Trace()
+    for step, stream in steps:
+        trace.record(step, 0, stream)
+    return trace
+
+
+def test_nothing_is_kept_unless_asked_for(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a step brought to the host for it."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a Step was made")
+
+    monkeypatch.setattr("mlx_diffusiongemma.denoise.Step", refuse)
+    generation = mlx_dg.generate(*demo, "What is 345 + 78?", thinking=True, seed=0)
+    assert generation.answer == "423"
+    assert generation.trace is None
+    assert all(each.trace is None for each in mlx_dg.generate_batch(*demo, ["Hi", "Help"], seed=0))
+    with pytest.raises(AssertionError, match="a Step was made"):
+        list(mlx_dg.generate(*demo, "Hi", seed=0, trace=True))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_trace_is_what_a_watcher_saw(demo: Any, n: int) -> None:
+    """Copied, so that a watcher who writes into its arrays changes nothing; the tokens are the same."""
+    seen: list[Step] = []
+
+    def watch(step: Step) -> None:
+        seen.append(dataclasses.replace(step, **{name: getattr(step, name).copy() for name in ARRAYS}))
+        for name in ARRAYS:
+            getattr(step, name).setflags(write=True)
+            getattr(step, name).fill(0)
+
+    settings: dict[str, Any] = {"thinking": True, "seed": 0, "n": n}
+    generation = mlx_dg.generate(*demo, HARD, **settings, trace=True, on_step=watch)
+    untraced = mlx_dg.generate(*demo, HARD, **settings)
+    assert [each.token_ids for each in generation.candidates] == [
+        each.token_ids for each in untraced.candidates
+    ]
+    assert len(seen) > 10
+    for row, candidate in enumerate(generation.candidates):
+        check_row(candidate, seen, row)
+
+
+def test_traces_of_a_batch(demo: Any) -> None:
+    """Its rows end after one to several blocks, and after different numbers of steps in them."""
+    prompts, seen = [HARD, "Count to 37.", "What is 345 + 78?"], list[Step]()
+    generations = mlx_dg.generate_batch(
+        *demo, prompts, thinking=True, seed=0, trace=True, on_step=seen.append
+    )
+    assert [len(each.blocks) for each in generations if each.answer] == [1, 2, 1]
+    for row, generation in enumerate(generations):
+        check_row(generation, seen, row)
+        assert generation.stats.denoising_steps == len(generation.trace.steps)
+    assert len({len(each.trace.steps) for each in generations}) == 3
+
+
+def check_row(generation: Any, seen: list[Step], row: int) -> None:
+    """The trace equals those of `seen` that were the row's, up to where it was done in each canvas."""
+    expected, finished, tries = [], True, 0
+    for step in seen:
+        if row not in step.rows:
+            continue
+        if step.index == 0:
+            finished, tries = False, tries + 1
+        if not finished:
+            expected.append((tries, step.rows.index(row), step))
+            finished = bool(step.done[step.rows.index(row)])
+    traced = generation.trace
+    assert traced.total_steps == len(traced.steps) == len(expected)
+    for ours, (_, at, step) in zip(traced.steps, expected, strict=True):
+        assert (ours.index, ours.step, ours.temperature, ours.seconds) == (
+            *(step.index, step.step, step.temperature, step.seconds),
+        )
+        assert (ours.mean_entropy, ours.done) == (step.mean_entropy[at], step.done[at])
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(ours, name), getattr(step, name)[at])
+            assert getattr(ours, name).dtype == getattr(step, name).dtype
+    assert len(traced.canvases) == tries
+    for block, canvas in zip(generation.blocks, traced.canvases, strict=True):
+        assert (canvas.block, canvas.attempt, canvas.committed) == (block.index, 0, True)
+        assert canvas.draft_ids[-1].tolist()[: len(block.token_ids)] == block.token_ids
+        assert canvas.steps[-1].mean_entropy == pytest.approx(block.mean_entropy)
+        assert 0 < canvas.steps[0].seconds < canvas.steps[-1].seconds <= block.seconds
+
+
+def test_a_canvas_that_is_denoised_again_is_another_try(tokenizer: Tokenizer) -> None:
+    """An empty canvas twice, then an answer, then a second block."""
+    yes = tokenizer.encode("yes " * 80)[:LENGTH]
+    attempts = [[TURN_END], [TURN_END], yes]
+    model: Any = Scripted(lambda block, attempt: attempts[attempt] if block == 0 else [TURN_END])
+    generation = mlx_dg.generate(model, tokenizer, "hi", trace=True)
+    list(generation)
+    found = [(canvas.block, canvas.attempt, canvas.committed) for canvas in generation.trace.canvases]
+    assert found == [(0, 0, False), (0, 1, False), (0, 2, True), (1, 0, True)]
+    assert all(len(canvas.steps) == 2 for canvas in generation.trace.canvases)
+    assert generation.trace.canvases[2].draft_ids[-1].tolist() == yes
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_module, "MOST_STEPS", 5)
+    steps = [
+        (made_step(index, done=index == 2), Stream(0, 0, block, 0))
+        for block in range(4)
+        for index in range(3)
+    ]
+    trace = recorded(steps)
+    assert (trace.total_steps, len(trace.steps)) == (12, 5)
+    found = [(canvas.block, [step.index for step in canvas.steps]) for canvas in trace.canvases]
+    assert found == [(2, [1, 2]), (3, [0, 1, 2])]
+
+
+def test_most_steps_of_the_released_canvas_take_seven_megabytes() -> None:
+    """And a trace holds on to no more than its own row of a batch."""
+    big = {
+        "draft_ids": np.zeros((4, 256), np.int32),
+        "canvas_ids": np.zeros((4, 256), np.int32),
+        "entropies": np.zeros((4, 256), np.float32),
+        "accepted": np.zeros((4, 256), bool),
+    }
+    (step,) = recorded([(made_step(rows=4, **big), Stream(0, 0, 0, 0))]).steps
+    arrays = [getattr(step, name) for name in ARRAYS]
+    assert all(array.base is None for array in arrays)
+    assert sum(array.nbytes for array in arrays) * trace_module.MOST_STEPS < 7e6
+
+
+def test_a_row_that_was_done_is_not_recorded_on() -> None:
+    stream = Stream(0, 0, 0, 0)
+    trace = recorded([(made_step(0, done=True), stream), (made_step(1, done=True), stream)])
+    assert trace.total_steps == len(trace.steps) == 1
+    trace.record(made_step(0), 0, Stream(0, 0, 0, 1))
+    trace.record(made_step(0), 0, Stream(0, 0, 1, 1))
+    assert [(step.block, step.attempt) for step in trace.steps] == [(0, 0), (0, 1), (1, 1)]
+
+
+def test_last_changed() -> None:
+    drafts = [[1, 1, 1], [1, 2, 1], [1, 2, 3], [1, 1, 3]]
+    steps = [(made_step(i, draft_ids=np.array([ids])), Stream(0, 0, 0, 0)) for i, ids in enumerate(drafts)]
+    (canvas,) = recorded(steps).canvases
+    assert canvas.last_changed.tolist() == [0, 3, 2]
+    assert TracedCanvas(0, 0, True, canvas.steps[:1]).last_changed.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(canvas.draft_ids, drafts)
+    assert canvas.entropies.shape == canvas.accepted.shape == (4, 3)
