@@ -9,13 +9,13 @@ does not know, are not consulted.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .environment import environment
 from .errors import InputError, TokenizerError
 from .prompts import Message, Tool, checked_messages, described_tools, one_line
 
@@ -217,7 +217,8 @@ def _load_transformers(path: Path) -> Any:
     if not file.is_file():
         raise TokenizerError(f"{path}: no tokenizer.json found; copy it from the original checkpoint")
     try:
-        with _no_advice():
+        # Transformers, when first imported, advises to install PyTorch, which a tokenizer does not need.
+        with environment("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"):
             from transformers import PreTrainedTokenizerFast
         if file.suffix == ".json":
             return PreTrainedTokenizerFast(tokenizer_file=str(file))
@@ -230,21 +231,6 @@ def _load_transformers(path: Path) -> Any:
         raise TokenizerError(
             f"{file}: not a usable tokenizer ({one_line(error)}); copy it from the original checkpoint"
         ) from error
-
-
-@contextmanager
-def _no_advice() -> Iterator[None]:
-    """Transformers, when first imported, advises to install PyTorch, which a tokenizer does not need."""
-    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_help_names_every_command() -> None:
         ("/n 0", "n must be an integer from 1 to 1024, found 0"),
         ("/save", "/save FILE: the file is missing"),
         ("/load missing.json", "'missing.json': not readable (No such file or directory)"),
-        (b"caf\xe9\n", "a line of standard input is not UTF-8 (byte 0xe9)"),
+        (b"caf\xe9\n", "standard input is not UTF-8 (byte 0xe9 at offset 3 of 5)"),
         ("a " * 5000, "but the context holds"),
     ],
 )

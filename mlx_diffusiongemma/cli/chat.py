@@ -12,7 +12,7 @@ from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 from .chat_commands import run_command
 from .generate import NO_MODEL_GIVEN, check_settings
 from .showing import show
-from .streams import checked_utf8, complain
+from .streams import checked_utf8, complain, decoded
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Generation
@@ -94,15 +94,7 @@ class PipedLines:
 
     def read(self) -> str | None:
         raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
-        if not raw:
-            return None
-        try:
-            return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"a line of standard input is not UTF-8 (byte 0x{raw[error.start]:02x}); "
-                "convert it, for example with iconv"
-            ) from None
+        return decoded(raw) if raw else None
 
     def choose(self, question: str) -> str | None:
         return self.read()

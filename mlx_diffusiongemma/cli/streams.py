@@ -26,12 +26,17 @@ def read_prompt(prompt: str) -> str:
     if prompt != "-":
         return checked_utf8(prompt, "PROMPT")
     raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    return decoded(raw)
+
+
+def decoded(raw: bytes) -> str:
+    """What standard input held, all of it or a line, as text without trailing newlines."""
     try:
         return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"standard input is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); "
-            "convert it, for example with iconv"
+            f"standard input is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start} of "
+            f"{len(raw)}); convert it, for example with iconv"
         ) from None
 
 

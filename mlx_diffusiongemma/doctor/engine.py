@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from ..converter.tables import aligned
 from ..denoise import Step
+from ..environment import environment
 from ..generation import Generation, generate
 from ..loading import load
 from ..model import DiffusionGemma
@@ -86,7 +87,7 @@ def _variants() -> dict[str, tuple[_Way, str]]:
     if _COMPILE_SWITCH in os.environ:
         compiled = f"{_COMPILE_SWITCH} is set"
     return {
-        kernels: (lambda: _environment(_SWITCH, other), "" if available else reason),
+        kernels: (lambda: environment(_SWITCH, other), "" if available else reason),
         "without mx.compile": (_uncompiled, compiled),
     }
 
@@ -124,19 +125,6 @@ def _run(model: _Demo, known: _Known) -> tuple[Generation, list[float]]:
     return generation, [
         end - (before if step.index else 0) for before, end, step in zip(ends, ends[1:], steps, strict=False)
     ]
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @contextmanager
