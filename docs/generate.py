@@ -14,6 +14,7 @@ import click
 
 from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.cli import main as mlx_dg
+from mlx_diffusiongemma.cli.chat_commands import chat_help
 from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
 from mlx_diffusiongemma.converter.tables import size
 
@@ -30,6 +31,7 @@ def command_line() -> str:
         path = f"mlx_dg {name}".strip()
         context = click.Context(command, info_name=path, terminal_width=78, max_content_width=78)
         pages.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
+    pages.append(f"### In a chat\n\n```text\n{chat_help()}\n```\n")
     return "\n".join(pages)
 
 

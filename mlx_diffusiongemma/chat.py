@@ -12,16 +12,12 @@ interrupted leaves the conversation as it was. Knows no terminal.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import stat
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, shown, write
 from .errors import InputError
 from .generation import Generation, generate
 from .generation_config import in_range
@@ -33,10 +29,6 @@ if TYPE_CHECKING:
     from .denoise import Step
     from .model import DiffusionGemma
     from .tokenizer import Tokenizer
-
-FORMAT, VERSION = "mlx_dg chat", 1
-LARGEST_FILE = 16 * 2**20  # bytes; a context of 262,144 tokens is about one million
-_ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -152,39 +144,18 @@ class Chat:
 
         Raises `InputError` where it cannot be written, and for a file that is there and is no saved chat.
         """
-        target = Path(os.path.realpath(_expanded(path)))  # what a link names, not the link, is replaced
-        if os.path.exists(target):
-            try:
-                _read(target)
-            except InputError as error:
-                raise InputError(f"{error}; it is not replaced, give another name") from None
-        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
-        temporary = None
-        try:
-            number, temporary = tempfile.mkstemp(dir=target.parent, prefix=".mlx_dg_chat.")
-            with open(number, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, target)
-        except OSError as error:
-            missing = not target.parent.is_dir()
-            reason = f"there is no directory {str(target.parent)!r}" if missing else error.strerror
-            raise InputError(f"{str(target)!r}: not written, {reason}") from None
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(FileNotFoundError):  # renamed
-                    os.unlink(temporary)
+        write(path, self.to_dict())
 
     def load(self, path: str | os.PathLike[str]) -> str:
         """Goes on with the conversation in `path`; returns the name of the model that it was held with.
 
         Raises `InputError`, and changes nothing, if the file is no chat that `save` wrote.
         """
-        file = _expanded(path)
-        values = _read(file)
+        values = read(path)
         try:
             return self.restore(values)
         except InputError as error:
-            raise InputError(f"{str(file)!r}: {error}") from None
+            raise InputError(f"{os.fspath(path)!r}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The conversation, ready for JSON."""
@@ -199,20 +170,20 @@ class Chat:
 
     def restore(self, values: Any) -> str:
         """Goes on with the conversation that `to_dict` gave; see `load`."""
-        _check_format(values)
+        check_format(values)
         if values.get("version") != VERSION or isinstance(values["version"], bool):
-            raise InputError(f"version is {_shown(values.get('version'))}; this package reads {VERSION}")
-        name = _text(values.get("model"), "model")
+            raise InputError(f"version is {shown(values.get('version'))}; this package reads {VERSION}")
+        name = checked_text(values.get("model"), "model")
         system = values.get("system")
         if system is not None:
-            _text(system, "system")
+            checked_text(system, "system")
         settings, messages = values.get("settings"), values.get("messages")
         names = set(asdict(self.settings))
         if not isinstance(settings, dict) or set(settings) != names:
             raise InputError(f"settings must be an object of {', '.join(sorted(names))}")
         if not isinstance(messages, list) or len(messages) % 2:
             raise InputError("messages must be a list of questions and answers in turns, an answer last")
-        checked = [_message(index, message) for index, message in enumerate(messages)]
+        checked = [checked_message(index, message) for index, message in enumerate(messages)]
         self.settings = self._checked(ChatSettings(**settings))
         self.system = system
         self._begin(checked)
@@ -224,7 +195,7 @@ class Chat:
 
     def _checked(self, settings: ChatSettings) -> ChatSettings:
         if not isinstance(settings.thinking, bool):
-            raise InputError(f"thinking must be True or False, found {_shown(settings.thinking)}")
+            raise InputError(f"thinking must be True or False, found {shown(settings.thinking)}")
         of_checkpoint = self.model.generation_config.override(**self.fixed)
         budget = of_checkpoint.override(thinking_budget=settings.thinking_budget).thinking_budget
         seed = checked_seed(settings.seed) if settings.seed is not None else None
@@ -235,66 +206,3 @@ def written(generation: Generation) -> tuple[str, str]:
     """Answer and thought of the blocks that are there; unlike `.answer` and `.thought`, runs nothing."""
     blocks = generation.blocks
     return "".join(block.answer for block in blocks), "".join(block.thought for block in blocks)
-
-
-def _expanded(path: str | os.PathLike[str]) -> Path:
-    """`path` with a leading `~` as the home directory."""
-    text = os.fspath(path)
-    if not text or "\0" in text:
-        raise InputError(f"{text!r} is no file name; give one")
-    return Path(os.path.expanduser(text))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a saved chat holds; `InputError` unless the file at least calls itself one."""
-    where = repr(str(path))
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise InputError(f"{where} is {kind}, not a saved chat")
-        if status.st_size > LARGEST_FILE:
-            raise InputError(f"{where} has {status.st_size} bytes, too many for a saved chat")
-        values = json.loads(path.read_bytes().decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{where} is not UTF-8, so not a saved chat") from None
-    except OSError as error:
-        raise InputError(f"{where}: not readable ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON, so not a saved chat ({error})") from None
-    try:
-        _check_format(values)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return values
-
-
-def _check_format(values: Any) -> None:
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(f'not a saved chat: no "format": "{FORMAT}" in it')
-
-
-def _message(index: int, message: Any) -> dict[str, str]:
-    where, role = f"message {index + 1}", _ROLES[index % 2]
-    if not isinstance(message, dict) or message.get("role") != role:
-        raise InputError(f'{where} must have "role": "{role}"; questions and answers take turns')
-    checked = {"role": role, "content": _text(message.get("content"), f"content of {where}")}
-    if not checked["content"].strip():
-        raise InputError(f"content of {where} is empty")
-    if role == "assistant" and "thought" in message:
-        checked["thought"] = _text(message["thought"], f"thought of {where}")
-    return checked
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{what} must be text, found {_shown(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise InputError(f"{what} is not valid Unicode") from None
-    return value
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if len(repr(value)) < 50 else f"{repr(value)[:40]}..."

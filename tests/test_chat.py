@@ -263,5 +263,9 @@ def test_a_file_that_is_no_chat_is_refused(
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match=f"a.json'.*{message}"):
         held.load(tmp_path / "a.json")
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(InputError, match=f"^'{tmp_path}' is a directory, not a saved chat$"):
         held.load(tmp_path)
+    with pytest.raises(
+        InputError, match=f"^'{tmp_path}' is a directory, not a saved chat; it is not replaced"
+    ):
+        held.save(tmp_path)

@@ -13,6 +13,7 @@ from scripted import TURN_END, Scripted
 import mlx_diffusiongemma
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.cli.chat_commands import COMMANDS
+from mlx_diffusiongemma.row import Block, Row
 from mlx_diffusiongemma.run import Run
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
@@ -150,11 +151,41 @@ def test_the_first_candidate_goes_on_at_the_end_of_input() -> None:
     assert talk("/n 2", "Hello").exit_code == 0
 
 
+def test_the_next_message_is_no_choice_of_a_candidate() -> None:
+    result = talk("/n 2", "What is 345 + 78?", "/n 1", "What is the capital of Norway?")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("\n\nThe capital of Norway is Oslo.\n\n")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_a_failing_step_costs_the_turn_and_not_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """Like MLX's, when Metal has no memory left; in the second canvas, when a line has begun."""
+    commit = Row.commit
+
+    def failing(row: Row, seconds: float) -> Block:
+        if row.blocks:
+            raise kind("[metal::malloc] too\nmuch")
+        return commit(row, seconds)
+
+    monkeypatch.setattr(Row, "commit", failing)
+    result = talk("What is 345 + 78?", "Count to 37.", "What is the capital of Norway?", "/stats")
+    assert result.exit_code == 1
+    error = f"mlx_dg: error: {kind.__name__}: [metal::malloc] too much; the question is taken back\n"
+    assert result.stderr.startswith(error)
+    _, count, capital, rest = result.stdout.split("\n\n")
+    assert COUNTED.startswith(count)
+    assert (capital, rest) == ("The capital of Norway is Oslo.", "")
+    assert "kept         2 turns" in result.stderr
+
+
 def test_without_an_answer_the_question_is_taken_back(tmp_path: Path, answering: Any) -> None:
     answering('<|tool_call>call:get_time{city:<|"|>Paris<|"|>}<tool_call|>')
     result = talk("What time is it?", f"/save {tmp_path}/a.json")
     assert json.loads(result.stdout) == {"tool_call": "get_time", "arguments": {"city": "Paris"}}
-    assert "ended without an answer; the question is taken back" in result.stderr
+    told = "mlx_dg: ended with a tool call, to which a chat has no answer; the question is taken back\n"
+    assert told in result.stderr
     assert result.exit_code == 1
     assert json.loads((tmp_path / "a.json").read_text())["messages"] == []
 

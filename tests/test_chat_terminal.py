@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import fcntl
 import os
 import select
 import stat
+import struct
 import subprocess
 import sys
 import termios
@@ -57,7 +59,7 @@ class Terminal:
 
     def __init__(self, home: Path, *options: str, stdout: int | None = None):
         self.master, slave = os.openpty()
-        termios.tcsetwinsize(slave, (24, 80))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "chat", "--model", "demo", "--seed", "0", "--thinking", *options],
             stdin=slave,
@@ -188,6 +190,7 @@ def test_ctrl_c_stops_the_block_and_keeps_the_conversation(
     chat.prompts()
     chat.type("Hello\r")  # hangs before anything is answered
     chat.shows("HANGS")
+    chat.type("too early")  # is not shown in the answer
     chat.type(CTRL_C)
     chat.shows("\nmlx_dg: interrupted without an answer; the question is taken back")
     chat.prompts()
@@ -203,10 +206,14 @@ def test_ctrl_c_stops_the_block_and_keeps_the_conversation(
     chat.type("3\r")
     chat.shows("mlx_dg: error: give the number of a candidate with an answer, found '3'")
     chat.wait(lambda: chat.text.count("keep which?") == 2)
-    chat.type(CTRL_C)
-    chat.wait(lambda: chat.text.count("keep which?") == 3)
     chat.type("2\r")
     chat.shows("mlx_dg: interrupted; what was answered stays in the conversation, cut short")
+    chat.prompts()
+    assert "too early" not in chat.text
+    chat.type("What is the capital of Italy?\r")
+    chat.wait(lambda: chat.text.count("keep which?") == 3)
+    chat.type(CTRL_C)  # neither
+    chat.shows("\nmlx_dg: interrupted; the question is taken back")
     chat.prompts()
     chat.type(f"/save {tmp_path}/a.json\r")
     chat.shows("saved 3 turns")

@@ -40,7 +40,7 @@ class CommandLine(click.Group):
         except BrokenPipeError:
             discard_stdout()
             sys.exit(141)
-        except OSError as error:  # a full disk, a directory without permission
+        except (OSError, RuntimeError) as error:  # a full disk; MLX's, when Metal has no memory left
             discard_stdout()
             complain(f"mlx_dg: error: {error}")
             sys.exit(1)

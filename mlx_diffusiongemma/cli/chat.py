@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
@@ -52,7 +54,8 @@ def chat(
     stdout, everything else to stderr. Lines that were typed are kept in ~/.mlx_dg_history.
 
     If standard input is no terminal, each line of it is a message or a command, and an empty line follows
-    each message's answer. The exit status is 1 if one of the lines failed; the others were done.
+    each message's answer. Of several candidates the first answer is taken, unless the next line is a
+    number. The exit status is 1 if one of the lines failed; the others were done.
     """
     system = checked_utf8(system, "--system")
     from mlx_diffusiongemma import load
@@ -76,6 +79,9 @@ def chat(
         from .chat_terminal import TerminalLines
 
         lines = TerminalLines(screen)
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+        )  # leaves the terminal in order
         click.echo(f"Chat with {model}. /help lists the commands, Ctrl-D quits.", err=True)
     if not Conversation(chat, lines, live, at_terminal=screen is not None).run():
         sys.exit(1)
@@ -88,16 +94,33 @@ class Lines(Protocol):
 
     def choose(self, question: str) -> str | None: ...
 
+    def silent(self) -> AbstractContextManager[None]:
+        """While it is open, nothing that is typed is shown."""
+        ...
+
 
 class PipedLines:
     """Standard input, line by line; `InputError` for one that is not UTF-8."""
 
+    def __init__(self) -> None:
+        self._ahead: str | None = None  # a line that was read and answers no question
+
     def read(self) -> str | None:
+        if self._ahead is not None:
+            line, self._ahead = self._ahead, None
+            return line
         raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
         return decoded(raw) if raw else None
 
     def choose(self, question: str) -> str | None:
-        return self.read()
+        line = self.read()
+        if line is None or line.strip().isdigit():
+            return line
+        self._ahead = line
+        return ""
+
+    def silent(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def terminal() -> TextIO | None:
@@ -141,8 +164,10 @@ class Conversation:
             return told is not None
         try:
             self._turn(line.removeprefix("/"))
-        except (DiffusionGemmaError, RuntimeError) as error:  # MLX's, when Metal has no memory left, say
+        except DiffusionGemmaError as error:
             self._complain(error)
+        except Exception as error:  # MLX's, when Metal has no memory left, or a bug: the conversation stays
+            self._complain(f"{type(error).__name__}: {error}; the question is taken back")
         except KeyboardInterrupt:  # before there is anything to show, or once more while that is shown
             if not self.at_terminal:
                 raise
@@ -163,7 +188,8 @@ class Conversation:
         generation = self.chat.ask(text, display.step if display.watched else None)
         how = "ended"
         try:
-            show(generation, display, end)
+            with self.lines.silent():
+                show(generation, display, end)
         except KeyboardInterrupt:
             if not self.at_terminal:
                 raise
@@ -173,7 +199,9 @@ class Conversation:
         kept = self._chosen(generation)
         if kept is None:
             self.failed = True
-            complain(f"mlx_dg: {how} without an answer; the question is taken back")
+            called = any(block.tool_calls for each in generation.candidates for block in each.blocks)
+            missing = "with a tool call, to which a chat has no answer" if called else "without an answer"
+            complain(f"mlx_dg: {how} {missing}; the question is taken back")
             return
         if how == "interrupted":
             complain("mlx_dg: interrupted; what was answered stays in the conversation, cut short")
@@ -195,14 +223,11 @@ class Conversation:
                 if choice in map(str, answered):
                     return candidates[int(choice)]
                 raise InputError(f"give the number of a candidate with an answer, found {choice[:40]!r}")
-            except KeyboardInterrupt:
-                if not self.at_terminal:
-                    raise
             except InputError as error:
                 self._complain(error)
         return candidates[answered[0]]
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, error: Exception | str) -> None:
         self.failed = True
         complain(f"mlx_dg: error: {error}")
 

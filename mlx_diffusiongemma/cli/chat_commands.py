@@ -37,7 +37,8 @@ def run_command(chat: Chat, line: str) -> str | None:
     return command.run(chat, argument)
 
 
-def _help(_chat: Chat, _argument: str) -> str:
+def chat_help() -> str:
+    """What can be typed, a line each."""
     lines = [f"/{name} {command.argument}".ljust(18) + command.what for name, command in COMMANDS.items()]
     return "\n".join(
         [
@@ -46,6 +47,10 @@ def _help(_chat: Chat, _argument: str) -> str:
             "Ctrl-C stops an answer, Ctrl-D quits.",
         ]
     )
+
+
+def _help(_chat: Chat, _argument: str) -> str:
+    return chat_help()
 
 
 def _reset(chat: Chat, _argument: str) -> str:

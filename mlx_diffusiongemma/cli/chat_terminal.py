@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import termios
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
@@ -49,6 +52,20 @@ class TerminalLines:
 
     def choose(self, question: str) -> str | None:
         return self._asked(self._choices, question)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """While it is open, nothing that is typed is shown, where an answer is being written; it is read
+        afterwards."""
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+        without_echo = [*before]
+        without_echo[3] &= ~termios.ECHO
+        termios.tcsetattr(number, termios.TCSANOW, without_echo)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(number, termios.TCSANOW, before)
 
     def _asked(self, session: PromptSession[str], question: str) -> str | None:
         try:

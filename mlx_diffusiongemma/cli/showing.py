@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlx_diffusiongemma.errors import DiffusionGemmaError
-
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Generation
     from mlx_diffusiongemma.display.plain import PlainDisplay
@@ -30,7 +28,7 @@ def show(generation: Generation, display: PlainDisplay, end: Callable[[Generatio
                     display.block(block, other.stats.canvas_length)
                 end(other, False)
             raise
-        except DiffusionGemmaError:
+        except Exception:
             display.tidy()
             raise
         end(candidate, True)

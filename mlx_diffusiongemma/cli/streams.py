@@ -50,9 +50,9 @@ def checked_utf8(text: str | None, name: str) -> Any:
 
 
 def complain(line: str) -> None:
-    """One line on stderr; silently nothing when nobody reads that either."""
+    """One line on stderr, also of several; silently nothing when nobody reads that either."""
     with contextlib.suppress(OSError):
-        click.echo(line, err=True)
+        click.echo(" ".join(line.splitlines()), err=True)
 
 
 def discard_stdout() -> None:

@@ -46,6 +46,11 @@ class Guards:
             return "empty"
         return None
 
+    @property
+    def found_nothing_else(self) -> bool:
+        """Whether this canvas was still empty when other noise had been tried as often as it may be."""
+        return self._rerolls["empty"] > _MOST_REROLLS["empty"]
+
     def _again(self, reason: Reason) -> bool:
         self._rerolls[reason] += 1
         return self._rerolls[reason] <= _MOST_REROLLS[reason]

@@ -39,6 +39,7 @@ JSON_STATISTICS = (
 CONTROLS = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
 CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 IN_TEXT = {code: shown for code, shown in CONTROLS.items() if chr(code) not in "\n\t"}
+IN_TEXT |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)  # turn text around
 
 DIM = "\x1b[2m"
 

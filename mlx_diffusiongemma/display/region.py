@@ -51,17 +51,17 @@ class Region:
         which it ends itself; of too many, the last are left out."""
         columns, rows = terminal_size()
         lines = lines[: rows - 1]
-        if not (lines or self._shown):
+        # What is cleared is drawn empty: were it erased from the cursor on, tmux would keep all of it in its
+        # history when no text is above it.
+        drawn = lines or [""] * min(self._shown, rows - 1)
+        if not drawn:
             return
         frame = _BEGIN
         if self._is_cursor_lost(columns, rows):
             frame += "\r" + _ERASE_BELOW + self._last_row(columns)
         waiting = self._last_row(columns) if self._is_row_full(columns) else ""
-        if lines:
-            frame += _INDEX * len(lines) + f"\x1b[{len(lines)}A" + waiting + _SAVE
-            frame += "".join(f"\r\n{line}{_ERASE_LINE}" for line in lines) + _ERASE_BELOW + _RESTORE
-        else:
-            frame += _ERASE_BELOW + waiting
+        frame += _INDEX * len(drawn) + f"\x1b[{len(drawn)}A" + waiting + _SAVE
+        frame += "".join(f"\r\n{line}{_ERASE_LINE}" for line in drawn) + _ERASE_BELOW + _RESTORE
         encoding = sys.stderr.encoding or "utf-8"
         sys.stderr.write((frame + _END).encode(encoding, "replace").decode(encoding))
         sys.stderr.flush()
