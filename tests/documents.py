@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_MEASURED = re.compile(r"\d+\.\d+(?:e[+-]?\d+)?|\d+e-?\d+")  # seconds, speeds, shares
 _NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
 
 
@@ -47,15 +48,20 @@ def snippets(file: Path) -> list[Snippet]:
     return found
 
 
-def has_shape(text: str, shown: str) -> bool:
-    """Whether `text` is `shown` but for numbers, the width of spaces, and what `...` stands for."""
-    words = [_pattern(part) for part in re.split(r"(\s+|\.\.\.)", shown.strip())]
+def has_shape(text: str, shown: str, counted: bool = True) -> bool:
+    """Whether `text` is `shown` but for what is measured, the width of spaces, and what `...` stands for.
+
+    counted: whether numbers without a fraction must be the same, as they are on the device where `shown` was
+    made.
+    """
+    free = _MEASURED if counted else _NUMBER
+    words = [_pattern(part, free) for part in re.split(r"(\s+|\.\.\.)", shown.strip())]
     return re.fullmatch("".join(words), text.strip(), re.DOTALL) is not None
 
 
-def _pattern(part: str) -> str:
+def _pattern(part: str, free: re.Pattern[str]) -> str:
     if part == "...":
         return ".*"
     if part.isspace():
         return r"\s*\n\s*" if "\n" in part else r"[ \t]+"
-    return _NUMBER.pattern.join(map(re.escape, _NUMBER.split(part)))
+    return f"(?:{free.pattern})".join(map(re.escape, free.split(part)))

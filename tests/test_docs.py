@@ -11,17 +11,25 @@ import subprocess
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
+import mlx.core as mx
 import pytest
 from documents import has_shape, snippets
 
-from mlx_diffusiongemma import GenerationConfig
+import mlx_dg
+from mlx_diffusiongemma import GenerationConfig, InputError
+from mlx_diffusiongemma.bench.synthetic import real_config
+from mlx_diffusiongemma.cli import main
+from mlx_diffusiongemma.converter.memory import gpu_limit, recipe_weight_bytes
+from mlx_diffusiongemma.memory import check_fits
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, ROOT / "kernels/README.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
+ON_CPU = mx.default_device().type == mx.DeviceType.cpu  # where the outputs that are shown were made
 HUB_MODEL = "google/diffusiongemma-26B-A4B-it"  # the demo stands in for it: nothing is downloaded here
 
 
@@ -38,7 +46,7 @@ def test_python_prints_what_is_shown(file: Path) -> None:
             code = compile("\n" * snippet.line + snippet.code, name(file), "exec")
             with contextlib.redirect_stdout(printed):
                 exec(code, namespace)
-            assert has_shape(printed.getvalue(), snippet.shown or ""), (
+            assert has_shape(printed.getvalue(), snippet.shown or "", ON_CPU), (
                 f"{name(file)}:{snippet.line} prints\n{printed.getvalue()}"
             )
 
@@ -54,7 +62,7 @@ def test_commands_print_what_is_shown(file: Path, tmp_path: Path) -> None:
                 folder = ROOT
             printed = shell(command, folder)
             if snippet.shown is not None:
-                assert has_shape(printed, snippet.shown), f"{name(file)}: {command} prints\n{printed}"
+                assert has_shape(printed, snippet.shown, ON_CPU), f"{name(file)}: {command} prints\n{printed}"
 
 
 def runnable(command: str) -> str:
@@ -89,13 +97,15 @@ def shell(command: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     ("shown", "alike"),
     [
-        ("423 tokens,  7.5 GB", True),
-        ("1 tokens, 1e-05 GB", True),
-        ("423 words, 7.5 GB", False),
-        ("423 tokens, 7.5 GB\nmore", False),
+        ("12 tokens,  7.5 GB", True),
+        ("12 tokens, 1e-05 GB", True),
+        ("13 tokens, 0.25 GB", False),
+        ("12 words, 7.5 GB", False),
+        ("12 tokens, 7.5 GB\nmore", False),
         ("... GB", True),
-        ("423\ntokens, 7.5 GB", False),
-        ("(4) tokens, 7.5 GB", False),
+        ("12\ntokens, 7.5 GB", False),
+        ("(12) tokens, 7.5 GB", False),
+        ("12 tokens, 7 GB", False),
     ],
 )
 def test_shapes(shown: str, alike: bool) -> None:
@@ -121,12 +131,70 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def test_the_refusal_shown_is_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/memory.md shows what 32k tokens get on a 24 GB Mac."""
+    recipe, sizes = (
+        "mixed-4bit",
+        {"memory_size": 24 * 2**30, "max_recommended_working_set_size": gpu_limit(24)},
+    )
+    monkeypatch.setattr(mx, "device_info", lambda: sizes)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 0)
+    config = real_config()
+    weights = SimpleNamespace(nbytes=recipe_weight_bytes(config)[recipe])
+    model: Any = type("Model", (dict,), {"config": config, "dtype": mx.bfloat16})(weights=weights)
+    with pytest.raises(InputError) as refused:
+        check_fits(model, 32768, 1024, 2048)
+    assert f"```text\n{refused.value}\n```" in (ROOT / "docs/memory.md").read_text(encoding="utf-8")
+
+
 def test_derived_parts_are_fresh() -> None:
     """`make docs` would change nothing."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "docs/generate.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", LINKED, ids=name)
+def test_what_is_named_exists(file: Path) -> None:
+    """Options, commands, names of the package, targets of make and files between backquotes."""
+    text = re.sub(r"^```.*?^```$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    options = {
+        option
+        for command in [main, *main.commands.values()]
+        for each in command.params
+        for option in each.opts
+    } | {"--help", "--index-url"}
+    for code in re.findall(r"`([^`\n]+)`", text):
+        where = f"{name(file)}: `{code}`"
+        scripts_own = code.startswith("python ")
+        for option in [] if scripts_own else re.findall(r"(?<![\w-])--[a-z][a-z-]+", code):
+            assert option in options, where
+        for command in re.findall(r"^mlx_dg ([a-z]+)", code):
+            assert command in main.commands, where
+        for attribute in re.findall(r"\bmlx_dg\.([A-Za-z]\w*)(?!\.?\w*:)", code):
+            assert hasattr(mlx_dg, attribute), where
+        for target in re.findall(r"^make ([a-z]+)$", code):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), where
+        if re.fullmatch(r"(?:[\w.-]+/)+[\w.-]*", code) and not code.startswith(("mlx-community/", "owner/")):
+            assert (ROOT / code).exists() or (ROOT / "mlx_diffusiongemma" / code).exists(), where
+
+
+def test_defaults_of_settings_are_those_of_the_released_model() -> None:
+    table = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \| ([\d., ]+) \|", table, re.MULTILINE)
+    shown = {
+        field: value
+        for fields, values in rows
+        for field, value in zip(re.findall(r"`(\w+)`", fields), values.split(","), strict=False)
+    }
+    assert len(shown) >= 8
+    released = GenerationConfig()
+    for field, value in shown.items():
+        default = getattr(released, field)
+        default = default[0] if isinstance(default, tuple) else default
+        assert float(value) == default, field
 
 
 def test_every_setting_is_documented() -> None:

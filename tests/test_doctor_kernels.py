@@ -12,13 +12,13 @@ from examining import doctor, findings
 from kernel_paths import ON_METAL, plug_in_emulator
 
 from mlx_diffusiongemma.doctor import kernels
-from mlx_diffusiongemma.doctor.trials import TRIALS, Shape
+from mlx_diffusiongemma.doctor.trials import FEWEST_ROWS, TRIALS, Shape
 from mlx_diffusiongemma.ops import metal
 
 
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_SMALL", Shape(8, 1100, 64))
+    monkeypatch.setattr(kernels, "_SMALL", Shape(FEWEST_ROWS, 1100, 64))
     monkeypatch.setattr(kernels, "_REAL", Shape(40, 1100, 64))
     monkeypatch.setattr(kernels, "_TIMED_RUNS", 1)
 
@@ -39,7 +39,7 @@ def disturb(
 
 
 def in_row(row: int, id: Callable[[mx.array], Any]) -> Callable[[mx.array], mx.array]:
-    return lambda ids: mx.where(mx.arange(ids.size) == row, id(ids), ids)
+    return lambda ids: mx.where(mx.arange(ids.size) == row % ids.size, id(ids), ids)
 
 
 def at(index: int, change: Callable[[mx.array], mx.array]) -> Callable[[list[mx.array]], list[mx.array]]:
@@ -55,9 +55,9 @@ def test_kernels_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     result = doctor(monkeypatch, "Kernels")
     assert result.exit_code == 0, result.stdout
     lines = [line.split() for line in result.stdout.splitlines() if line.startswith("    ")]
-    assert {line[0] for line in lines[1:-1]} == set(TRIALS)
+    assert {line[0] for line in lines[1:-2]} == set(TRIALS)
     assert {" ".join(line[1:5]) for line in lines if line[0] == "row_statistics"} == {
-        *("8 x 1100 bfloat16", "8 x 1100 float32", "40 x 1100 bfloat16", "40 x 1100 float32")
+        *("12 x 1100 bfloat16", "12 x 1100 float32", "40 x 1100 bfloat16", "40 x 1100 float32")
     }
     timed = [line for line in lines if re.fullmatch(r"\d+\.\d\d", line[-1])]
     assert len(timed) == 2 * (2 + 1 + 2)
@@ -69,6 +69,8 @@ def test_kernels_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         ("row_statistics", at(0, in_row(6, lambda x: x + 1)), "logit of the argmax"),
         ("row_statistics", at(0, in_row(5, lambda _: 700)), "argmax of equal logits, rows"),
         ("row_statistics", at(1, in_row(0, lambda x: x + 2)), "sample, probability"),
+        ("row_statistics", at(1, in_row(0, lambda _: 1 << 20)), "sample, probability"),
+        ("row_statistics", at(1, in_row(6, lambda x: x - 1)), "sample at an edge, rows"),
         ("row_statistics", at(1, in_row(3, lambda x: x // 3 * 3)), "sample, probability"),
         ("row_statistics", at(2, lambda x: x + 3e-4), "entropy, nats"),
         ("row_statistics", at(2, lambda x: x * mx.nan), "entropy, nats"),
@@ -80,9 +82,11 @@ def test_kernels_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
             for i in (0, 1, 2, 3, 5, 6)
         ),
         ("accept_and_renoise", at(4, lambda x: x + 1e-3), "mean entropy, nats"),
-        ("soft_embedding", at(0, lambda x: x + 7e-4), "embedding"),
-        ("soft_embedding", at(0, lambda x: mx.concatenate([x[1:], x[:1]])), "embedding"),
-        ("soft_embedding", at(1, lambda x: x + 2e-4), "left out, probability"),
+        ("soft_embedding", at(0, lambda x: mx.where(x == 0, 0, x + 7e-4)), "embedding"),
+        ("soft_embedding", at(0, lambda x: mx.concatenate([x[1:-1], x[:1], x[-1:]])), "embedding"),
+        ("soft_embedding", at(1, in_row(3, lambda x: x + 2e-4)), "left out, probability"),
+        ("soft_embedding", at(1, in_row(-2, lambda x: x + 3e-5)), "left out of a tail, probability"),
+        ("soft_embedding", at(0, lambda x: mx.where(x == 0, 1e-6, x)), "flat rows that are summed"),
         ("soft_embedding", at(1, mx.zeros_like), "flat rows taken as covered"),
     ],
 )  # fmt: skip
@@ -90,7 +94,9 @@ def test_a_kernel_that_disagrees_is_found_by_that_comparison_alone(
     kernel: str, change: Any, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disturb(monkeypatch, kernel, change)
-    monkeypatch.setattr(kernels, "TRIALS", {kernel: TRIALS[kernel]})
+    make, dtypes = TRIALS[kernel]
+    monkeypatch.setattr(kernels, "TRIALS", {kernel: (make, dtypes[:1])})
+    monkeypatch.setattr(kernels, "_REAL", kernels._SMALL)
     result = doctor(monkeypatch, "Kernels")
     assert result.exit_code == 1
     found = findings(result, "problem")
@@ -128,6 +134,14 @@ def test_without_metal_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_small_machine_takes_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Shape(256, 262144, 2816)
-    for usable, rows in [(None, 256), (2**33, 256), (2**30, 85), (2**20, 8)]:
+    for usable, rows in [(None, 256), (2**33, 256), (2**30, 85), (2**20, 12)]:
         monkeypatch.setattr(kernels, "usable_memory", lambda usable=usable: usable)
         assert kernels._affordable(real) == real._replace(rows=rows)
+
+
+def test_what_is_timed_is_computed_and_not_only_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, seen = mx.eval, []
+    monkeypatch.setattr(mx, "eval", lambda *what: [seen.append(what), evaluate(*what)])
+    result = mx.zeros((1,))
+    kernels._milliseconds(lambda: result)
+    assert seen == [(result,)] * kernels._TIMED_RUNS

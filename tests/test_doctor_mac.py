@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +18,8 @@ from mlx.utils import tree_flatten
 from mlx_diffusiongemma.bench.synthetic import quantized_skeleton, real_config
 from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
 from mlx_diffusiongemma.converter.recipes import RECIPES
-from mlx_diffusiongemma.doctor import system
+from mlx_diffusiongemma.converter.tables import size
+from mlx_diffusiongemma.doctor import memory, system
 from mlx_diffusiongemma.memory import memory_needed
 
 # --- a Mac, as it would tell --------------------------------------------------------------------------------
@@ -26,6 +32,11 @@ TOLD = {
     "system_profiler SPDisplaysDataType": "  Chipset Model: Apple M4 Pro\n  Total Number of Cores: 20\n",
     "pmset -g": "System-wide power settings:\nCurrently in use:\n sleep  1\n lowpowermode         0\n",
 }
+
+
+def wired(share: float, gigabytes: int = 24) -> str:
+    """MiB, of what macOS lets a GPU have by itself."""
+    return str(round(share * gpu_limit(gigabytes) / 2**20))
 
 
 def mac(
@@ -60,7 +71,7 @@ def test_a_mac_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["default device"] == "gpu"
     assert told["Metal"] == "available"
     assert told["memory"] == "25.77 GB"
-    assert told["recommended working set"] == told["MLX may use"] == "17.18 GB"
+    assert told["recommended working set"] == told["MLX may use"] == size(gpu_limit(24))
     assert told["largest buffer"] == "14.50 GB"
     assert told["iogpu.wired_limit_mb"] == "0, set by macOS"
     assert told["low power mode"] == "off"
@@ -76,7 +87,7 @@ def test_a_mac_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"pmset -g": " lowpowermode 1\n"}, 24, "low power mode is on"),
         ({"pmset -g": " powermode            1"}, 24, "low power mode is on"),
-        ({"sysctl -n iogpu.wired_limit_mb": "8000"}, 24, "iogpu.wired_limit_mb is 8000"),
+        ({"sysctl -n iogpu.wired_limit_mb": wired(0.94)}, 24, f"iogpu.wired_limit_mb is {wired(0.94)}"),
         ({}, 16, "no recipe of the 26B model fits"),
     ],
 )
@@ -90,11 +101,56 @@ def test_a_mac_of_which_something_is_to_be_known(
     assert result.exit_code == 0
 
 
-def test_python_under_rosetta_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"sysctl -n iogpu.wired_limit_mb": wired(0.97)},  # in MB of 10**6 bytes it would be less than 0.95
+        {"sysctl -n iogpu.wired_limit_mb": wired(1.2)},
+        {"pmset -g": " powermode            2"},  # high power
+    ],
+)
+def test_a_mac_of_which_nothing_is_to_be_known(told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, told)
+    result = doctor(monkeypatch, "Device")
+    assert result.stdout.endswith("### Verdict\n\nno problem found\n")
+    assert facts(result)["low power mode"] == "off"
+
+
+def without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+
+
+@pytest.mark.parametrize("break_", [lambda patch: patch.setattr(mx.metal, "is_available", bool), without_mlx])
+def test_python_under_rosetta_is_one_problem(break_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mac(monkeypatch, {"sysctl -n sysctl.proc_translated": "1"}, machine="x86_64")
-    result = doctor(monkeypatch, "Versions")
+    break_(monkeypatch)
+    result = doctor(monkeypatch, "Versions", "Device")
     assert result.exit_code == 1
-    assert "Rosetta" in findings(result, "problem")[0]
+    (line,) = findings(result, "problem")
+    assert "Rosetta" in line
+
+
+def test_an_arm_python_whose_terminal_is_translated_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, {"sysctl -n sysctl.proc_translated": "1"}, machine="arm64")
+    assert doctor(monkeypatch, "Versions").exit_code == 0
+
+
+def test_another_mlx_than_the_installed_one_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, {})
+    installed = metadata.version("mlx")
+    for imported, problems in [("0.1.2", 1), (f"{installed}.dev1", 0)]:
+        monkeypatch.setattr(mx, "__version__", imported)
+        told = findings(doctor(monkeypatch, "Device"), "problem")
+        assert len(told) == problems
+        assert all(f"mlx 0.1.2 is imported, but {installed} is installed" in line for line in told)
+
+
+def test_the_disk_is_that_of_the_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mac(monkeypatch, {})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "made"))
+    usage = {tmp_path: SimpleNamespace(total=7e9, used=5e9, free=2e9)}
+    monkeypatch.setattr(shutil, "disk_usage", usage.__getitem__)
+    assert facts(doctor(monkeypatch, "Device"))["free disk at the hub cache"] == "2.00 GB"
 
 
 def test_a_mac_without_metal_is_a_problem_and_one_that_does_not_answer_is_none(
@@ -119,6 +175,27 @@ def test_commands_that_are_missing_fail_or_hang_are_no_answer(monkeypatch: pytes
 
 
 # --- memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_recipes_are_told_for_the_dtype_that_is_computed_in(
+    dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable = 40 * 10**9
+    monkeypatch.setattr(memory, "default_dtype", lambda: dtype)
+    monkeypatch.setattr(memory, "usable_memory", lambda: usable)
+    result = doctor(monkeypatch, "Memory")
+    nbytes = recipe_weight_bytes(real_config(), str(dtype).rpartition(".")[2])["mixed-4bit"]
+    longest = longest_prompt(real_config(), nbytes, usable, 1024, dtype.size)
+    assert facts(result)["mixed-4bit"].split() == [*size(nbytes).split(), f"{longest:,}"]
+    assert "encoded 2048 tokens at a time: a smaller prefill_step_size gives room" in result.stdout
+
+
+def test_memory_that_nobody_knows_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "usable_memory", lambda: None)
+    result = doctor(monkeypatch, "Memory")
+    assert "    nobody knows how much memory this GPU has for MLX\n" in result.stdout
+    assert result.stdout.endswith("\nno problem found\n")
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])

@@ -16,6 +16,7 @@ from . import system
 from .sheet import Sheet, foreign
 
 _DEFAULT = "set by macOS"
+_ABOUT_THE_DEFAULT = 0.95  # of what macOS chooses, which differs from one Mac to the next
 
 
 def check(sheet: Sheet) -> None:
@@ -44,18 +45,20 @@ def check(sheet: Sheet) -> None:
 
     if not system.is_mac():
         sheet.notes.append("this is not a Mac: there is no Metal, and nothing here tells how a Mac does")
-    elif not ok:
+    elif not ok and not system.is_translated():  # which check Versions tells
         sheet.problems.append(
             f"Metal cannot be used: {reason}; a virtual machine may have none, and Python must be arm64"
         )
     if low_power:
         sheet.notes.append("low power mode is on, which makes the GPU slow; System Settings, Battery")
     memory = info.get("memory_size")
-    if wired_mb and memory is not None and wired_mb * 2**20 < gpu_limit(round(int(memory) / 2**30)):
-        sheet.notes.append(
-            f"iogpu.wired_limit_mb is {wired_mb}, less than what macOS chooses by itself; "
-            "sudo sysctl iogpu.wired_limit_mb=0"
-        )
+    if wired_mb and memory is not None:
+        by_itself = gpu_limit(round(int(memory) / 2**30))
+        if wired_mb * 2**20 < _ABOUT_THE_DEFAULT * by_itself:
+            sheet.notes.append(
+                f"iogpu.wired_limit_mb is {wired_mb}, less than what macOS 26 chooses by itself; "
+                "sudo sysctl iogpu.wired_limit_mb=0"
+            )
     imported, installed = str(vars(mx)["__version__"]), metadata.version("mlx")
     if imported.split(".")[:3] != installed.split(".")[:3]:
         sheet.problems.append(

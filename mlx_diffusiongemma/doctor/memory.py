@@ -7,6 +7,7 @@ import mlx.core as mx
 from ..bench.synthetic import default_dtype, real_config
 from ..converter.memory import longest_prompt, recipe_weight_bytes
 from ..converter.tables import aligned, size
+from ..generation_config import PREFILL_STEP_SIZE
 from ..memory import usable_memory
 from .sheet import Sheet
 
@@ -29,9 +30,10 @@ def check(sheet: Sheet) -> None:
     ]
     table = aligned([("26B recipe", "weights", "longest prompt in tokens"), *rows], left=1)
     sheet.lines += table.splitlines()
-    sheet.lines.append(
-        f"of the {size(usable)} that MLX may use, with {_NEW_TOKENS} new tokens; estimated from shapes"
-    )
+    sheet.lines += [
+        f"of the {size(usable)} that MLX may use, with {_NEW_TOKENS} new tokens; estimated from shapes,",
+        f"with prompts encoded {PREFILL_STEP_SIZE} tokens at a time: a smaller prefill_step_size gives room",
+    ]
     if not any(longest.values()):
         sheet.notes.append(
             "no recipe of the 26B model fits in the memory that MLX may use here; "

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _MOST_CHARACTERS = 300  # of a line that somebody else wrote
-# With a blank in front of it or a quote; "tokens/s" is none, and neither is "1 / 2".
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.~/<])(?:~|[A-Za-z]:)?(?:/[^/\s'\"`,:;()]+)+/?")
+_PATH = "<path>"
+_QUOTED_PATH = re.compile(r"""(?<!\w)(["'`])(?:~|(?:(?!\1).)*?[/\\]).*?\1(?!\w)""")
+# From the word that holds a slash to the end, since a directory's name may hold blanks, quotes and commas.
+# Only dlopen, which tells why MLX cannot be imported, writes what no name holds.
+_PATH_AND_THE_REST = re.compile(r"(?<!\S)(?:\S*[/\\]|~).*?(?=, 0x[0-9A-Fa-f]+\)|$)")
 
 
 @dataclass
@@ -36,28 +39,27 @@ def first_line(error: BaseException) -> str:
     """What an error says, in one line without names of this machine; of a compiler, its first complaint."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     complaint = next((line for line in lines[1:] if "error:" in line), None)
-    text = ": ".join([type(error).__name__, lines[0], *([complaint] if complaint else [])])
-    return foreign(text)
+    said = [lines[0]] if complaint is None else [lines[0], complaint]
+    return ": ".join([type(error).__name__, *map(foreign, said)])
 
 
 def foreign(text: str) -> str:
-    """Text from outside the package in one printable line, without names of users, machines and places."""
+    """Text from outside the package in one printable line, without names of users, machines and places.
+
+    A lot is lost rather than that something is told: whatever holds a slash, and what follows it.
+    """
+    text = " ".join(_PATH_AND_THE_REST.sub(_PATH, _QUOTED_PATH.sub(_PATH, line)) for line in text.split("\n"))
     for name, stand_in in _names():
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", stand_in, text)
-    text = _ABSOLUTE_PATH.sub(_last_part, text)
+        text = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", stand_in, text, flags=re.IGNORECASE)
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def _names() -> list[tuple[str, str]]:
     """What would tell whose machine this is, the longest first, and what stands for it."""
-    names = [(str(Path.home()), "~")]
+    names = [(Path.home().name, "<user>")]
     with suppress(Exception):  # no such user: there is no name to hide
         names.append((getpass.getuser(), "<user>"))
     host = socket.gethostname()
     names += [(host, "<host>"), (host.partition(".")[0], "<host>")]
     return sorted(((name, to) for name, to in names if len(name) > 1), key=lambda pair: -len(pair[0]))
-
-
-def _last_part(path: re.Match[str]) -> str:
-    return ".../" + path[0].rstrip("/").rpartition("/")[2]

@@ -36,8 +36,9 @@ def system_version() -> str:
         name = f"macOS {ask('sw_vers', '-productVersion') or platform.mac_ver()[0]}"
     else:
         try:
-            name = platform.freedesktop_os_release()["PRETTY_NAME"]
-        except (OSError, KeyError):
+            release = platform.freedesktop_os_release()
+            name = f"{release['ID']} {release.get('VERSION_ID', '')}".strip()
+        except OSError:
             name = platform.system()
     return f"{name}, {platform.machine()}"
 

@@ -1,7 +1,8 @@
 """Inputs on which a kernel and its reference must agree, and how far.
 
-Chosen so that rounding decides nothing: sums of entropies are exact, no two of them are equal, and a soft
-embedding is made of a few tokens.
+Chosen so that rounding decides nothing. Where a tie or a bound decides, all sums are exact whatever their
+order: of multiples of a power of two, or of tokens as likely as the likeliest. A soft embedding is made of a
+few tokens.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 from ..ops import FREE, TOLERANCE, Acceptance, Bounds, Proposal, RowStatistics, SoftEmbedding
 from ..ops.accept_and_renoise import accept_and_renoise_kernel, accept_and_renoise_reference
 from ..ops.row_statistics import row_statistics_kernel, row_statistics_reference
-from ..ops.soft_embedding import soft_embedding_kernel, soft_embedding_reference
+from ..ops.soft_embedding import support_limit, soft_embedding_kernel, soft_embedding_reference
 
+FEWEST_ROWS = 12  # the special ones and a few others
 _SOFTCAP, _TEMPERATURE = 30.0, 0.6
 
 
@@ -50,9 +52,11 @@ class Trial(NamedTuple):
 
 
 def _difference(what: str, got: np.ndarray, expected: np.ndarray, atol: float, rtol: float) -> Difference:
-    """Allowed is each one's error, twice: absolute, and relative to the largest value."""
-    largest = float(np.abs(expected).max())
-    return Difference(what, float(np.abs(got - expected).max()), 2 * (atol + rtol * largest))
+    """Allowed is each one's error, twice: absolute, and relative to the largest finite value."""
+    largest = float(np.abs(expected[np.isfinite(expected)]).max())
+    gaps = np.zeros_like(got)
+    np.subtract(got, expected, out=gaps, where=got != expected)  # equal infinities are no gap
+    return Difference(what, float(np.abs(gaps).max()), 2 * (atol + rtol * largest))
 
 
 def _on_host(result: Any) -> Any:
@@ -63,9 +67,14 @@ def _on_host(result: Any) -> Any:
 # --- row_statistics -----------------------------------------------------------------------------------------
 
 
+_EDGES = slice(6, 8)  # rows with a uniform at the very edge of a token
+
+
 def _row_statistics(shape: Shape, dtype: mx.Dtype) -> Trial:
     """Random rows. Before them a flat one, two that are no distribution, one whose every third token is
-    impossible and whose others are deep in the softcap, one sure of a token, and one as sure of several."""
+    impossible and whose others are deep in the softcap, one sure of a token, and one as sure of several.
+    Then twice four even tokens, with a uniform where the third begins, and with one that no sum exceeds, as
+    if rounding had ended the row early."""
     logits = 4 * mx.random.normal((shape.rows, shape.vocab), key=mx.random.key(0))
     logits[0] = 0
     logits[1, shape.vocab // 2] = mx.nan
@@ -74,9 +83,12 @@ def _row_statistics(shape: Shape, dtype: mx.Dtype) -> Trial:
     logits[3, ::3] = -mx.inf
     logits[4, -1] = 60
     logits[5, 300::400] = 60
+    logits[_EDGES] = -mx.inf
+    logits[_EDGES, mx.array([3, shape.vocab // 2, shape.vocab // 2 + 1, shape.vocab - 5])] = 0
     logits = logits.astype(dtype)
     uniforms = mx.random.uniform(shape=(shape.rows,), key=mx.random.key(1))
     uniforms[3] = 0
+    uniforms[_EDGES] = mx.array([0.5, 1.0])
     mx.eval(logits, uniforms)
     arguments = (logits, uniforms, _TEMPERATURE, _SOFTCAP)
     return Trial(
@@ -95,9 +107,12 @@ def _compare_statistics(logits: mx.array, *results: RowStatistics) -> list[Diffe
         for ids in (got.argmax, expected.argmax)
     )
     tie_broken = (best == other) & (got.argmax != expected.argmax)[valid]
+    other_sample = got.sample != expected.sample
+    at_edges = float(other_sample[_EDGES].sum())
+    other_sample[_EDGES] = False
     mass_between = [
         _mass_between(np.array(logits[row].astype(mx.float32)), got.sample[row], expected.sample[row])
-        for row in np.flatnonzero(valid & (got.sample != expected.sample)).tolist()
+        for row in np.flatnonzero(valid & other_sample).tolist()
     ]
     return [
         Difference("invalid, rows", float((got.invalid != expected.invalid).sum()), 0),
@@ -109,6 +124,7 @@ def _compare_statistics(logits: mx.array, *results: RowStatistics) -> list[Diffe
         _difference("logit of the argmax", _processed(best), _processed(other), 0, 1e-6),
         Difference("argmax of equal logits, rows", float(tie_broken.sum()), 0),
         Difference("sample, probability", max(mass_between, default=0.0), 2e-5),
+        Difference("sample at an edge, rows", at_edges, 0),
     ]
 
 
@@ -122,6 +138,8 @@ def _mass_between(logits: np.ndarray, one: int, other: int) -> float:
     """Probability of the ids between two: of two draws with one uniform, only rounding. Infinite if one of
     the two cannot be drawn."""
     low, high = sorted((one, other))
+    if low < 0 or high >= logits.size:
+        return math.inf
     x = _processed(logits)
     p = np.exp(x - x.max())
     if not (p[low] > 0 and p[high] > 0):
@@ -131,20 +149,30 @@ def _mass_between(logits: np.ndarray, one: int, other: int) -> float:
 
 # --- accept_and_renoise -------------------------------------------------------------------------------------
 
+_BOUNDS = Bounds(entropy_bound=2**-3, stability_threshold=1, confidence_threshold=2**-8)
+
 
 def _accept_and_renoise(shape: Shape, dtype: mx.Dtype) -> Trial:
-    """Rows that are sure, hopeless and between, with pins, a row that was done, and one that is invalid."""
+    """Rows that are sure, hopeless and between, with pins, a row that was done, and one that is invalid. Then
+    equal entropies, of which two are just the bound; the same, but the last one the lowest; and one free
+    position, of just the threshold's entropy, among pinned ones for which another token is proposed."""
     rng = np.random.default_rng(2)
-    length, rows = shape.rows, 6
+    length, rows = shape.rows, 9
     canvas = (rows, length)
-    scale = 2.0 ** np.array([[-8], [-8], [-5], [-3], [0], [2]])
-    entropies = np.stack([rng.permutation(length) for _ in range(rows)]) / 1024 * scale
+    equal, last_lowest, one_free = 6, 7, 8
+    scale = 2.0 ** np.array([-8, -8, -5, -3, 0, 2, 0, 0, 0])
+    entropies = np.stack([rng.permutation(length) for _ in range(rows)]) / 1024 * scale[:, None]
+    entropies[[equal, last_lowest]] = 2**-4
+    entropies[last_lowest, -1] = 2**-5
+    entropies[one_free] = _BOUNDS.confidence_threshold
     argmaxes, invalid = rng.integers(0, shape.vocab, canvas), np.zeros(canvas, dtype=bool)
-    invalid[-1, -1] = True
+    invalid[5, -1] = True
     pins = np.where(rng.random(canvas) < 0.2, rng.integers(0, shape.vocab, canvas), FREE)
-    pins[0] = FREE
-    repeated = np.array([[True], [True], [False], [True], [False], [True]])
+    pins[[0, equal, last_lowest]] = FREE
+    pins[one_free] = np.where(np.arange(length) == length // 2, FREE, shape.vocab - 1)
+    repeated = np.array([True, True, False, True, False, True, True, True, True])[:, None]
     before = np.where(repeated, argmaxes, rng.integers(0, shape.vocab, canvas))
+    before[one_free] = np.where(pins[one_free] == FREE, argmaxes[one_free], pins[one_free])
 
     def tokens(ids: np.ndarray) -> mx.array:
         return mx.array(ids.astype(np.int32))
@@ -166,7 +194,7 @@ def _accept_and_renoise(shape: Shape, dtype: mx.Dtype) -> Trial:
         invalid=mx.zeros((rows,), dtype=mx.bool_),
     )
     noise = tokens(rng.integers(0, shape.vocab, canvas))
-    arguments = (proposal, noise, tokens(pins), previous, Bounds(0.1, 1, 0.005))
+    arguments = (proposal, noise, tokens(pins), previous, _BOUNDS)
     return Trial(
         size=f"{rows} x {length}",
         kernel=partial(accept_and_renoise_kernel, *arguments),
@@ -193,24 +221,33 @@ def _compare_acceptance(*results: Acceptance) -> list[Difference]:
 _BITS, _GROUP = 8, 64
 _STEP = 2.0**-12  # between neighbouring values of the table, at most
 _LARGEST = _STEP * (2**_BITS - 1) / 2
+_TAIL, _FLAT = -2, -1
 
 
 def _soft_embedding(shape: Shape, dtype: mx.Dtype) -> Trial:
-    """Rows of 1 to 12 likely tokens, then a flat one; an 8-bit table, as the default recipe has it."""
+    """Rows of 1 to 12 likely tokens, in turns with the last and the first of the vocabulary among them; one
+    of a token and a tail that must just be looked at; a flat one. The table has 8 bits, as in the default
+    recipe."""
     rng = np.random.default_rng(3)
     table: Any = nn.QuantizedEmbedding(shape.vocab, shape.width, _GROUP, _BITS)  # what it begins with is lazy
     words = mx.random.randint(-(2**31), 2**31 - 1, table.weight.shape, key=mx.random.key(4))
     table.weight = words.view(mx.uint32)
     steps = _STEP * mx.random.uniform(0.5, 1, table.scales.shape, key=mx.random.key(5))
     table.scales, table.biases = steps.astype(dtype), (-_LARGEST / _STEP * steps).astype(dtype)
-    chosen = np.stack([rng.choice(shape.vocab, 12, replace=False) for _ in range(shape.rows)])
+    inner = shape.vocab - 2
+    chosen = 1 + np.stack([rng.choice(inner, 12, replace=False) for _ in range(shape.rows)])
+    chosen[:, 0] = np.where(np.arange(shape.rows) % 2, 0, shape.vocab - 1)
     # Tokens beyond the row's number are as unlikely as all others.
     likely = np.where(np.arange(12) <= np.arange(shape.rows)[:, None] % 12, 11.0, -25.0)
     values = likely + 0.4 * rng.normal(size=chosen.shape)
     logits = mx.full((shape.rows, shape.vocab), -25.0)
     ids = mx.array(chosen)
     logits = mx.put_along_axis(logits, ids, mx.array(values.astype(np.float32)), axis=1)
-    logits[-1] = 0
+    limit = support_limit(shape.vocab)
+    logits[_TAIL] = -25
+    logits[_TAIL, : limit * 3 // 4] = _tail_logit(limit)
+    logits[_TAIL, shape.vocab // 2] = 0
+    logits[_FLAT] = 0
     logits = logits.astype(dtype)
     seen = row_statistics_reference(logits, mx.full((shape.rows,), 0.5), _TEMPERATURE, _SOFTCAP)
     mx.eval(logits, seen, table.parameters())
@@ -223,15 +260,27 @@ def _soft_embedding(shape: Shape, dtype: mx.Dtype) -> Trial:
     )
 
 
+def _tail_logit(limit: int) -> float:
+    """Of a token that is 0.05 to 0.14 nats above the least likely that are looked at, beside one of logit 0.
+
+    bfloat16 holds it: from 8 to 16 its step is 1/16, which is less than 0.1 nats here.
+    """
+    lowest = math.log(TOLERANCE / limit) + 0.05
+    return math.ceil(16 * _SOFTCAP * math.atanh(lowest * _TEMPERATURE / _SOFTCAP)) / 16
+
+
 def _compare_embeddings(dtype: mx.Dtype, got: SoftEmbedding, expected: SoftEmbedding) -> list[Difference]:
     """The reference rounds weights, products of chunks and their sum to `dtype`, the kernel only the sum."""
     rounding = 2**-6 if dtype == mx.bfloat16 else 2e-3  # of the table's largest value; fp32 may mean TF32
-    ours, theirs = (np.array(result.embedding[:-1].astype(mx.float32)) for result in (got, expected))
+    ours, theirs = (np.array(result.embedding.astype(mx.float32)) for result in (got, expected))
     left_out = np.array(got.left_out)
+    largest = float(np.abs(ours[:_FLAT] - theirs[:_FLAT]).max())
     return [
-        Difference("left out, probability", float(left_out[:-1].max()), TOLERANCE),
-        Difference("flat rows taken as covered", float(not left_out[-1] > TOLERANCE), 0),
-        Difference("embedding", float(np.abs(ours - theirs).max()), (rounding + 2 * TOLERANCE) * _LARGEST),
+        Difference("left out, probability", float(left_out[:_TAIL].max()), TOLERANCE),
+        Difference("left out of a tail, probability", float(left_out[_TAIL]), TOLERANCE / 5),
+        Difference("flat rows taken as covered", float(not left_out[_FLAT] > TOLERANCE), 0),
+        Difference("flat rows that are summed", float(ours[_FLAT].any()), 0),
+        Difference("embedding", largest, (rounding + 2 * TOLERANCE) * _LARGEST),
     ]
 
 

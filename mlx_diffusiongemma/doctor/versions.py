@@ -13,8 +13,12 @@ from .sheet import Sheet, foreign
 _PACKAGE = "mlx-diffusiongemma"
 _SHOWN = ("mlx", "mlx-lm", "transformers", "tokenizers", "huggingface_hub", "llguidance", "numpy")
 _BACKENDS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")  # each made for one version of mlx
-_VARIABLES = ("MLX_",)  # the beginnings of their names
-_TO_UPGRADE = f"pip install --upgrade {_PACKAGE}"
+# Variables that change results or speed. Of any other MLX_* only the name is told: some hold keys.
+_SHOWN_VARIABLES = re.compile(
+    "MLX_(?:DG_KERNELS|ENABLE_TF32|DISABLE_COMPILE|BFS_MAX_WIDTH|MAX_(?:OPS|MB)_PER_BUFFER|SDPA_BLOCKS"
+    "|USE_CUDA_GRAPHS|CUDA_GRAPH_CACHE_SIZE|CUDA_USE_CUDNN_SPDA|METAL_\\w+)"
+)
+_SHORT = re.compile(r"[A-Za-z0-9_.+-]{0,16}")  # a number or a word
 
 
 def check(sheet: Sheet) -> None:
@@ -28,7 +32,7 @@ def check(sheet: Sheet) -> None:
         found = _installed(name)
         if not found:
             if name in least:
-                sheet.problems.append(f"{name} is not installed; {_TO_UPGRADE}")
+                sheet.problems.append(f"{name} is not installed; {_to_install(name, least[name])}")
             if name in _SHOWN:
                 facts.append((name, "not installed"))
             continue
@@ -40,15 +44,17 @@ def check(sheet: Sheet) -> None:
                 f"or pip uninstall {name} until none is left and install it again"
             )
         if needed and any(_release(version) < _release(needed) for version in found):
-            sheet.problems.append(f"{name} {found[0]} is older than {needed}; {_TO_UPGRADE}")
+            sheet.problems.append(f"{name} {found[0]} is older than {needed}; {_to_install(name, needed)}")
         of_mlx = _installed("mlx")
         if name in _BACKENDS and of_mlx and found != of_mlx:
             sheet.problems.append(
                 f"{name} {found[0]} does not belong to mlx {of_mlx[0]}; "
                 f"pip install --force-reinstall --no-deps mlx=={of_mlx[0]} {name}=={of_mlx[0]}"
             )
-    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
-    facts += [(name, foreign(value)) for name, value in variables.items()] or [("MLX_* variables", "none")]
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MLX_")}
+    facts += [(foreign(name), _shown(name, value)) for name, value in variables.items()] or [
+        ("MLX_* variables", "none")
+    ]
     sheet.facts(facts)
 
     if system.is_translated():
@@ -58,6 +64,14 @@ def check(sheet: Sheet) -> None:
         )
     if variables.get("MLX_DG_KERNELS") == "off":
         sheet.notes.append("MLX_DG_KERNELS=off: generations run without the Metal kernels; unset it")
+
+
+def _to_install(name: str, least: str) -> str:
+    return f"pip install --upgrade '{name}>={least}'"
+
+
+def _shown(name: str, value: str) -> str:
+    return foreign(value) if _SHOWN_VARIABLES.fullmatch(name) and _SHORT.fullmatch(value) else "(set)"
 
 
 def _minimums() -> dict[str, str]:

@@ -145,7 +145,7 @@ def soft_embedding_kernel(
     left out.
     """
     rows, vocab = logits.shape
-    limit = _support_limit(vocab)
+    limit = support_limit(vocab)
     quantized = "scales" in table
     none = mx.zeros((1,))
     embedding, left_out = _KERNEL(
@@ -179,7 +179,7 @@ def soft_embedding_kernel(
     return SoftEmbedding(embedding, left_out)
 
 
-def _support_limit(vocab: int) -> int:
+def support_limit(vocab: int) -> int:
     """Beyond a sixteenth of a small vocabulary a dense product is the shorter way."""
     return min(_SUPPORT_LIMIT, vocab // 16)
 
@@ -188,7 +188,7 @@ def _suits(table: Table) -> bool:
     """Whether the kernel reads this table: affine 4 or 8 bit, or not quantized; not a tiny one."""
     vocab = table.weight.shape[0]
     readable = "scales" not in table or (table.mode == "affine" and table.bits in (4, 8))
-    return readable and _width(table) % 4 == 0 and _support_limit(vocab) > 0
+    return readable and _width(table) % 4 == 0 and support_limit(vocab) > 0
 
 
 def _width(table: Table) -> int:
