@@ -39,7 +39,7 @@ parity: $(VENV)/.parity
 
 # One after the other, because each takes all cores that there are.
 notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 0 notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 0 notebooks $(PYTEST_ARGS)
 
 docs: $(VENV)/.package
 	$(BIN)/python docs/generate.py

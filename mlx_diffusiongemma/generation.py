@@ -61,7 +61,7 @@ def generate(
     draft: a text to begin with instead of noise. noise_level: up to 1, how much of it noise replaces (0.5).
     pins: place among the ids of thought and answer -> the token id there; or a function that is asked before
     each block, with its index, for those of its canvas.
-    trace: keep what each step looked like (see `Generation.trace`), in at most 7 MB a candidate.
+    trace: keep what each step looked like (see `Generation.trace`), in at most 10 MB a candidate.
     on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it out
     when nobody watches.
     prompt_cache: keeps what is encoded for the next generation, and is not asked to encode it again.
@@ -135,6 +135,8 @@ class _Plan:
         tools: Any,
         trace: bool,
     ):
+        if not isinstance(trace, bool):
+            raise InputError(f"trace must be True or False, found {trace!r}")
         self.trace = trace
         self.model, self.tokenizer = model, tokenizer
         self.settings = model.generation_config.override(**settings)
@@ -186,7 +188,8 @@ class Generation:
     `blocks`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`, `settings` and `tokenizer` show what is
     there. Iterating again replays the blocks. `candidates`: all that share its steps, itself included; what
     one of them waits for, all run. `trace`: what the denoising steps looked like, None unless asked for.
-    In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its canvases.
+    In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its canvases;
+    one that failed shows what it delivered, and why.
     """
 
     def __init__(self, run: Run, row: Row, candidates: list[Generation]):
@@ -267,6 +270,6 @@ class Generation:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What Jupyter shows. include, exclude: kinds of it, which IPython sorts out itself."""
-        from .display.notebook import page
+        from .display.notebook import page, plain_text
 
-        return {"text/plain": str(self), "text/html": page(self)}
+        return {"text/plain": plain_text(self), "text/html": page(self)}

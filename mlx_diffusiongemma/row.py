@@ -189,6 +189,8 @@ class Row:
             if start is not None:
                 self._structure.commit(ids, start)
                 self._answering = True
+        if self.trace is not None:
+            self.trace.commit(self.stream, self._canvas, len(ids))
         self.written += ids
         self.finish_reason = "stop" if stopped else "length" if self.remaining == 0 else None
         delta = self._parser.feed(ids)
@@ -225,6 +227,11 @@ class Row:
             return (
                 f"not converged: mean entropy {self._mean_entropy:.2f} nats at the step cap, also with other "
                 "noise; raise max_denoising_steps"
+            )
+        if self._guards.found_nothing_else:
+            return (
+                "no answer in this canvas, also with other noise; ask for a sentence, or hold it to a schema "
+                "or regex"
             )
         if in_thought and self.finish_reason == "length":
             return (

@@ -11,10 +11,10 @@ import numpy as np
 from .denoise import Step
 from .sampling import Stream
 
-MOST_STEPS = 2048  # of a canvas of 256 tokens they hold 7 MB
+MOST_STEPS = 2048  # of canvases of 256 tokens they take 10 MB at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TracedStep:
     """One denoising step of one canvas; host arrays `[C]`, what they mean as in `Step`.
 
@@ -37,16 +37,35 @@ class TracedStep:
 
 @dataclass(frozen=True)
 class TracedCanvas:
-    """The steps of one try at a canvas. committed: whether it is the one that was committed, so far."""
+    """The steps of one try at a canvas.
+
+    committed_ids: int32 `[C]`, what was committed of this try; None when it was denoised again, or when an
+    interrupt or an error ended it. token_count: how many of these ids the block has; the others are behind
+    the stop id or beyond max_new_tokens.
+    """
 
     block: int
     attempt: int
-    committed: bool
     steps: list[TracedStep]
+    committed_ids: np.ndarray | None = None
+    token_count: int = 0
+
+    @property
+    def committed(self) -> bool:
+        return self.committed_ids is not None
+
+    @property
+    def finished(self) -> np.ndarray:
+        """Positions of the block's tokens that are not the last draft's, but the grammar's or the thinking
+        budget's, which finished the canvas themselves."""
+        if self.committed_ids is None:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero((self.committed_ids != self.steps[-1].draft_ids)[: self.token_count])
 
     @property
     def draft_ids(self) -> np.ndarray:
-        """int32 `[S, C]`: what would have been committed after each step."""
+        """int32 `[S, C]`: the likeliest tokens of each step, which would be committed then if nothing mended
+        them."""
         return np.stack([step.draft_ids for step in self.steps])
 
     @property
@@ -76,17 +95,21 @@ class Trace:
     def __init__(self) -> None:
         self.steps: deque[TracedStep] = deque(maxlen=MOST_STEPS)
         self.total_steps = 0
+        self._commits: dict[tuple[int, int], tuple[np.ndarray, int]] = {}  # of the tries whose steps are kept
 
     @property
     def canvases(self) -> list[TracedCanvas]:
         """The steps kept, by try, oldest first. A canvas whose first steps were dropped begins later."""
-        tries = [list(group) for _, group in groupby(self.steps, key=lambda step: (step.block, step.attempt))]
-        last = {steps[0].block: steps[0].attempt for steps in tries}
         return [
-            TracedCanvas(step.block, step.attempt, last[step.block] == step.attempt, steps)
-            for steps in tries
-            for step in steps[:1]
+            TracedCanvas(*key, list(steps), *self._commits.get(key, ()))
+            for key, steps in groupby(self.steps, key=lambda step: (step.block, step.attempt))
         ]
+
+    @property
+    def last_tries(self) -> list[TracedCanvas]:
+        """The tries that were committed, and the last one if an interrupt or an error ended it."""
+        canvases = self.canvases
+        return [canvas for canvas in canvases if canvas.committed or canvas is canvases[-1]]
 
     def record(self, step: Step, row: int, stream: Stream) -> None:
         """Keeps row `row` of `step`, unless that was done before and only its batch goes on."""
@@ -110,3 +133,9 @@ class Trace:
                 accepted=step.accepted[row].copy(),
             )
         )
+
+    def commit(self, stream: Stream, ids: list[int], token_count: int) -> None:
+        """Keeps what was committed of the try at `stream`, `token_count` tokens of it for its block."""
+        oldest = (self.steps[0].block, self.steps[0].attempt) if self.steps else (0, 0)
+        self._commits = {key: commit for key, commit in self._commits.items() if key >= oldest}
+        self._commits[stream.block, stream.attempt] = np.array(ids, np.int32), token_count

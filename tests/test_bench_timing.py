@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -105,7 +106,7 @@ def test_times_are_of_all_steps(sharp: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(measure, "denoise", spy)
     ticks = iter(range(1000))
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     times = measure.measure(sharp, prompt_tokens=20, canvas_length=8, steps=10, seed=0)
     assert steps == [(2, (1, 8)), *[(10, (1, 8))] * 3]
     assert times.step == 0.1  # the clock moves one second from reading to reading

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from page_reading import Parsed, unpacked, varints, views
+from page_reading import Parsed, check_view, unpacked, views
 from scripted import TURN_END, Scripted
 
 import mlx_dg
 from mlx_diffusiongemma.display.notebook import page, quantised, trace_view, view_data
-from mlx_diffusiongemma.display.pieces import Pieces
 from mlx_diffusiongemma.loading import load, resolve
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.trace import TracedCanvas, TracedStep
+from mlx_diffusiongemma.trace import Trace, TracedStep
 
 HARD = 'Spell "internationalisation" backwards.'
 HOSTILE = (
@@ -43,28 +42,6 @@ def demo() -> Any:
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return Tokenizer.load(resolve("demo"))
-
-
-def check_view(view: dict[str, Any], generation: Any) -> None:
-    pieces, tokenizer = Pieces(generation.tokenizer), generation.tokenizer
-    assert len(view["canvases"]) == len(generation.trace.canvases) > 0
-    for packed, canvas in zip(view["canvases"], generation.trace.canvases, strict=True):
-        drafts, entropies, accepted = unpacked(packed, view["length"])
-        for draft, step in zip(drafts, canvas.steps, strict=True):
-            assert [view["texts"][place] for place in draft] == pieces(step.draft_ids)
-            hidden = [token in tokenizer.hidden_ids for token in step.draft_ids.tolist()]
-            assert (draft < view["special"]).tolist() == hidden
-            assert (draft == view["pad"]).tolist() == (step.draft_ids == tokenizer.special.pad).tolist()
-        np.testing.assert_array_equal(accepted, canvas.accepted)
-        np.testing.assert_array_equal(entropies, quantised(canvas.entropies))
-        assert varints(packed["changed"]) == canvas.last_changed.tolist()
-        about = (packed["block"], packed["attempt"], packed["committed"])
-        assert about == (canvas.block, canvas.attempt, canvas.committed)
-        expected = [
-            [step.index, step.temperature, step.mean_entropy, step.seconds, step.index + step.step]
-            for step in canvas.steps
-        ]
-        np.testing.assert_allclose(packed["steps"], expected, rtol=1e-3)
 
 
 def test_text_by_channels_and_statistics(demo: Any) -> None:
@@ -144,8 +121,10 @@ def test_hostile_text(tokenizer: Tokenizer) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", html)
 
 
-def made_canvas(drafts: np.ndarray, rng: np.random.Generator) -> TracedCanvas:
-    steps = [
+def made_trace(drafts: np.ndarray, rng: np.random.Generator, **fields: Any) -> Trace:
+    trace = Trace()
+    trace.total_steps = len(drafts)
+    trace.steps += [
         TracedStep(
             block=123,
             attempt=0,
@@ -153,7 +132,7 @@ def made_canvas(drafts: np.ndarray, rng: np.random.Generator) -> TracedCanvas:
             step=48 - index,
             temperature=rng.random(),
             seconds=rng.random() * 100,
-            mean_entropy=rng.random(),
+            mean_entropy=fields.get("mean_entropy", rng.random()),
             done=False,
             draft_ids=ids,
             canvas_ids=ids,
@@ -162,7 +141,7 @@ def made_canvas(drafts: np.ndarray, rng: np.random.Generator) -> TracedCanvas:
         )
         for index, ids in enumerate(drafts)
     ]
-    return TracedCanvas(123, 0, True, steps)
+    return trace
 
 
 def fake_tokenizer(texts: dict[int, str]) -> Any:
@@ -177,8 +156,7 @@ def fake_tokenizer(texts: dict[int, str]) -> Any:
 def test_hostile_tokens() -> None:
     """Single tokens that hold markup, as a vocabulary may, reach the script as they are."""
     drafts = np.arange(len(HOSTILE))[None]
-    canvas = made_canvas(drafts, np.random.default_rng(0))
-    html = trace_view([canvas], fake_tokenizer(dict(enumerate(HOSTILE))))
+    html = trace_view(made_trace(drafts, np.random.default_rng(0)), fake_tokenizer(dict(enumerate(HOSTILE))))
     (view,) = views(html)
     assert view["texts"] == list(HOSTILE)
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
@@ -192,11 +170,11 @@ def test_size_is_bounded() -> None:
     even when all of it does, from 262144 tokens."""
     rng = np.random.default_rng(0)
     drafts = rng.integers(1, 262144, (48, 256))
-    worst = view_data([made_canvas(drafts, rng)], fake_tokenizer({}))
+    worst = view_data(made_trace(drafts, rng), fake_tokenizer({}))
     assert len(json.dumps(worst["canvases"], separators=(",", ":"))) / 48 < 2000
     for step in range(1, 48):
         drafts[step] = np.where(rng.random(256) < 0.25, rng.integers(1, 4000, 256), drafts[step - 1])
-    usual = view_data([made_canvas(drafts, rng)], fake_tokenizer({}))
+    usual = view_data(made_trace(drafts, rng), fake_tokenizer({}))
     assert len(json.dumps(usual, separators=(",", ":"))) / 48 < 2000
     drafts, _, _ = unpacked(worst["canvases"][0], 256)
     assert drafts.max() > 2**13  # three bytes
@@ -209,9 +187,26 @@ def test_entropies_are_kept_to_two_percent() -> None:
     assert quantised(np.array([0, 1e-9, 0.001, 12.5, 100])).tolist() == [0, 0, 0, 255, 255]
 
 
+def test_what_is_not_a_number_and_very_long_canvases() -> None:
+    """JSON has no NaN; a still is not taller for more steps."""
+    rng = np.random.default_rng(0)
+    trace = made_trace(np.zeros((1000, 64), np.int32), rng, mean_entropy=float("nan"))
+    trace.steps[0].entropies[:] = np.nan
+    html = trace_view(trace, fake_tokenizer({}))
+    (view,) = views(html)
+    assert [step[2] for step in view["canvases"][0]["steps"]] == [None] * 1000
+    assert set(unpacked(view["canvases"][0], 64)[1][0].tolist()) == {255}
+    (image,) = [attributes for tag, attributes in Parsed(html).tags if tag == "img"]
+    pixels = imread(io.BytesIO(base64.b64decode(str(image["src"]).split(",")[1])))
+    assert pixels.shape[0] <= 240
+    assert "downwards one step of 5" in Parsed(html).text
+
+
 def test_the_still_is_the_heat_map(demo: Any) -> None:
     generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
     (image,) = [attributes for tag, attributes in Parsed(page(generation)).tags if tag == "img"]
+    assert image["border"] == "1"  # an attribute, because GitHub leaves out styles
+    assert "trust the notebook or run the cell" in Parsed(page(generation)).text
     prefix, encoded = str(image["src"]).split(",")
     assert prefix == "data:image/png;base64"
     pixels = imread(io.BytesIO(base64.b64decode(encoded)))
@@ -224,7 +219,10 @@ def test_tool_calls_warnings_and_an_interrupt(tokenizer: Tokenizer) -> None:
     call = '<|tool_call>call:get_weather{city:<|"|>a<b<|"|>}<tool_call|>'
     broken = "<|tool_call>call:<i>{{<tool_call|><turn|>"
     model: Any = Scripted([tokenizer.encode(call + broken)])
-    parsed = Parsed(page(mlx_dg.generate(model, tokenizer, "hi")))
+    bundle = mlx_dg.generate(model, tokenizer, "hi")._repr_mimebundle_()
+    assert bundle["text/plain"].startswith('get_weather({"city": "a<b"})\n⚠ tool call: ')
+    assert bundle["text/plain"].endswith("call:<i>{{")
+    parsed = Parsed(bundle["text/html"])
     assert 'get_weather({"city": "a<b"})' in parsed.text
     assert "call:<i>{{" in parsed.text
     assert (
@@ -250,4 +248,43 @@ def test_an_interrupted_generation_shows_what_is_there(tokenizer: Tokenizer) -> 
         list(generation)
     html = page(generation)
     assert "ended by an interrupt" in Parsed(html).text
+    assert "canvas 2, 1 step:" in Parsed(html).text
+    assert ", not committed." in Parsed(html).text
+    check_view(views(html)[0], generation)
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["while displayed", "earlier"])
+def test_a_failed_generation_shows_what_is_there(tokenizer: Tokenizer, early: bool) -> None:
+    text = tokenizer.encode("yes " * 80)[:64]
+    model: Any = Scripted([text, text], sure=lambda _: 60.0 if len(model.encoded) == 1 else float("nan"))
+    generation = mlx_dg.generate(model, tokenizer, "hi", trace=True)
+    if early:
+        with pytest.raises(mlx_dg.GenerationError):
+            list(generation)
+    bundle = generation._repr_mimebundle_()
+    answer, warning = bundle["text/plain"].splitlines()
+    parsed = Parsed(bundle["text/html"])
+    assert parsed.answer == answer == generation.blocks[0].answer
+    assert warning.startswith("⚠ the model's logits are NaN or infinite at denoising step 1")
+    assert warning in parsed.text
+    assert "ended by an error" in parsed.text
+    check_view(views(bundle["text/html"])[0], generation)
+
+
+def test_steps_that_were_not_kept(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_diffusiongemma.trace.MOST_STEPS", 5)
+    generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
+    html = page(generation)
+    total = generation.stats.denoising_steps
+    assert f"⚠ the last 5 of {total} steps were kept" in Parsed(html).text
+    check_view(views(html)[0], generation)
+    assert views(html)[0]["canvases"][0]["steps"][0][0] == total - 5
+
+
+def test_what_the_grammar_finished_is_said(demo: Any) -> None:
+    generation = mlx_dg.generate(*demo, "Hi", choices=["zebra", "yak"], seed=0, trace=True)
+    html = page(generation)
+    (canvas,) = generation.trace.last_tries
+    expected = f"{len(canvas.finished)} tokens finished by the grammar or the thinking budget"
+    assert expected in Parsed(html).text
     check_view(views(html)[0], generation)

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 from fixtures_tokenizer import SPECIAL, write_tokenizer
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_diffusiongemma.display.pieces import Pieces
@@ -71,6 +71,8 @@ def test_what_was_left_open_does_not_reach_the_next_call() -> None:
     assert pieces(tokens(b"\x8e")) == ["\ufffd"]
 
 
+@example(tokens(b"\xed\xa0"))
+@example(tokens(b"\xed\xa0\xed\xa0\x80A\xed\xa0\xc3\xa9\xed"))
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(

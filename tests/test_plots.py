@@ -23,6 +23,11 @@ def demo() -> Any:
     return load("demo")
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(resolve("demo"))
+
+
 def panels(figure: Any) -> list[list[Any]]:
     """Per canvas: heat map, accepted, last changed, mean entropy."""
     titled = [axes for axes in figure.axes if axes.get_title()]
@@ -41,10 +46,11 @@ def test_the_panels_hold_the_trace(demo: Any) -> None:
     assert image.get_extent() == [-0.5, 63.5, numbers[-1] + 0.5, 0.5]
     bars = [(round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in accepted.patches]
     assert bars == list(zip(numbers, canvas.accepted.sum(axis=1), strict=True))
-    bars = [(round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in changed.patches]
-    late = [(number, (canvas.last_changed == number - 1).sum()) for number in numbers[1:]]
-    assert bars == [(1, 0), *late]
-    assert sum(width for _, width in bars) > 0
+    dots, crosses = changed.lines
+    late = [(position, step + 1) for position, step in enumerate(canvas.last_changed) if step]
+    assert list(zip(*dots.get_data(), strict=True)) == late
+    assert len(late) > 3
+    assert len(crosses.get_xdata()) == 0
     (line,) = mean.lines
     np.testing.assert_array_equal(line.get_xdata(), [step.mean_entropy for step in canvas.steps])
     np.testing.assert_array_equal(line.get_ydata(), numbers)
@@ -53,8 +59,7 @@ def test_the_panels_hold_the_trace(demo: Any) -> None:
     assert figure.get_suptitle() == "1 canvas, seed 0"
 
 
-def test_the_last_four_canvases_that_were_committed() -> None:
-    tokenizer = Tokenizer.load(resolve("demo"))
+def test_the_last_four_canvases_that_were_committed(tokenizer: Tokenizer) -> None:
     text = tokenizer.encode("yes " * 80)[:64]
     blocks: list[list[list[int]]] = [[[TURN_END], text], [text], [text], [text], [text], [[TURN_END]]]
     model: Any = Scripted(lambda block, attempt: blocks[block][attempt])
@@ -66,6 +71,55 @@ def test_the_last_four_canvases_that_were_committed() -> None:
     model = Scripted(lambda block, attempt: blocks[block][attempt])
     figure = mlx_dg.plot_trace(mlx_dg.generate(model, tokenizer, "hi", trace=True, max_new_tokens=64))
     assert [row[0].get_title() for row in panels(figure)] == ["canvas 1, try 2: entropy"]
+
+
+def test_what_the_grammar_finished(demo: Any) -> None:
+    """It stands below the steps, in a row without a number."""
+    generation = mlx_dg.generate(*demo, "Hi", choices=["zebra", "yak"], seed=0, trace=True)
+    figure = mlx_dg.plot_trace(generation)
+    figure.canvas.draw()
+    ((heat, accepted, changed, mean),) = panels(figure)
+    (canvas,) = generation.trace.canvases
+    steps = len(canvas.steps)
+    ended = f"{len(canvas.finished)} tokens finished by the grammar or the thinking budget"
+    assert heat.get_title().endswith(ended)
+    assert changed.lines[1].get_xdata().tolist() == canvas.finished.tolist() != []
+    assert set(changed.lines[1].get_ydata()) == {steps + 1}
+    for axes in (heat, accepted, changed, mean):
+        assert axes.get_ylim() == (steps + 1.5, 0.5)
+    ticks = [tick.get_text() for tick in changed.get_yticklabels()]
+    assert str(steps) in ticks
+    assert str(steps + 1) not in ticks
+
+
+def test_a_failed_generation_and_dropped_steps(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tokenizer.encode("yes " * 80)[:64]
+    model: Any = Scripted([text, text], sure=lambda _: 60.0 if len(model.encoded) == 1 else float("nan"))
+    generation = mlx_dg.generate(model, tokenizer, "hi", seed=3, trace=True)
+    for _ in range(2):
+        figure = mlx_dg.plot_trace(generation)
+        assert "1 canvas, seed 3\nended by an error: the model's logits are NaN" in figure.get_suptitle()
+    monkeypatch.setattr("mlx_diffusiongemma.trace.MOST_STEPS", 3)
+    generation = mlx_dg.generate(Scripted([text, [TURN_END]]), tokenizer, "hi", seed=3, trace=True)
+    figure = mlx_dg.plot_trace(generation)
+    assert figure.get_suptitle() == "2 canvases, seed 3, the last 3 of 4 steps were kept"
+    figure.canvas.draw()
+    assert {tick.get_text() for tick in panels(figure)[0][2].get_yticklabels()} >= {"2"}
+
+
+def test_an_interrupted_canvas_is_shown_as_such(tokenizer: Tokenizer) -> None:
+    def interrupt(_: Any) -> None:
+        if len(model.encoded) == 2:
+            raise KeyboardInterrupt
+
+    model: Any = Scripted([tokenizer.encode("yes " * 80)[:64], [TURN_END]])
+    generation = mlx_dg.generate(model, tokenizer, "hi", trace=True, on_step=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(generation)
+    figure = mlx_dg.plot_trace(generation)
+    assert figure.get_suptitle() == f"2 canvases, the last not committed, seed {generation.seed}"
+    titles = [row[0].get_title() for row in panels(figure)]
+    assert titles == ["canvas 1: entropy", "canvas 2: entropy\nnot committed"]
 
 
 def test_it_shows_itself(demo: Any) -> None:

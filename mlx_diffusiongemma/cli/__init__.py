@@ -31,6 +31,8 @@ class CommandLine(click.Group):
             where = error.ctx.command_path if error.ctx else "mlx_dg"
             complain(f"mlx_dg: error: {error.format_message()} See: {where} --help")
             sys.exit(2)
+        except (click.exceptions.Exit, click.Abort):  # how click ends; RuntimeErrors, too
+            raise
         except DiffusionGemmaError as error:
             complain(f"mlx_dg: error: {error}")
             sys.exit(error.exit_code)

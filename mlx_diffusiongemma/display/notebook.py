@@ -3,21 +3,28 @@
 Text by channels and a line of statistics; with a trace also its canvases, which `trace_view.html` makes
 interactive. Where no script runs (GitHub, a notebook that is not trusted), text and still pictures remain.
 The model's text is untrusted: it is escaped in HTML, and data in JSON that cannot end a script element.
+
+Tests decode the data that the script gets. They run no script: look at the view in JupyterLab after a change
+of it (keys, slider, map, both colours, a canvas that the grammar finished).
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from importlib.resources import files
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from mlx_diffusiongemma.errors import DiffusionGemmaError
 
 from .pieces import Pieces
 
@@ -25,11 +32,13 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.channels import ToolCall
     from mlx_diffusiongemma.generation import Generation
     from mlx_diffusiongemma.tokenizer import Tokenizer
-    from mlx_diffusiongemma.trace import TracedCanvas
+    from mlx_diffusiongemma.trace import Trace, TracedCanvas
 
 # Entropies are one byte each, on a logarithmic scale between these; 12.5 nats is a guess among 262144 tokens.
 LEAST_NATS, MOST_NATS = 0.001, 12.5
 MOST_STILLS = 4  # of the last canvases, where no script runs
+_MOST_STILL_ROWS = 240
+_INERT = "Still pictures, as no script runs here: trust the notebook or run the cell to go through the steps."
 _HUE = (230, 97, 0)  # of entropy, by opacity, so that it reads on light and on dark; also in trace_view.html
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -46,8 +55,36 @@ def page(generation: Generation) -> str:
     return f'{style}<div class="mlx-dg">\n{sections}</div>\n{script if traced else ""}'
 
 
+def plain_text(generation: Generation) -> str:
+    """What a terminal shows of `generation`, run to its end: answer, tool calls, and what failed."""
+    failure = run_to_end(generation)
+    parts = [answer] if (answer := "".join(block.answer for block in generation.blocks)) else []
+    for call in (call for block in generation.blocks for call in block.tool_calls):
+        parts.append(_spelled(call) if call.error is None else f"⚠ tool call: {call.error}\n{call.raw}")
+    parts += [f"⚠ {failure}"] if failure else []
+    return neutralised("\n".join(parts))
+
+
+def run_to_end(generation: Generation) -> str | None:
+    """Runs `generation` to its end; what went wrong, if it failed, now or earlier."""
+    try:
+        list(generation)
+    except DiffusionGemmaError as error:
+        reason = error.__cause__ or error  # it failed earlier
+        name = "" if isinstance(reason, DiffusionGemmaError) else f"{type(reason).__name__}: "
+        return f"{name}{reason}"
+    return None
+
+
+def dropped(trace: Trace) -> str | None:
+    """What a reader must know of steps that were not kept."""
+    if len(trace.steps) == trace.total_steps:
+        return None
+    return f"the last {len(trace.steps)} of {trace.total_steps} steps were kept"
+
+
 def _section(generation: Generation, numbered: bool) -> str:
-    blocks = list(generation)  # runs it
+    failure, blocks, trace = run_to_end(generation), generation.blocks, generation.trace
     parts = [f"<p><b>candidate {generation.candidate}</b></p>"] if numbered else []
     if thought := "".join(block.thought for block in blocks):
         parts.append(f"<details><summary>thought</summary><pre>{text(thought)}</pre></details>")
@@ -55,70 +92,80 @@ def _section(generation: Generation, numbered: bool) -> str:
         parts.append(f'<pre class="mlx-dg-answer">{text(answer)}</pre>')
     parts += [_call(call) for block in blocks for call in block.tool_calls]
     parts += [f"<p>⚠ {text(block.warning)}</p>" for block in blocks if block.warning]
-    parts.append(f'<p class="mlx-dg-dim"><small>{_statistics(generation)}</small></p>')
-    if generation.trace is not None and generation.trace.steps:
-        parts.append(trace_view(generation.trace.canvases, generation.tokenizer))
+    parts += [f"<p>⚠ {text(failure)}</p>"] if failure else []
+    ended = "an error" if failure else generation.finish_reason or "an interrupt"
+    parts.append(f'<p class="mlx-dg-dim"><small>{_statistics(generation, ended)}</small></p>')
+    if trace is not None and trace.steps:
+        parts += [f"<p><small>⚠ {lost}</small></p>"] if (lost := dropped(trace)) else []
+        parts.append(trace_view(trace, generation.tokenizer))
     return "<section>" + "\n".join(parts) + "</section>\n"
 
 
 def _call(call: ToolCall) -> str:
     if call.error is not None:
         return f"<p>⚠ tool call: {text(call.error)}</p>\n<pre><code>{text(call.raw)}</code></pre>"
-    arguments = json.dumps(call.arguments, ensure_ascii=False)
-    return f"<p>tool call</p>\n<pre><code>{text(f'{call.name}({arguments})')}</code></pre>"
+    return f"<p>tool call</p>\n<pre><code>{text(_spelled(call))}</code></pre>"
 
 
-def _statistics(generation: Generation) -> str:
+def _spelled(call: ToolCall) -> str:
+    return f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})"
+
+
+def _statistics(generation: Generation, ended: str) -> str:
     stats = generation.stats
     return " · ".join(
         [
-            f"{stats.new_tokens} tokens in {stats.denoising_steps} steps, {stats.blocks} "
-            + ("block" if stats.blocks == 1 else "blocks"),
+            f"{_count(stats.new_tokens, 'token')} in {_count(stats.denoising_steps, 'step')}, "
+            f"{_count(stats.blocks, 'block')}",
             f"{stats.tokens_per_forward:.1f} tokens per forward",
             f"in-step {stats.in_step_tokens_per_second:.1f}, gross {stats.gross_tokens_per_second:.1f}, "
             f"net {stats.net_tokens_per_second:.1f} tokens/s",
-            f"ended by {generation.finish_reason or 'an interrupt'}",
+            f"ended by {ended}",
             f"seed {generation.seed}",
         ]
     )
 
 
 def text(raw: str) -> str:
-    """`raw` as HTML; control characters other than tab and newline as visible signs."""
+    """`raw` as HTML, neutralised."""
+    return escape(neutralised(raw))
 
-    def sign(control: re.Match[str]) -> str:
-        return chr(0x2400 + ord(control[0])) if control[0] < " " else "\ufffd"
 
-    return escape(_CONTROLS.sub(sign, raw))
+def neutralised(raw: str) -> str:
+    """`raw` with control characters other than tab and newline as visible signs."""
+    return _CONTROLS.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", raw)
 
 
 # --- the trace --------------------------------------------------------------------------------------------
 
 
-def trace_view(canvases: list[TracedCanvas], tokenizer: Tokenizer) -> str:
+def trace_view(trace: Trace, tokenizer: Tokenizer) -> str:
     """The canvases as data for the script, and as stills."""
-    data = json.dumps(view_data(canvases, tokenizer), separators=(",", ":"))  # ASCII: U+2028 is escaped, too
-    for character in "<>&":  # neither an end tag nor a comment can appear
+    data = json.dumps(view_data(trace, tokenizer), separators=(",", ":"), allow_nan=False)
+    for character in "<>&":  # neither an end tag nor a comment can appear; ASCII: U+2028 is escaped, too
         data = data.replace(character, f"\\u{ord(character):04x}")
-    committed = [canvas for canvas in canvases if canvas.committed]
-    stills = "\n".join(map(_still, committed[-MOST_STILLS:]))
+    stills = "\n".join(map(_still, trace.last_tries[-MOST_STILLS:]))
     return (
-        f'<div class="mlx-dg-view" data-lm-suppress-shortcuts="true">'
-        f'<script type="application/json">{data}</script>\n<div class="mlx-dg-still">{stills}</div></div>'
+        f'<div class="mlx-dg-view"><script type="application/json">{data}</script>\n'
+        f'<div class="mlx-dg-still"><p><small>{_INERT}</small></p>\n{stills}</div></div>'
     )
 
 
-def view_data(canvases: list[TracedCanvas], tokenizer: Tokenizer) -> dict[str, Any]:
+def view_data(trace: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
     """What the script needs, in JSON's types.
 
     texts: what tokens read, each once; special: how many of them, the first ones, are no text. Of each
     canvas, packed and in base64: entropies, a byte each; accepted, a bit each; drafts, for each step the
     number of tokens that differ from the step before's and for each of them the distance from the last one
-    and the place in `texts`; changed, the step in which each token last changed. steps: per step index,
-    temperature, mean entropy, seconds and how many steps there may be.
+    and the place in `texts`; finished, the same once more for the block's tokens that differ from the last
+    draft; changed, the step in which each token last changed. steps: per step index, temperature, mean
+    entropy (null: not a number), seconds and how many steps there may be. count: tokens of the block.
+    state: "committed", "again" (denoised again), or "ended" by an interrupt or an error.
     """
-    pieces = Pieces(tokenizer)
-    hidden = sorted(tokenizer.hidden_ids & {int(i) for c in canvases for i in np.unique(c.draft_ids)})
+    pieces, canvases = Pieces(tokenizer), trace.canvases
+    results = [c.committed_ids for c in canvases if c.committed_ids is not None]
+    used = {int(i) for ids in (*(step.draft_ids for step in trace.steps), *results) for i in np.unique(ids)}
+    hidden = sorted(tokenizer.hidden_ids & used)
     special = list(dict.fromkeys(pieces(hidden)))
     known = {(True, piece): place for place, piece in enumerate(special)}
 
@@ -126,7 +173,7 @@ def view_data(canvases: list[TracedCanvas], tokenizer: Tokenizer) -> dict[str, A
         keys = [(int(i) in tokenizer.hidden_ids, piece) for i, piece in zip(ids, pieces(ids), strict=True)]
         return np.array([known.setdefault(key, len(known)) for key in keys])
 
-    packed = [_packed(canvas, [places(step.draft_ids) for step in canvas.steps]) for canvas in canvases]
+    packed = [_packed(canvas, places, canvas is canvases[-1]) for canvas in canvases]
     pad = tokenizer.special.pad
     return {
         "texts": [piece for _, piece in known],
@@ -138,30 +185,46 @@ def view_data(canvases: list[TracedCanvas], tokenizer: Tokenizer) -> dict[str, A
     }
 
 
-def _packed(canvas: TracedCanvas, drafts: list[np.ndarray]) -> dict[str, Any]:
-    numbers: list[int] = []
-    for before, draft in zip([np.full_like(drafts[0], -1), *drafts], drafts, strict=False):
-        (positions,) = np.nonzero(before != draft)
-        gaps = np.diff(positions, prepend=0)
-        numbers += [len(positions), *np.stack([gaps, draft[positions]], axis=1).ravel().tolist()]
+def _packed(
+    canvas: TracedCanvas, places: Callable[[np.ndarray], np.ndarray], is_last: bool
+) -> dict[str, Any]:
+    drafts = [places(step.draft_ids) for step in canvas.steps]
+    final = drafts[-1].copy()
+    if canvas.committed_ids is not None:
+        final[: canvas.token_count] = places(canvas.committed_ids)[: canvas.token_count]
+    changes = [*map(_changes, [np.full_like(final, -1), *drafts], drafts)]
     steps = []
     for step in canvas.steps:
-        measured = (float(f"{x:.4g}") for x in (step.temperature, step.mean_entropy, step.seconds))
+        measured = map(_number, (step.temperature, step.mean_entropy, step.seconds))
         steps.append([step.index, *measured, step.index + step.step])
     return {
         "block": canvas.block,
         "attempt": canvas.attempt,
-        "committed": canvas.committed,
+        "state": "committed" if canvas.committed else "ended" if is_last else "again",
+        "count": canvas.token_count,
         "steps": steps,
         "entropies": _base64(quantised(canvas.entropies).tobytes()),
         "accepted": _base64(np.packbits(canvas.accepted, bitorder="little").tobytes()),
-        "drafts": _base64(_varints(numbers)),
+        "drafts": _base64(_varints(chain.from_iterable(changes))),
+        "finished": _base64(_varints(_changes(drafts[-1], final))),
         "changed": _base64(_varints(canvas.last_changed.tolist())),
     }
 
 
+def _changes(before: np.ndarray, after: np.ndarray) -> list[int]:
+    (positions,) = np.nonzero(before != after)
+    gaps = np.diff(positions, prepend=0)
+    return [len(positions), *np.stack([gaps, after[positions]], axis=1).ravel().tolist()]
+
+
+def _number(measured: float) -> float | None:
+    """With four digits; JSON has no NaN."""
+    return float(f"{measured:.4g}") if math.isfinite(measured) else None
+
+
 def quantised(entropies: np.ndarray) -> np.ndarray:
-    """Nats -> uint8 on the logarithmic scale; 0: at most `LEAST_NATS`."""
+    """Nats -> uint8 on the logarithmic scale; 0: at most `LEAST_NATS`; 255 also for what is not a number."""
+    entropies = np.nan_to_num(entropies, nan=MOST_NATS)
     share = np.log(np.maximum(entropies, LEAST_NATS) / LEAST_NATS) / np.log(MOST_NATS / LEAST_NATS)
     return np.rint(255 * np.minimum(share, 1)).astype(np.uint8)
 
@@ -185,14 +248,29 @@ def _still(canvas: TracedCanvas) -> str:
     """The heat map as a picture, for where no script runs."""
     steps, length = canvas.entropies.shape
     first, last = canvas.steps[0].mean_entropy, canvas.steps[-1].mean_entropy
-    about = f"canvas {canvas.block + 1}, {steps} steps: mean entropy {first:.3g} to {last:.3g} nats"
-    pixel = np.ones((max(1, min(12, 240 // steps)), max(1, 640 // length)), np.uint8)
+    about = f"canvas {canvas.block + 1}, {_count(steps, 'step')}: mean entropy {first:.3g} to {last:.3g} nats"
+    every = math.ceil(steps / _MOST_STILL_ROWS)
+    rows = quantised(canvas.entropies[::every])
+    pixel = np.ones((max(1, min(12, _MOST_STILL_ROWS // len(rows))), max(1, 640 // length)), np.uint8)
     return (
-        f"<figure><figcaption><small>{about}. Entropy, left to right {length} positions, downwards steps; "
-        f"the stronger the less certain ({LEAST_NATS} to {MOST_NATS} nats, logarithmic).</small></figcaption>"
-        f'<img alt="{about}" src="data:image/png;base64,'
-        f'{_base64(_png(np.kron(quantised(canvas.entropies), pixel)))}"></figure>'
+        f"<figure><figcaption><small>{about}{result(canvas)}. Entropy, left to right {length} positions, "
+        f"downwards {'steps' if every == 1 else f'one step of {every}'}; the stronger the less certain "
+        f"({LEAST_NATS} to {MOST_NATS} nats, logarithmic).</small></figcaption>"
+        f'<img border="1" alt="{about}" src="data:image/png;base64,{_base64(_png(np.kron(rows, pixel)))}">'
+        "</figure>"
     )
+
+
+def result(canvas: TracedCanvas) -> str:
+    """What a reader must know of how a canvas ended; "" when its last draft was committed."""
+    if not canvas.committed:
+        return ", not committed"
+    count = len(canvas.finished)
+    return f", {_count(count, 'token')} finished by the grammar or the thinking budget" if count else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _png(opacity: np.ndarray) -> bytes:

@@ -30,16 +30,23 @@ class Pieces:
                 if not utf8.getstate()[0]:
                     begun = position
                 text = utf8.decode(bytes([byte_values[token]]))
-                texts[begun] += text[:1]
-                texts[position] += text[1:]
-                if text and utf8.getstate()[0]:  # a broken character ended where another begins
-                    begun = position
+                if utf8.getstate()[0]:
+                    self._spread(text, texts, begun)
+                    begun = position if text else begun  # what was broken ended where another begins
+                else:  # all bytes are used up: one character of several, or broken ones before the last
+                    self._spread(text[:-1], texts, begun)
+                    texts[position if len(text) > 1 else begun] += text[-1:]
             else:
-                texts[begun] += utf8.decode(b"", final=True)
+                self._spread(utf8.decode(b"", final=True), texts, begun)
                 texts[position] = self._piece(token)
-        if texts:
-            texts[begun] += utf8.decode(b"", final=True)
+        self._spread(utf8.decode(b"", final=True), texts, begun)
         return texts
+
+    @staticmethod
+    def _spread(characters: str, texts: list[str], begun: int) -> None:
+        """One a token. (Python holds ED A0 back as half a surrogate, and then gives two U+FFFD at once.)"""
+        for place, character in enumerate(characters, begun):
+            texts[place] += character
 
     def _piece(self, token: int) -> str:
         if token not in self._known:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlx_diffusiongemma.errors import InputError
 
-from .notebook import LEAST_NATS, MOST_NATS
+from .notebook import LEAST_NATS, MOST_NATS, dropped, result, run_to_end
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,33 +24,40 @@ _SETTLING, _CHANGE = "#e66100", "#0072b2"  # apart for colour-blind readers, too
 
 
 def plot_trace(generation: Generation) -> Figure:
-    """The last four committed canvases of a generation that was asked for with `trace=True`, run to its end.
+    """The last four canvases of a generation that was asked for with `trace=True`, run to its end.
 
-    A canvas has three panels with its denoising steps downwards: the entropy (nats) of each position; how
-    many positions were accepted, and the mean entropy; how many tokens changed for the last time. The figure
-    belongs to no GUI and not to pyplot: show it as the last value of a notebook's cell, or `savefig` it.
+    They are those that were committed, and one that an interrupt or an error ended. A canvas has three panels
+    with its denoising steps downwards: the entropy (nats) of each position; how many positions were accepted,
+    and the mean entropy; where the draft's tokens changed for the last time, with a cross below for each that
+    the grammar or the thinking budget put in its place. The figure belongs to no GUI and not to pyplot: show
+    it as the last value of a notebook's cell, or `savefig` it.
 
     Raises `InputError` when there is no trace or no matplotlib.
     """
-    if generation.trace is None:
+    trace = generation.trace
+    if trace is None:
         raise InputError("plot_trace: this generation kept no trace; make it with generate(..., trace=True)")
-    finish_reason = generation.finish_reason  # runs it
-    committed = [canvas for canvas in generation.trace.canvases if canvas.committed]
-    if not committed:
-        raise InputError(f"plot_trace: nothing was denoised (finish_reason {finish_reason!r}); start again")
-    canvases = committed[-MOST_CANVASES:]
+    failure, tries = run_to_end(generation), trace.last_tries
+    if not tries:
+        raise InputError(f"plot_trace: nothing was denoised ({failure or 'it was interrupted'}); start again")
+    canvases = tries[-MOST_CANVASES:]
     heights = [min(1.5 + 0.12 * len(canvas.steps), 5) for canvas in canvases]
-    figure = _new_figure(11, sum(heights) + 0.6)
+    figure = _new_figure(12, sum(heights) + 0.6)
     rows = figure.subplots(
-        len(canvases), 3, squeeze=False, gridspec_kw={"width_ratios": (4, 1.3, 1), "height_ratios": heights}
+        len(canvases), 3, squeeze=False, gridspec_kw={"width_ratios": (4, 1.3, 3), "height_ratios": heights}
     )
     for canvas, axes in zip(canvases, rows, strict=True):
         _plot(canvas, *axes)
-    total = committed[-1].block + 1
+    total = tries[-1].block + 1
     title = f"{total} canvases" if total > 1 else "1 canvas"
     if len(canvases) < total:
         title = f"the last {len(canvases)} of {title}"
-    figure.suptitle(f"{title}, seed {generation.seed}", fontsize="medium")
+    if not tries[-1].committed:
+        title += ", the last not committed"
+    title = ", ".join([title, f"seed {generation.seed}", *filter(None, [dropped(trace)])])
+    if failure:
+        title += "\n" + textwrap.fill(f"ended by an error: {failure}", 120)
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
@@ -70,6 +78,8 @@ def _plot(canvas: TracedCanvas, heat: Axes, accepted: Axes, changed: Axes) -> No
     heat.figure.colorbar(image, ax=heat, label="nats", pad=0.01)
     again = f", try {canvas.attempt + 1}" if canvas.attempt else ""
     heat.set(title=f"canvas {canvas.block + 1}{again}: entropy", xlabel="position", ylabel="step")
+    if ended := result(canvas).removeprefix(", "):
+        heat.set_title(f"{heat.get_title()}\n{ended}")
 
     accepted.barh(numbers, canvas.accepted.sum(axis=1), color=_CHANGE, alpha=0.45, height=0.8)
     accepted.set(title="accepted", xlabel=f"of {length} positions", xlim=(0, length))
@@ -80,15 +90,17 @@ def _plot(canvas: TracedCanvas, heat: Axes, accepted: Axes, changed: Axes) -> No
     mean.set_xlabel("mean entropy, nats", color=_SETTLING, fontsize="small")
     mean.tick_params(axis="x", labelsize="x-small", colors=_SETTLING)
 
-    counts = np.bincount(canvas.last_changed, minlength=len(numbers))
-    counts[0] = 0  # these never changed
-    changed.barh(numbers, counts, color=_CHANGE, height=0.8)
-    changed.set(title="last changed", xlabel="tokens", xlim=(0, max(1, counts.max()) * 1.1))
+    (late,) = np.nonzero(canvas.last_changed)
+    changed.plot(late, numbers[canvas.last_changed[late]], ".", color=_CHANGE)
+    changed.plot(canvas.finished, np.full(len(canvas.finished), numbers[-1] + 1), "x", color=_SETTLING)
+    changed.set(title="last change of the draft", xlabel="position", xlim=(-0.5, length - 0.5))
+    changed.grid(alpha=0.3)
+    below = 1 if len(canvas.finished) else 0
     for axes in (heat, accepted, changed):
         axes.title.set_fontsize("medium")
-        axes.set_ylim(numbers[-1] + 0.5, numbers[0] - 0.5)
+        axes.set_ylim(numbers[-1] + 0.5 + below, numbers[0] - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    changed.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.yaxis.set_major_formatter(lambda step, _: f"{step:.0f}" if step <= numbers[-1] else "")
 
 
 def _new_figure(width: float, height: float) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from ..ops import FREE, TOLERANCE, Acceptance, Bounds, Proposal, RowStatistics, SoftEmbedding
 from ..ops.accept_and_renoise import accept_and_renoise_kernel, accept_and_renoise_reference
 from ..ops.row_statistics import row_statistics_kernel, row_statistics_reference
-from ..ops.soft_embedding import support_limit, soft_embedding_kernel, soft_embedding_reference
+from ..ops.soft_embedding import soft_embedding_kernel, soft_embedding_reference, support_limit
 
 FEWEST_ROWS = 12  # the special ones and a few others
 _SOFTCAP, _TEMPERATURE = 30.0, 0.6
