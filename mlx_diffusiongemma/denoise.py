@@ -40,7 +40,8 @@ class Step:
     """What a watcher sees after one denoising step; host arrays, `[B, C]` unless said otherwise.
 
     index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1).
-    draft_ids: the argmax canvas, which would be committed now if nothing mended it. canvas_ids: the next step's input.
+    draft_ids: the argmax canvas, which would be committed now if nothing mended it. canvas_ids: the next
+    step's input.
     entropies: nats. accepted: which positions kept their sample. mean_entropy, done: `[B]`.
     seconds: since the canvas began to be denoised.
     rows: which of the generations that share this step these are; fewer where some are denoised again.
