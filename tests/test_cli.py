@@ -248,6 +248,14 @@ def test_interrupt_keeps_what_has_converged(scripted: Scripted) -> None:
     assert result.stderr.endswith("mlx_dg: interrupted\n")
 
 
+def test_a_failure_of_mlx_is_one_line(scripted: Scripted) -> None:
+    """As when Metal has no memory left."""
+    scripted.script = [block(0, "one two"), RuntimeError("[metal::malloc] too\nmuch")]
+    result = invoke("generate", "--model", "m", "why?")
+    assert (result.exit_code, result.stdout) == (1, "one two\n")
+    assert result.stderr == "mlx_dg: error: [metal::malloc] too much\n"
+
+
 def test_interrupt_with_json(scripted: Scripted) -> None:
     scripted.script = [block(0, "one two", "hm"), KeyboardInterrupt()]
     result = invoke("generate", "--model", "m", "--json", "count")

@@ -48,6 +48,13 @@ def test_after_three_more_attempts_an_empty_canvas_stands(tokenizer: Tokenizer) 
     assert generation.token_ids == [TURN_END]
     assert generation.stats.empty_rerolls == 3
     assert model.attempt == 3
+    assert str(generation.blocks[0].warning).startswith("no answer in this canvas, also with other noise; ")
+
+
+def test_an_answer_on_the_fourth_attempt_needs_no_warning(tokenizer: Tokenizer) -> None:
+    nothing, answer = outputs(tokenizer, "<turn|>", "yes<turn|>")
+    model: Any = Scripted(lambda block, attempt: answer if attempt == 3 else nothing)
+    assert [block.warning for block in generate(model, tokenizer, "hi")] == [None]
 
 
 def test_a_thought_without_an_answer_is_empty_too(tokenizer: Tokenizer) -> None:

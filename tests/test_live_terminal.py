@@ -182,10 +182,10 @@ def test_hardly_any_terminal(lines: int) -> None:
 @on_terminal
 def test_controls_are_shown(attached: Attached) -> None:
     display = PlainDisplay(as_json=False, statistics=False)
-    display._answer("a\x1b[2Jb\x07\x9b5Ac\x7f\r")
+    display._answer("a\x1b[2Jb\x07\x9b5A\u202ec\x7f\r")
     display._answer("\n")
     display._thought("t\x1b]0;title\x07")
-    assert attached.screen.everything() == ["a␛[2Jb␇\ufffd5Ac␡␍", "<thought>", "t␛]0;title␇"]
+    assert attached.screen.everything() == ["a␛[2Jb␇\ufffd5A\ufffdc␡␍", "<thought>", "t␛]0;title␇"]
     assert not re.search(r"\x1b(?!\[\d*m)", "".join(attached.terminal.writes))
 
 
