@@ -53,7 +53,6 @@ from versus_sides import SIDES, STEPS_BEFORE
 from mlx_diffusiongemma.channels import ChannelParser
 from mlx_diffusiongemma.converter import convert
 from mlx_diffusiongemma.demo import tasks
-from mlx_diffusiongemma.demo.evaluate import held_out_items
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
@@ -114,7 +113,7 @@ class Demo:
     def __init__(self, directory: Path) -> None:
         self.tokenizer = Tokenizer.load(directory)
         self.stop_ids = GenerationConfig.load(directory).eos_token_id
-        self.items = held_out_items(ITEMS, seed=0)
+        self.items = tasks.held_out_items(ITEMS, seed=0)
         self.prompts = [
             self.tokenizer.prompt_ids(list(item.messages), thinking=item.thinking, tools=item.declarations)
             for item in self.items
@@ -124,7 +123,7 @@ class Demo:
         return sum(self._is_right(*pair) for pair in zip(self.items, answers, strict=True))
 
     def _is_right(self, item: tasks.Item, token_ids: list[int]) -> bool:
-        """As `demo.evaluate` grades: ended by itself, right, and thought about exactly when asked to."""
+        """As the suite `demo` grades: ended by itself, right, and thought about exactly when asked to."""
         parser = ChannelParser(self.tokenizer)
         seen = parser.feed(token_ids) + parser.finish()
         calls = [(call.name, call.arguments) for call in seen.tool_calls]

@@ -17,6 +17,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_diffusiongemma.config import SLIDING, ModelConfig
+from mlx_diffusiongemma.display.progress import bar
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import check_weights, resolve
@@ -26,7 +27,6 @@ from mlx_diffusiongemma.weights import check_inside, tensor_infos
 from .card import model_card, read_readme
 from .hub import check_upload, upload
 from .planning import FLOATS, Plan, Planned, plan
-from .progress import bar
 from .quantizing import Converted, Rows, chunks, convert_rows
 from .recipes import DEFAULT_RECIPE, choose
 from .report import RECORD, record

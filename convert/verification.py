@@ -15,6 +15,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.display.progress import bar
 from mlx_diffusiongemma.generation_config import GenerationConfig
 from mlx_diffusiongemma.loading import checked_model
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -25,7 +26,6 @@ from mlx_diffusiongemma.tokenizer import Tokenizer
 from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
 from .planning import plan
-from .progress import bar
 
 # An ordinary turn: logits of a prompt that the model would never see say little about its answers.
 PROMPT = "<bos><|turn>user\nExplain in two sentences why the sky is blue.<turn|>\n<|turn>model\n"

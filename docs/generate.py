@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -26,13 +27,25 @@ _TABLE = re.compile(r"(<!-- macs: .*? -->\n).*?(<!-- end of macs -->)", re.DOTAL
 def command_line() -> str:
     """docs/cli.md, 78 columns wide as click writes on a terminal of 80."""
     pages = ["# Command line\n\nWritten by `make docs` from each command's `--help`.\n"]
-    for name in ("", *mlx_dg.commands):
-        command = mlx_dg.commands[name] if name else mlx_dg
-        path = f"mlx_dg {name}".strip()
-        context = click.Context(command, info_name=path, terminal_width=78, max_content_width=78)
-        pages.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
+    pages += [_page(path, command) for path, command in _documented()]
     pages.append(f"### In a chat\n\n```text\n{chat_help()}\n```\n")
     return "\n".join(pages)
+
+
+def _documented() -> Iterator[tuple[str, click.Command]]:
+    """Every command. Those of `eval` share their options: a suite, `ladder` and `compare` stand for all."""
+    yield "mlx_dg", mlx_dg
+    for name, command in mlx_dg.commands.items():
+        yield f"mlx_dg {name}", command
+    evaluate = mlx_dg.commands["eval"]
+    assert isinstance(evaluate, click.Group)
+    for name in ("six", "ladder", "compare"):
+        yield f"mlx_dg eval {name}", evaluate.commands[name]
+
+
+def _page(path: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=path, terminal_width=78, max_content_width=78)
+    return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
 _MACS = (16, 24, 32, 36, 48, 64, 96, 128)  # GB

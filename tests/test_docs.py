@@ -162,7 +162,7 @@ def test_what_is_named_exists(file: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     options = {
         option
-        for command in [main, *main.commands.values()]
+        for command in [main, *main.commands.values(), *main.commands["eval"].commands.values()]
         for each in command.params
         for option in each.opts
     } | {"--help", "--index-url"}

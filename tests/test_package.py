@@ -36,7 +36,8 @@ def test_import_is_light() -> None:
 def test_help_is_light() -> None:
     loaded = modules_after(
         "from mlx_diffusiongemma.cli import main\n"
-        "for arguments in (['--help'], ['generate', '--help'], ['convert', '--help'], ['--version']):\n"
+        "for arguments in (['--help'], ['generate', '--help'], ['convert', '--help'], ['eval', '--help'],\n"
+        "                  ['eval', 'six', '--help'], ['--version']):\n"
         "    main(arguments, standalone_mode=False)"
     )
     assert "click" in loaded
@@ -103,7 +104,8 @@ def test_wheel_holds_everything_and_nothing_else(source: Path, wheel: Path) -> N
     expected |= {
         str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma/demo/checkpoint").iterdir()
     }
-    expected |= {str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma/display").glob("*.html")}
+    for data in ("display/*.html", "evaluation/suites/*.json"):
+        expected |= {str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma").glob(data)}
     converter, kernels = source / "convert", source / "kernels"
     expected |= {f"mlx_diffusiongemma/converter/{p.relative_to(converter)}" for p in converter.rglob("*.py")}
     expected |= {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ..config import ModelConfig
-from ..converter.progress import bar
+from ..display.progress import bar
 from ..errors import InputError
 from ..generation import generate
 from ..loading import load, resolve

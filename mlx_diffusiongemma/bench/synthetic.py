@@ -16,8 +16,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..config import FULL, SLIDING, ModelConfig
-from ..converter.progress import bar
 from ..converter.recipes import DEFAULT_RECIPE, RECIPES, tensor_class
+from ..display.progress import bar
 from ..errors import InputError
 from ..model import DiffusionGemma
 

@@ -17,7 +17,7 @@ import click
 
 from mlx_diffusiongemma.errors import DiffusionGemmaError
 
-from . import bench, chat, convert, doctor, generate, info
+from . import bench, chat, convert, doctor, eval, generate, info
 from .streams import complain, discard_stdout, fill_closed_streams
 
 
@@ -55,5 +55,8 @@ def main() -> None:
     fill_closed_streams()
 
 
-for command in (generate.generate, chat.chat, convert.convert, info.info, bench.bench, doctor.doctor):
+for command in (
+    *(generate.generate, chat.chat, convert.convert, info.info),
+    *(bench.bench, eval.evaluate, doctor.doctor),
+):
     main.add_command(command)

@@ -251,6 +251,22 @@ def draw(rng: random.Random, family: str, *, held_out: bool, thinking: bool | No
             return item
 
 
+def held_out_items(count: int, seed: int) -> list[Item]:
+    """`count` held-out items per task and thinking mode; the three tool situations get half of that each."""
+    rng = random.Random(seed)
+    items: list[Item] = []
+    for family in FAMILIES:
+        for thinking in (True, False):
+            kinds = ("tool_call", "tool_response", "no_tool") if family == "tools" else (family,)
+            wanted = dict.fromkeys(kinds, max(1, count // 2) if family == "tools" else count)
+            while any(wanted.values()):
+                item = draw(rng, family, held_out=True, thinking=thinking)
+                if wanted[item.task]:
+                    wanted[item.task] -= 1
+                    items.append(item)
+    return items
+
+
 def training_item(rng: random.Random) -> Item:
     """An item of the training mixture; some get a system message or an earlier exchange in front."""
     names = tuple(FAMILIES)

@@ -42,7 +42,7 @@ def plot_trace(generation: Generation) -> Figure:
         raise InputError(f"plot_trace: nothing was denoised ({failure or 'it was interrupted'}); start again")
     canvases = tries[-MOST_CANVASES:]
     heights = [min(1.5 + 0.12 * len(canvas.steps), 5) for canvas in canvases]
-    figure = _new_figure(12, sum(heights) + 0.6)
+    figure = new_figure(12, sum(heights) + 0.6, "plot_trace")
     rows = figure.subplots(
         len(canvases), 3, squeeze=False, gridspec_kw={"width_ratios": (4, 1.3, 3), "height_ratios": heights}
     )
@@ -103,12 +103,13 @@ def _plot(canvas: TracedCanvas, heat: Axes, accepted: Axes, changed: Axes) -> No
         axes.yaxis.set_major_formatter(lambda step, _: f"{step:.0f}" if step <= numbers[-1] else "")
 
 
-def _new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, needed_by: str) -> Any:
+    """An empty figure, inches; `InputError` without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
-            "plot_trace needs matplotlib; install it: pip install 'mlx-diffusiongemma[notebook]'"
+            f"{needed_by} needs matplotlib; install it: pip install 'mlx-diffusiongemma[notebook]'"
         ) from error
 
     class NotebookFigure(Figure):

@@ -1,0 +1,122 @@
+"""Two evaluations of one suite, answer by answer: the same task, run and candidate make a pair."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_diffusiongemma.errors import InputError
+
+from .intervals import median_interval, paired_difference
+from .results import Line, read
+from .table import aligned, percent, ratio
+
+Pair = tuple[Line, Line]
+# Of one answer; None when there is nothing to divide.
+_SPEEDS: dict[str, Callable[[Line], float | None]] = {
+    "net tokens/s": lambda line: ratio(line["answer_tokens"], line["seconds"]),
+    "tokens/forward": lambda line: ratio(line["new_tokens"], line["denoising_steps"]),
+    "steps/block": lambda line: ratio(line["denoising_steps"], line["blocks"]),
+    "seconds": lambda line: line["seconds"],
+}
+
+
+def compare(first: Path, second: Path) -> str:
+    """What the files have in common and where they differ, as text.
+
+    Shares of right and of delivered answers: the paired difference, second less first. Speeds: the median of
+    the pairs' ratios, second over first. Raises `InputError` when they are not of the same suite.
+    """
+    (settings_a, answers_a), (settings_b, answers_b) = read(first), read(second)
+    for key in ("suite", "prompts", "suite_sha256"):
+        if settings_a.get(key) != settings_b.get(key):
+            what = (
+                "the prompts of another version" if key == "suite_sha256" else f"{key} {settings_b.get(key)}"
+            )
+            raise InputError(
+                f"{second} holds {what}, but {first} has {settings_a.get(key)}; compare two of the same"
+            )
+    pairs: list[Pair] = []
+    for key, lines in answers_a.items():
+        pairs += zip(lines, answers_b.get(key, []), strict=False)
+    if not pairs:
+        raise InputError(f"{first} and {second} have no answer to the same task in the same run")
+    unpaired = [sum(map(len, answers.values())) - len(pairs) for answers in (answers_a, answers_b)]
+    parts = [
+        f"A {first}\nB {second}",
+        _differing(settings_a, settings_b),
+        _shares(pairs),
+        _speeds(pairs),
+        f"{len(pairs)} pairs of answers" + (
+            f"; left out: {unpaired[0]} answers of A and {unpaired[1]} of B, which have no partner"
+            if any(unpaired) else ""
+        ),
+    ]  # fmt: skip
+    return "\n\n".join(part for part in parts if part)
+
+
+def _differing(first: Line, second: Line) -> str:
+    """The settings that are not the same, one a line."""
+    flat_a, flat_b = _flat(first), _flat(second)
+    lines = [
+        f"{key}: {json.dumps(flat_a.get(key))} | {json.dumps(flat_b.get(key))}"
+        for key in dict.fromkeys([*flat_a, *flat_b])
+        if flat_a.get(key) != flat_b.get(key)
+    ]
+    return "\n".join(lines) if lines else "no setting differs"
+
+
+def _flat(settings: Line) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": part for inner, part in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _shares(pairs: Sequence[Pair]) -> str:
+    """All pairs' shares of strict, lenient and delivered, then every group's strict one."""
+    cells = [["", "pairs", "A", "B", "B - A", "95% interval"]]
+    for name in ("strict", "lenient", "delivered"):
+        judged = [(_holds(a, name), _holds(b, name)) for a, b in pairs]
+        cells.append([name, *_share_cells(judged)])
+    groups: dict[str, list[tuple[bool, bool]]] = {}
+    for a, b in pairs:
+        groups.setdefault(a["group"], []).append((a["strict"], b["strict"]))
+    if len(groups) > 1:
+        cells += [[f"strict: {group}", *_share_cells(judged)] for group, judged in groups.items()]
+    return aligned(cells)
+
+
+def _holds(line: Line, name: str) -> bool:
+    return line["outcome"] == "delivered" if name == "delivered" else bool(line[name])
+
+
+def _share_cells(judged: list[tuple[bool, bool]]) -> list[str]:
+    difference, (low, high) = paired_difference(judged)
+    first, second = (sum(pair[side] for pair in judged) / len(judged) for side in (0, 1))
+    interval = f"{_points(low)} to {_points(high)}"
+    return [str(len(judged)), percent(first), percent(second), _points(difference), interval]
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _speeds(pairs: Sequence[Pair]) -> str:
+    cells = [["", "pairs", "A", "B", "B / A", "95% interval"]]
+    for name, of in _SPEEDS.items():
+        both = [(x, y) for a, b in pairs if (x := of(a)) and (y := of(b))]
+        if not both:
+            cells.append([name, "0", "-", "-", "-", "-"])
+            continue
+        middle, interval = median_interval([math.log(y / x) for x, y in both])
+        shown = f"{math.exp(interval[0]):.2f} to {math.exp(interval[1]):.2f}" if interval else "-"
+        medians = (median_interval([pair[side] for pair in both])[0] for side in (0, 1))
+        cells.append([name, str(len(both)), *(f"{m:.2f}" for m in medians), f"{math.exp(middle):.2f}", shown])
+    return aligned(cells)

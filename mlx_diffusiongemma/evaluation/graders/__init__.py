@@ -1,0 +1,1 @@
+"""What a reply is worth: plain functions `Reply -> Grade`, and functions that make them."""

@@ -1,0 +1,82 @@
+"""The ladder: the same prompts at every step cap and entropy bound, quality against tokens per forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from mlx_diffusiongemma.display.plots import new_figure
+
+from .intervals import wilson
+from .results import Line
+from .table import Row, rows
+from .task import Task
+
+CAPS = (8, 16, 24, 48)
+BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+def rungs(tasks: Sequence[Task]) -> list[Task]:
+    """Each task at each cap (denoising steps per canvas) and bound (nats), prompt after prompt."""
+    return [
+        replace(
+            task,
+            name=f"{task.name} at {group(cap, bound)}",
+            group=group(cap, bound),
+            settings=task.settings | {"max_denoising_steps": cap, "entropy_bound": bound},
+        )
+        for task, cap, bound in product(tasks, CAPS, BOUNDS)
+    ]
+
+
+def require_matplotlib() -> None:
+    """Raises `InputError` now rather than after hours, when there is none to plot with."""
+    new_figure(1, 1, "ladder")
+
+
+def group(cap: int, bound: float) -> str:
+    return f"cap {cap:2d}, bound {bound:.2f}"
+
+
+def plot(lines: Sequence[Line], title: str, path: Path) -> None:
+    """Writes a PNG: a curve a cap, a point a bound with the 95 % interval of its share of right answers."""
+    from matplotlib.ticker import PercentFormatter
+
+    by_name: dict[str, Row] = {row.name: row for row in rows(lines)}
+    figure = new_figure(8, 5, "ladder")
+    axes = figure.subplots()
+    for cap in CAPS:
+        points = [
+            (row.tokens_per_forward, row, bound)
+            for bound in BOUNDS
+            if (row := by_name.get(group(cap, bound))) and row.tokens_per_forward is not None
+        ]
+        if not points:
+            continue
+        quality = [row.share("strict") for _, row, _ in points]
+        limits = [wilson(row.count("strict"), row.answers) for _, row, _ in points]
+        margins = [
+            [max(0.0, share - low) for share, (low, _) in zip(quality, limits, strict=True)],
+            [max(0.0, high - share) for share, (_, high) in zip(quality, limits, strict=True)],
+        ]
+        speeds = [speed for speed, _, _ in points]
+        axes.errorbar(
+            speeds, quality, yerr=margins, marker="o", capsize=2, linewidth=1, label=f"{cap} steps at most"
+        )
+        for speed, share, (_, _, bound) in zip(speeds, quality, points, strict=True):
+            axes.annotate(
+                f"{bound:g}", (speed, share), (4, 4), textcoords="offset points", fontsize="x-small"
+            )
+    axes.set(
+        title=title,
+        xlabel="tokens per forward",
+        ylabel="strictly right, with 95 % intervals",
+        ylim=(-0.03, 1.03),
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    if axes.containers:
+        axes.legend(title="numbers: entropy bound, nats", title_fontsize="small", fontsize="small")
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,297 @@
+"""The suite of ten traps: expected values by other means, and answers right, wrapped and nearly right."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import ipaddress
+import itertools
+import json
+import re
+import sqlite3
+from fractions import Fraction
+
+import pytest
+
+from mlx_diffusiongemma.evaluation.suites import matrix
+from mlx_diffusiongemma.evaluation.task import Reply
+
+TASKS = {task.name: task for task in matrix.tasks()}
+MERGE = "def merge(left, right):\n    return sorted(left + right)"
+TWO_POINTERS = """\
+def merge(left, right):
+    result = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        if left[i] <= right[j]:
+            result.append(left[i])
+            i += 1
+        else:
+            result.append(right[j])
+            j += 1
+    return result + left[i:] + right[j:]
+"""
+SEARCH = """\
+def find_first(numbers, wanted):
+    low, high = 0, len(numbers)
+    while low < high:
+        middle = (low + high) // 2
+        if numbers[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(numbers) and numbers[low] == wanted else -1
+"""
+OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+IPV4 = rf"{OCTET}(?:\.{OCTET}){{3}}"
+QUERY = """\
+SELECT p.name FROM person AS p
+WHERE NOT EXISTS (SELECT 1 FROM person AS q WHERE q.manager_id = p.id)
+AND (p.city <> 'Oslo' OR p.city IS NULL) ORDER BY p.name
+"""
+NOT_IN = """\
+SELECT name FROM person WHERE id NOT IN (SELECT manager_id FROM person WHERE manager_id IS NOT NULL)
+AND city IS NOT 'Oslo' ORDER BY name;"""
+DOCUMENT = json.dumps(matrix.DOCUMENT)
+MOVES = "pour A B\nfill A\npour A B\nempty B\npour A B\nfill A\npour A B"
+PRINTED = "\n".join(matrix.PRINTED)
+PRODUCT = "29868237184"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "strict", "lenient"),
+    [
+        ("bugfix_merge", MERGE, True, True),
+        ("bugfix_merge", TWO_POINTERS, True, True),
+        ("bugfix_merge", f"```python\n{TWO_POINTERS}```", True, True),
+        ("bugfix_merge", f"The tail was lost.\n```python\n{TWO_POINTERS}```", False, True),
+        ("bugfix_merge", matrix.BUGGY_MERGE, False, False),
+        ("bugfix_merge", matrix.BUGGY_MERGE.replace("j + 1:", "j:"), False, False),
+        ("bugfix_merge", TWO_POINTERS.replace(" + right[j:]", ""), False, False),
+        ("bugfix_merge", "def merge(left, right):\n    return sorted({*left, *right})", False, False),
+        ("bugfix_merge", "def merge(left, right):\n    return left + right", False, False),
+        ("bugfix_merge", f"{MERGE}.append(0)", False, False),
+        ("bugfix_merge", f"I return sorted(left + right).\n{MERGE}", False, False),
+        ("bugfix_bsearch", SEARCH, True, True),
+        ("bugfix_bsearch", f"```\n{SEARCH}\n```", True, True),
+        ("bugfix_bsearch", f"```py\n{SEARCH}\n```\nIt now finds the first.", False, True),
+        ("bugfix_bsearch", matrix.BUGGY_SEARCH, False, False),
+        ("bugfix_bsearch", matrix.BUGGY_SEARCH.replace("low < high", "low <= high"), False, False),
+        ("bugfix_bsearch", SEARCH.replace("high = middle", "high = middle - 1"), False, False),
+        ("bugfix_bsearch", SEARCH.replace("< wanted", "<= wanted"), False, False),
+        ("bugfix_bsearch", SEARCH.replace("else -1", "else None"), False, False),
+        ("bugfix_bsearch", SEARCH.replace("low < len(numbers) and ", ""), False, False),
+        ("regex_ipv4", IPV4, True, True),
+        ("regex_ipv4", f"^{IPV4}$", True, True),
+        ("regex_ipv4", rf"({OCTET}\.){{3}}{OCTET}\Z", True, True),
+        ("regex_ipv4", f"`{IPV4}`", False, True),
+        ("regex_ipv4", f"```regex\n{IPV4}\n```", False, True),
+        ("regex_ipv4", f"r'{IPV4}'", False, True),
+        ("regex_ipv4", IPV4.replace(r"\.", "."), False, False),
+        ("regex_ipv4", IPV4.replace("[0-9]", r"\d"), False, False),
+        ("regex_ipv4", IPV4.replace("[1-9]?[0-9]", "[0-9]{1,2}"), False, False),
+        ("regex_ipv4", IPV4.replace("25[0-5]", "25[0-6]"), False, False),
+        ("regex_ipv4", IPV4.replace("2[0-4][0-9]|", ""), False, False),
+        ("regex_ipv4", IPV4.replace("{3}", "{2,4}"), False, False),
+        ("regex_ipv4", rf"\s*{IPV4}", False, False),
+        ("regex_ipv4", rf"{IPV4}\s*", False, False),
+        ("regex_ipv4", f"Use {IPV4}", False, False),
+        ("regex_ipv4", IPV4[1:], False, False),
+        ("sql_null_trap", QUERY, True, True),
+        ("sql_null_trap", NOT_IN, True, True),
+        ("sql_null_trap", f"```sql\n{NOT_IN}\n```", True, True),
+        ("sql_null_trap", f"This query does it:\n```sql\n{NOT_IN}\n```", False, True),
+        ("sql_null_trap", NOT_IN.replace(" WHERE manager_id IS NOT NULL", ""), False, False),
+        ("sql_null_trap", NOT_IN.replace("IS NOT 'Oslo'", "<> 'Oslo'"), False, False),
+        ("sql_null_trap", NOT_IN.replace("ORDER BY name", "ORDER BY name DESC"), False, False),
+        ("sql_null_trap", NOT_IN.replace("SELECT name", "SELECT DISTINCT name"), False, False),
+        ("sql_null_trap", NOT_IN.replace("SELECT name", "SELECT name, city"), False, False),
+        ("sql_null_trap", "SELECT 'Dan' UNION ALL SELECT 'Finn'", False, False),
+        ("sql_null_trap", f"{NOT_IN} SELECT 1", False, False),
+        ("sql_null_trap", "ATTACH 'other.db' AS other", False, False),
+        ("sql_null_trap", "PRAGMA writable_schema = 1", False, False),
+        ("sql_null_trap", "SELECT load_extension('other')", False, False),
+        ("sql_null_trap", "DELETE FROM person", False, False),
+        ("sql_null_trap", "SELECT 9e999, x'00ff', NULL", False, False),
+        ("json_strict", DOCUMENT, True, True),
+        ("json_strict", json.dumps(matrix.DOCUMENT, indent=2, sort_keys=True), True, True),
+        ("json_strict", DOCUMENT.replace("one\\n", "\\u006fne\\u000a"), True, True),
+        ("json_strict", f"```json\n{DOCUMENT}\n```", False, True),
+        ("json_strict", f"{DOCUMENT}\nThat is all.", False, True),
+        ("json_strict", DOCUMENT.replace("\\\\", "\\"), False, False),
+        ("json_strict", DOCUMENT.replace("\\\\", "\\\\\\\\"), False, False),
+        ("json_strict", DOCUMENT.replace("\\n", "\n"), False, False),
+        ("json_strict", DOCUMENT.replace("8", "7"), False, False),
+        ("json_strict", DOCUMENT.replace("8", "8.0"), False, False),
+        ("json_strict", DOCUMENT.replace("true", "1"), False, False),
+        ("json_strict", DOCUMENT.replace("[3, 1, 2]", "[1, 2, 3]"), False, False),
+        ("json_strict", DOCUMENT[:-1], False, False),
+        ("json_strict", DOCUMENT.replace("null", "null,"), False, False),
+        ("trap_batball", "42", True, True),
+        ("trap_batball", "\n 42 ", True, True),
+        ("trap_batball", "**42** cents.", False, True),
+        ("trap_batball", "The pen costs 42 cents.", False, True),
+        ("trap_batball", "332 - 290 = 42\nAnswer: 42", False, True),
+        ("trap_batball", "84", False, False),
+        ("trap_batball", "0.42", False, False),
+        ("trap_batball", "$42", False, False),
+        ("trap_batball", "42 or 84", False, False),
+        ("trap_batball", "not 42", False, False),
+        ("trap_batball", "-42", False, False),
+        ("trap_batball", "The pen costs 42 cents, the notebook 332.", False, False),
+        ("trap_jugs", MOVES, True, True),
+        ("trap_jugs", MOVES.replace("\n", "\r\n"), True, True),
+        ("trap_jugs", "\n".join(f"{at}. {x}" for at, x in enumerate(MOVES.split("\n"), 1)), False, True),
+        ("trap_jugs", MOVES.replace("A B", "A into B").title(), False, True),
+        ("trap_jugs", f"These are the moves:\n```\n{MOVES}\n```\nB now holds 5 litres.", False, True),
+        ("trap_jugs", MOVES.replace("\n", " (note)\n"), False, True),
+        ("trap_jugs", MOVES.rpartition("\n")[0], False, False),
+        ("trap_jugs", f"fill A\n{MOVES}", False, False),
+        ("trap_jugs", f"{MOVES}\nempty A", False, False),
+        ("trap_jugs", MOVES.replace("empty B", "empty A"), False, False),
+        ("trap_jugs", MOVES.replace("fill A", "fill C"), False, False),
+        ("trap_jugs", MOVES.replace("\n", ", "), False, False),
+        ("trap_jugs", "7", False, False),
+        ("trap_monty_random", "1/2", True, True),
+        ("trap_monty_random", "**1/2**", False, True),
+        ("trap_monty_random", "0.5", False, True),
+        ("trap_monty_random", "50 %", False, True),
+        ("trap_monty_random", "2/4", False, True),
+        ("trap_monty_random", "$\\frac{1}{2}$", False, True),
+        ("trap_monty_random", "The probability is 1/2, that is 50%.", False, True),
+        ("trap_monty_random", "2/3", False, False),
+        ("trap_monty_random", "1/3", False, False),
+        ("trap_monty_random", "1/2, since it would be 2/3 if he knew", False, False),
+        ("trap_monty_random", "Not 1/2", False, False),
+        ("trap_monty_random", "1/2 seems right; two thirds is right", False, False),
+        ("trap_monty_random", "1/0", False, False),
+        ("trap_monty_random", "1", False, False),
+        ("trace_mutable_default", PRINTED, True, True),
+        ("trace_mutable_default", f"{PRINTED}\n", True, True),
+        ("trace_mutable_default", f"```\n{PRINTED}\n```", False, True),
+        ("trace_mutable_default", f"The program prints:\n{PRINTED}", False, True),
+        ("trace_mutable_default", PRINTED.replace("[1, 3]", "[1]", 1), False, False),
+        ("trace_mutable_default", PRINTED.replace("[1, 3, 5]", "[1, 5]"), False, False),
+        ("trace_mutable_default", PRINTED.replace("True", "False"), False, False),
+        ("trace_mutable_default", PRINTED.replace("1 1 2 1", "1 1 2 3"), False, False),
+        ("trace_mutable_default", PRINTED.replace("[1, 3]", "[1,3]", 1), False, False),
+        ("trace_mutable_default", PRINTED.replace("True\n", ""), False, False),
+        ("trace_mutable_default", f"{PRINTED}\nNone", False, False),
+        ("arith_exact", PRODUCT, True, True),
+        ("arith_exact", "29,868,237,184", False, True),
+        ("arith_exact", "29 868 237 184.", False, True),
+        ("arith_exact", "The result is **29868237184**.", False, True),
+        ("arith_exact", "24619908096 + 5277319168 - 28990080 =\n29868237184", False, True),
+        ("arith_exact", "29868237185", False, False),
+        ("arith_exact", "2986823718", False, False),
+        ("arith_exact", "29868237184 + 1", False, False),
+        ("arith_exact", "about 29868237184", False, False),
+        ("arith_exact", "29.868.237.184", False, False),
+        ("arith_exact", "29868237184 thousand", False, False),
+    ],
+)
+def test_answers_are_graded_to_the_letter(name: str, answer: str, strict: bool, lenient: bool) -> None:
+    grade = TASKS[name].grade(Reply(answer))
+    assert (grade.strict, grade.lenient) == (strict, lenient), grade.reason
+    assert bool(grade.reason) == (not strict)
+    assert grade.reason.isprintable()
+    assert len(grade.reason) < 250
+
+
+HOSTILE = (
+    "",
+    " \n",
+    "x" * 10**6,
+    "\x00\x1b[31m\x07",
+    "[" * 10**5,
+    "9" * 5000,
+    "\ud800",
+    "(" * 10**5,
+    "```",
+    "1 " * 10**5,
+)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_text_breaks_a_grader(name: str, answer: str) -> None:
+    grade = TASKS[name].grade(Reply(answer))
+    assert not grade.strict
+    assert not grade.lenient
+    assert grade.reason
+    assert grade.reason.isprintable()
+
+
+def test_merges_and_searches_are_right() -> None:
+    for left, right, merged in matrix.MERGES:
+        assert (left, right, merged) == (sorted(left), sorted(right), sorted(left + right))
+    for numbers, wanted, place in matrix.SEARCHES:
+        assert numbers == sorted(numbers)
+        assert place == (numbers.index(wanted) if wanted in numbers else -1)
+    assert matrix.BUGGY_MERGE in TASKS["bugfix_merge"].prompt
+    assert matrix.BUGGY_SEARCH in TASKS["bugfix_bsearch"].prompt
+
+
+def test_addresses_are_what_the_library_takes() -> None:
+    assert len(matrix.ADDRESSES) == 16
+    for text, right in matrix.ADDRESSES.items():
+        try:
+            assert str(ipaddress.IPv4Address(text)) == text
+            assert right
+        except ValueError:
+            assert not right
+
+
+@pytest.mark.parametrize(("fixture", "names"), [("SHOWN", ["Dan", "Finn"]), ("HIDDEN", ["Bo", "Kim", "Kim"])])
+def test_rows_are_what_the_question_asks(fixture: str, names: list[str]) -> None:
+    script = getattr(matrix, f"{fixture}_PERSONS")
+    connection = sqlite3.connect(":memory:")
+    with contextlib.closing(connection):
+        connection.executescript(script)
+        persons = connection.execute("SELECT id, name, manager_id, city FROM person").fetchall()
+        assert [name for (name,) in connection.execute(QUERY)] == names
+    managers = {manager for _, _, manager, _ in persons}
+    assert None in managers
+    assert sorted(name for id_, name, _, city in persons if id_ not in managers and city != "Oslo") == names
+    assert (script in TASKS["sql_null_trap"].prompt) == (fixture == "SHOWN")
+
+
+def test_jugs_need_seven_moves() -> None:
+    sizes, seen, moves = (4, 7), {(4, 0)}, 0
+    while not any(b == 5 for _, b in seen):
+        for a, b in list(seen):
+            to_b, to_a = min(a, sizes[1] - b), min(b, sizes[0] - a)
+            seen |= {(4, b), (a, 7), (0, b), (a, 0), (a - to_b, b + to_b), (a + to_a, b - to_a)}
+        moves += 1
+    assert moves == len(MOVES.split("\n")) == 7
+
+
+def test_monty_by_enumeration() -> None:
+    shown = [(car, host) for car, host in itertools.product(range(3), (1, 2)) if car != host]  # you chose 0
+    won = [car for car, host in shown if car == 3 - host]
+    assert Fraction(len(won), len(shown)) == Fraction(1, 2)
+
+
+def test_the_program_prints_it() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(matrix.TRACED, {})
+    assert printed.getvalue().splitlines() == list(matrix.PRINTED)
+    assert matrix.TRACED in TASKS["trace_mutable_default"].prompt
+
+
+def test_numbers_are_exact() -> None:
+    asked = re.search(r"Compute exactly: (.*)", TASKS["arith_exact"].prompt)
+    assert asked
+    assert eval(asked[1]) == int(PRODUCT)
+    together, more = map(Fraction, re.findall(r"\d\.\d\d", TASKS["trap_batball"].prompt))
+    assert (together - more) / 2 * 100 == 42
+    assert matrix.DOCUMENT["letters"] == len("parallel")
+
+
+def test_tasks() -> None:
+    names = "bugfix_merge bugfix_bsearch regex_ipv4 sql_null_trap json_strict trap_batball trap_jugs"
+    assert list(TASKS) == f"{names} trap_monty_random trace_mutable_default arith_exact".split()
+    assert all(task.thinking and task.settings == {"max_new_tokens": 4096} for task in TASKS.values())
+    assert [task.name for task in TASKS.values() if task.executes] == names.split()[:4]
+    assert len(matrix.MERGES) >= 12
+    assert len(matrix.SEARCHES) >= 12
