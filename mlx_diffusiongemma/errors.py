@@ -29,5 +29,9 @@ class TokenizerError(InputError):
     """The tokenizer or its chat template is missing or unusable."""
 
 
+class EndpointError(DiffusionGemmaError):
+    """A server that is to answer prompts cannot be reached, refuses, or answers something else."""
+
+
 class GenerationError(DiffusionGemmaError):
     """The model produced something that cannot become text, such as NaN logits."""

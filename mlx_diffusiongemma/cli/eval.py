@@ -156,11 +156,12 @@ def _run(
     try:
         lines = ask(tasks, chosen, results, seed, runs, n)
     except BaseException:
-        click.echo(
-            f"mlx_dg: {path} keeps {len(results.answers)} of {len(tasks) * runs} prompts' answers; "
-            "the same command goes on from there",
-            err=True,
-        )
+        if results.answers:
+            click.echo(
+                f"mlx_dg: {path} keeps {len(results.answers)} of {len(tasks) * runs} prompts' answers; "
+                "the same command goes on from there",
+                err=True,
+            )
         raise
     finally:
         results.close()

@@ -40,8 +40,8 @@ def compare(first: Path, second: Path) -> str:
                 f"{second} holds {what}, but {first} has {settings_a.get(key)}; compare two of the same"
             )
     pairs: list[Pair] = []
-    for key, lines in answers_a.items():
-        pairs += zip(lines, answers_b.get(key, []), strict=False)
+    for answered, lines in answers_a.items():
+        pairs += zip(lines, answers_b.get(answered, []), strict=False)
     if not pairs:
         raise InputError(f"{first} and {second} have no answer to the same task in the same run")
     unpaired = [sum(map(len, answers.values())) - len(pairs) for answers in (answers_a, answers_b)]

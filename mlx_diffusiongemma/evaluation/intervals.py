@@ -42,7 +42,7 @@ def paired_difference(pairs: Sequence[tuple[bool, bool]]) -> tuple[float, Interv
     margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)
     phi = 0.0
     if margins:
-        covariance = both * neither - first_only * second_only
+        covariance: float = both * neither - first_only * second_only
         if covariance > 0:  # Newcombe's continuity correction
             covariance = max(covariance - total / 2, 0)
         phi = covariance / math.sqrt(margins)

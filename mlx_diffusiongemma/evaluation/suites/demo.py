@@ -32,7 +32,7 @@ def tasks() -> list[Task]:
 
 
 def grade(item: demo.Item, reply: Reply) -> Grade:
-    """Strict: right to the letter, with a thought exactly when thinking is on. Lenient: whatever it thought."""
+    """Strict: right to the letter, and it thought exactly when asked to. Lenient: whatever it thought."""
     right = demo.is_right(item, reply.answer, list(reply.tool_calls))
     thought = bool(reply.thought.strip())
     if not right:
