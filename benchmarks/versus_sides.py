@@ -28,6 +28,7 @@ import sampler
 from mlx.utils import tree_flatten
 
 from mlx_diffusiongemma import generate, load
+from mlx_diffusiongemma.evaluation.runners.vlm import Silent
 
 MAX_NEW_TOKENS = 256
 PREFILL_STEP_SIZE = 2048  # what mlx-vlm's command line passes
@@ -68,30 +69,6 @@ class Ours:
         seconds = time.perf_counter() - start
         stats, entropy = generation.stats, generation.blocks[-1].mean_entropy
         return Run(seconds, stats.prefill_seconds, token_ids, stats.denoising_steps, entropy)
-
-
-class Silent:
-    """Tokenizer, detokenizer and stopping criteria for mlx-vlm: knows the stop ids and makes no text."""
-
-    last_segment = ""
-
-    def __init__(self) -> None:
-        self.detokenizer = self.stopping_criteria = self
-        self.stop_ids: set[int] = set()
-
-    def add_eos_token_ids(self, ids: list[int]) -> None:
-        self.stop_ids |= set(ids)
-
-    def __call__(self, token: int) -> bool:
-        return token in self.stop_ids
-
-    def reset(self) -> None:
-        """Nothing to forget."""
-
-    finalize = reset
-
-    def add_token(self, token: int, skip_special_token_ids: Any = ()) -> None:
-        """Nothing to spell."""
 
 
 def never_converged(argmax: mx.array, *_: Any) -> bool:

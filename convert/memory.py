@@ -13,6 +13,7 @@ from typing import Any
 from mlx.utils import tree_flatten
 
 from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.display.tables import aligned, size
 from mlx_diffusiongemma.generation_config import PREFILL_STEP_SIZE
 from mlx_diffusiongemma.memory import memory_needed
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -20,7 +21,6 @@ from mlx_diffusiongemma.weights import TensorInfo
 
 from .planning import plan
 from .recipes import RECIPES
-from .tables import aligned, size
 
 _MACS = (16, 24, 32, 36, 48, 64)
 _WIRED_SHARES = ((24, 74), (48, 78), (96, 81), (math.inf, 84))  # up to so many GB, percent of memory

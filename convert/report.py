@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.display.tables import aligned, size
 from mlx_diffusiongemma.errors import ConfigError
 from mlx_diffusiongemma.json_file import JsonObject, read_json
 from mlx_diffusiongemma.loading import checked_model
@@ -18,7 +19,6 @@ from mlx_diffusiongemma.weights import TensorInfo, tensor_infos
 from .memory import mac_table
 from .planning import Plan
 from .recipes import CLASSES, Quantization, tensor_class
-from .tables import aligned, size
 
 RECORD = "conversion.json"
 _FORMAT = 1

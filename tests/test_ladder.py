@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from mlx_diffusiongemma.evaluation import ladder
 from mlx_diffusiongemma.evaluation.evaluate import seed_of
 from mlx_diffusiongemma.evaluation.intervals import wilson
-from mlx_diffusiongemma.evaluation.suites import SUITES
 from mlx_diffusiongemma.evaluation.task import Grade, Task
 
 TASKS = [Task(name, name, lambda reply: Grade(True, True), settings={"max_new_tokens": 9}) for name in "ab"]
@@ -67,11 +66,3 @@ def test_answers_without_steps_leave_an_empty_plot(tmp_path):
     lines = [line | {"denoising_steps": None} for line in answers(8, 0.02, 1, 0, 40)]
     ladder.plot(lines, "x", tmp_path / "l.png")
     assert (tmp_path / "l.png").exists()
-
-
-def test_the_suites_are_there_and_their_tasks_have_names_of_their_own():
-    for name, suite in SUITES.items():
-        tasks = suite.tasks()
-        assert tasks, name
-        assert len({task.name for task in tasks}) == len(tasks), name
-        assert [task.name for task in suite.tasks()] == [task.name for task in tasks]

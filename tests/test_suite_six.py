@@ -140,30 +140,6 @@ def test_answers_are_graded_to_the_letter(name: str, answer: str, strict: bool, 
     assert len(grade.reason) < 250
 
 
-HOSTILE = (
-    "",
-    " \n\t",
-    "x" * 10**6,
-    "\x00\x1b[31m\x07",
-    "[" * 10**5,
-    "9" * 5000,
-    "\ud800",
-    "{" * 10**5,
-    "```",
-    "1 " * 10**5,
-)
-
-
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_text_breaks_a_grader(name: str, answer: str) -> None:
-    grade = TASKS[name].grade(Reply(answer))
-    assert not grade.strict
-    assert not grade.lenient
-    assert grade.reason
-    assert grade.reason.isprintable()
-
-
 def test_cases_follow_the_specification() -> None:
     for pages, text in six.PAGE_RANGES:
         listed = {page for page in pages if page >= 1}

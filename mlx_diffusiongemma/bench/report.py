@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..converter.tables import aligned
+from ..display.tables import aligned
 from .measure import PARTS
 
 _SOURCES = {"table": "at most, from a table", "measured": "at most, measured here"}

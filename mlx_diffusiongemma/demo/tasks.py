@@ -291,6 +291,6 @@ def is_right(item: Item, answer: str, tool_calls: list[tuple[str, dict[str, Any]
     if item.task == "json":
         try:
             return bool(json.loads(answer) == json.loads(item.answer))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return answer.strip() == item.answer

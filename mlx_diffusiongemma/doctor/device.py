@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..converter.memory import gpu_limit
-from ..converter.tables import size
+from ..display.tables import size
 from ..memory import usable_memory
 from ..ops import metal
 from . import system

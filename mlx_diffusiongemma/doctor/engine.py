@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..converter.tables import aligned
 from ..denoise import Step
+from ..display.tables import aligned
 from ..environment import environment
 from ..generation import Generation, generate
 from ..loading import load

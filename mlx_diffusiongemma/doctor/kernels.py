@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..converter.tables import aligned
+from ..display.tables import aligned
 from ..memory import usable_memory
 from ..ops import enabled, metal
 from .sheet import Sheet, first_line

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from ..bench.synthetic import default_dtype, real_config
 from ..converter.memory import longest_prompt, recipe_weight_bytes
-from ..converter.tables import aligned, size
+from ..display.tables import aligned, size
 from ..generation_config import PREFILL_STEP_SIZE
 from ..memory import usable_memory
 from .sheet import Sheet

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlx_diffusiongemma.display.tables import aligned
 from mlx_diffusiongemma.errors import InputError
 
 from .intervals import median_interval, paired_difference
 from .results import Line, read
-from .table import aligned, percent, ratio
+from .table import percent, ratio
 
 Pair = tuple[Line, Line]
 # Of one answer; None when there is nothing to divide.
@@ -90,7 +91,7 @@ def _shares(pairs: Sequence[Pair]) -> str:
         groups.setdefault(a["group"], []).append((a["strict"], b["strict"]))
     if len(groups) > 1:
         cells += [[f"strict: {group}", *_share_cells(judged)] for group, judged in groups.items()]
-    return aligned(cells)
+    return aligned(cells, left=1)
 
 
 def _holds(line: Line, name: str) -> bool:
@@ -119,4 +120,4 @@ def _speeds(pairs: Sequence[Pair]) -> str:
         shown = f"{math.exp(interval[0]):.2f} to {math.exp(interval[1]):.2f}" if interval else "-"
         medians = (median_interval([pair[side] for pair in both])[0] for side in (0, 1))
         cells.append([name, str(len(both)), *(f"{m:.2f}" for m in medians), f"{math.exp(middle):.2f}", shown])
-    return aligned(cells)
+    return aligned(cells, left=1)

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from mlx_diffusiongemma.display.tables import aligned
+
 from .intervals import wilson
 from .results import Key, Line
-
-_LEFT = 1  # columns of text; the others hold numbers
 
 
 @dataclass
@@ -104,7 +104,7 @@ def table(lines: Sequence[Line], candidates: int) -> str:
         f"strict: {right} of {everything.answers}, {percent(right / everything.answers)} "
         f"(95% interval {percent(low)} to {percent(high)})"
     )
-    return "\n".join([aligned(cells), "", summary, *_not_delivered(everything)])
+    return "\n".join([aligned(cells, left=1), "", summary, *_not_delivered(everything)])
 
 
 def _not_delivered(row: Row) -> list[str]:
@@ -128,15 +128,3 @@ def percent(share: float) -> str:
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < _LEFT else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_diffusiongemma.evaluation.graders.json_text import same_json
-from mlx_diffusiongemma.evaluation.graders.text import LENIENT_LIMIT, fences, is_fence, shortened, unfenced
+from mlx_diffusiongemma.evaluation.graders.text import fences, is_fence, shortened, unfenced, unusable
 from mlx_diffusiongemma.evaluation.sandbox import call
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
@@ -18,10 +18,8 @@ def program(text: str) -> tuple[str, bool]:
 
     ValueError, in a few words: there is none, or more than one.
     """
-    if not text.strip():
-        raise ValueError("empty")
-    if len(text) > LENIENT_LIMIT:
-        raise ValueError(f"{len(text)} characters")
+    if reason := unusable(text.strip()):
+        raise ValueError(reason)
     if any("\ud800" <= mark <= "\udfff" for mark in text):
         raise ValueError("half a surrogate pair")
     found = len(fences(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mlx_diffusiongemma.evaluation.graders.text import LENIENT_LIMIT, plain, shortened, unfenced
+from mlx_diffusiongemma.evaluation.graders.text import plain, shortened, unfenced, unusable
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
 _MOVE = re.compile(r"(fill|empty) ([A-Z])|pour ([A-Z]) ([A-Z])")
@@ -28,10 +28,8 @@ def moves(
 
     def grade(reply: Reply) -> Grade:
         text = reply.answer.strip()
-        if not text:
-            return Grade(False, False, "empty")
-        if len(text) > LENIENT_LIMIT:
-            return Grade(False, False, f"{len(text)} characters")
+        if reason := unusable(text):
+            return Grade(False, False, reason)
         written = text.replace("\r\n", "\n").split("\n")
         found = [_MOVE.fullmatch(line) for line in written]
         strict = None not in found

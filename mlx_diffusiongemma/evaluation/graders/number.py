@@ -20,6 +20,7 @@ from mlx_diffusiongemma.evaluation.graders.text import (
     plain,
     shortened,
     unfenced,
+    unusable,
 )
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
@@ -117,10 +118,8 @@ def numbers(expected: Sequence[int]) -> Grader:
         text = reply.answer.strip()
         if text.replace("\r\n", "\n").split("\n") == list(map(str, expected)):
             return Grade(True, True)
-        if not text:
-            return Grade(False, False, "empty")
-        if len(text) > LENIENT_LIMIT:
-            return Grade(False, False, f"{len(text)} characters")
+        if reason := unusable(text):
+            return Grade(False, False, reason)
         found = [line for line in unfenced(text).split("\n") if re.search("[0-9]", line)]
         if len(found) != len(expected):
             return Grade(False, False, f"{len(found)} lines with numbers, not {len(expected)}")

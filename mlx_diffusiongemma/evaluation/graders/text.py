@@ -85,6 +85,13 @@ def shortened(value: Any, limit: int = 60) -> str:
     return quoted if len(quoted) <= limit else f"{quoted[: limit - 16]} ... {quoted[-10:]}"
 
 
+def unusable(text: str) -> str:
+    """Why a text cannot hold an answer at all; empty when it may."""
+    if not text:
+        return "empty"
+    return f"{len(text)} characters" if len(text) > LENIENT_LIMIT else ""
+
+
 def doubtful(text: str) -> bool:
     """Whether words around an answer may deny, hedge or change it: no reading of it is safe."""
     return bool(_DOUBT.search(text))
@@ -97,10 +104,8 @@ def lines(expected: Sequence[str]) -> Grader:
 
     def grade(reply: Reply) -> Grade:
         text = reply.answer.strip()
-        if not text:
-            return Grade(False, False, "empty")
-        if len(text) > LENIENT_LIMIT:
-            return Grade(False, False, f"{len(text)} characters")
+        if reason := unusable(text):
+            return Grade(False, False, reason)
         text = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
         if text.split("\n") == right:
             return Grade(True, True)
@@ -125,10 +130,8 @@ def choice(expected: str, choices: Sequence[str]) -> Grader:
         text = reply.answer.strip()
         if text == expected:
             return Grade(True, True)
-        if not text:
-            return Grade(False, False, "empty")
-        if len(text) > LENIENT_LIMIT:
-            return Grade(False, False, f"{len(text)} characters")
+        if reason := unusable(text):
+            return Grade(False, False, reason)
         found = {word.casefold() for word in named.findall(text)}
         if found == {expected.casefold()} and not doubtful(text):
             return Grade(False, True, "more than the word")

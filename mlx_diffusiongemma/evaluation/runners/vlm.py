@@ -134,7 +134,7 @@ class Vlm:
                 temperature=1.0,
                 steps=settings.max_denoising_steps,
                 gen_length=settings.max_new_tokens,
-                tokenizer=_Silent(),
+                tokenizer=Silent(),
                 stats=stats,
                 on_block=on_block,
                 diffusion_full_canvas=True,
@@ -184,7 +184,7 @@ def _in_their_words(settings: GenerationConfig) -> dict[str, Any]:
     }
 
 
-class _Silent:
+class Silent:
     """Tokenizer, detokenizer and stopping criteria for mlx-vlm: knows the stop ids and makes no text."""
 
     last_segment = ""
