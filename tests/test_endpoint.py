@@ -53,7 +53,9 @@ def test_a_url_may_end_in_several_ways(openai: OpenAI, ending: str) -> None:
     runner = choose("endpoint", None, f" http://127.0.0.1:{openai.server_port}{ending}")
     assert [one.answer for one in runner(task(), 0)] == ["fine"]
     assert [asked.path for asked in openai.asked] == ["/v1/models", "/v1/chat/completions"]
-    assert runner.identity() == {"runner": "endpoint", "model": "the-model", "endpoint": openai.url}
+    identity = runner.identity()
+    assert list(identity.pop("versions")) == ["mlx-diffusiongemma"]
+    assert identity == {"runner": "endpoint", "model": "the-model", "endpoint": openai.url}
 
 
 def test_paths_other_than_v1_and_queries_stay(openai: OpenAI) -> None:

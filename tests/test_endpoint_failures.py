@@ -64,6 +64,16 @@ def test_a_refused_prompt_is_a_reply(openai: OpenAI, status: int, body: Any, err
     assert (one.error, one.outcome, one.answer) == (error, "error", "")
 
 
+def test_what_goes_with_every_prompt_is_no_prompts_fault(openai: OpenAI) -> None:
+    """A server that does not know a setting would refuse one prompt after the other, and be graded for it."""
+    openai.warm_up = openai.says[0] = Said({"error": "unknown argument: chat_template_kwargs"}, 400)
+    with pytest.raises(EndpointError, match="HTTP 400 .unknown argument: chat_template_kwargs."):
+        Endpoint(openai.url, "m")(task(), 0)
+    harmless = openai.warm_ups[-1].body
+    asked = openai.asked[0].body
+    assert {**asked, "messages": harmless["messages"]} == harmless
+
+
 def test_refusals_without_words_and_content_filters_are_replies(openai: OpenAI) -> None:
     assert reply(openai, Said(b"", 400)).error == "HTTP 400"
     assert "content filter" in str(reply(openai, Said(completion("par", "content_filter"))).error)
@@ -245,7 +255,7 @@ def test_the_key_is_sent_and_never_told(openai: OpenAI, monkeypatch: pytest.Monk
     assert runner(task(), 0)[0].error == "wrong key *** here"
     assert KEY not in str(runner.identity())
     headers = [asked.headers["Authorization"] for asked in openai.warm_ups + openai.asked]
-    assert headers == [f"Bearer {KEY}"] * 3
+    assert headers == [f"Bearer {KEY}"] * 4  # two of them warm up, or ask whether the prompt is to blame
 
 
 @pytest.mark.parametrize("key", ["two\nlines", "schlüssel"])

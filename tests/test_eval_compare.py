@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from answer_lines import line
 
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.comparison import compare
@@ -14,14 +15,6 @@ SETTINGS = {
     "suite": "six", "prompts": None, "suite_sha256": "ab", "seed": 0, "n": 1, "runner": "mlx_dg",
     "versions": {"mlx": "1", "other": "2"},
 }  # fmt: skip
-
-
-def line(task, run, **changes):
-    return {
-        "task": task, "group": task, "run": run, "candidate": 0, "outcome": "delivered", "strict": True,
-        "lenient": True, "seconds": 2.0, "new_tokens": 40, "answer_tokens": 20, "blocks": 2,
-        "denoising_steps": 10, **changes,
-    }  # fmt: skip
 
 
 def written(path, lines, **settings):
@@ -51,7 +44,8 @@ def test_pairs_are_the_same_task_and_run_in_whatever_order(tmp_path):
     assert "strict: z" not in text
     # every pair: 20 tokens in 2 s against 20 in 1 s
     assert row(text, "net tokens/s") == ["6", "10.00", "20.00", "2.00", "2.00 to 2.00"]
-    assert row(text, "seconds") == ["6", "2.00", "1.00", "0.50", "0.50 to 0.50"]
+    assert row(text, "seconds") == ["6", "12.00", "6.00", "0.50", "0.50 to 0.50"]
+    assert row(text, "steps/block") == ["6", "5.00", "5.00", "1.00", "1.00 to 1.00"]
     assert row(text, "tokens/forward") == ["6", "4.00", "4.00", "1.00", "1.00 to 1.00"]
     assert text.endswith("6 pairs of answers; left out: 2 answers of A and 3 of B, which have no partner")
     assert 'runner: "mlx_dg" | "mlx-vlm"\nversions.other: "2" | "3"\n' in text
@@ -63,7 +57,29 @@ def test_ratios_are_of_pairs_not_of_medians(tmp_path):
     first = [line("t", run, seconds=s) for run, s in enumerate(seconds)]
     second = [line("t", run, seconds=2 * s if run < 6 else s / 1000) for run, s in enumerate(seconds)]
     text = compare(*both(tmp_path, first, second))
-    assert row(text, "seconds") == ["7", "8.00", "8.00", "2.00", "0.00 to 2.00"]
+    assert row(text, "seconds") == ["7", "127.00", "126.06", "2.00", "0.00 to 2.00"]
+
+
+def test_an_answer_that_never_came_counts_against_its_side(tmp_path):
+    first = [line("t", run) for run in range(8)]
+    stuck = {"outcome": "stuck", "answer_tokens": 0, "seconds": 60.0}
+    second = [line("t", run, **(stuck if run < 5 else {})) for run in range(8)]
+    text = compare(*both(tmp_path, first, second))
+    assert row(text, "net tokens/s") == ["8", "10.00", "0.20", "0.00", "0.00 to 1.00"]
+    text = compare(tmp_path / "b", tmp_path / "a")
+    assert row(text, "net tokens/s") == ["8", "0.20", "10.00", "inf", "1.00 to inf"]
+
+
+def test_speeds_are_of_prompts_not_of_their_candidates(tmp_path):
+    """Candidates run together: three prompts of two are three measurements, too few for an interval."""
+    for name, seconds in (("a", 2.0), ("b", 4.0)):
+        results = Results(tmp_path / name, SETTINGS | {"n": 2})
+        for run in range(3):
+            results.add(("t", run), [line("t", run, candidate=c, seconds=seconds) for c in range(2)])
+        results.close()
+    text = compare(tmp_path / "a", tmp_path / "b")
+    assert row(text, "net tokens/s") == ["3", "20.00", "10.00", "0.50", "-"]
+    assert row(text, "strict")[0] == "6"
 
 
 def test_shares_of_what_was_delivered_and_lenient(tmp_path):
@@ -106,9 +122,9 @@ def test_candidates_are_paired_by_number(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "lines", "message"),
     [
-        ({"suite": "matrix"}, [line("t", 0)], "b holds suite matrix, but .*a has six"),
-        ({"suite_sha256": "cd"}, [line("t", 0)], "b holds the prompts of another version"),
-        ({"prompts": "demo"}, [line("t", 0)], "b holds prompts demo, but .*a has None"),
+        ({"suite": "matrix"}, [line("t", 0)], "a has suite six, .*b matrix; compare two of the same suite"),
+        ({"suite_sha256": "cd"}, [line("t", 0)], "has suite_sha256 ab, .* cd; .* same prompts and graders"),
+        ({"prompts": "demo"}, [line("t", 0)], "has prompts None, .* demo; compare two of the same suite"),
         ({}, [line("t", 1)], "have no answer to the same task in the same run"),
     ],
 )

@@ -6,7 +6,10 @@ import re
 
 import pytest
 
-from mlx_diffusiongemma.evaluation.evaluate import digest, evaluate, graded, seed_of, with_budget
+from mlx_diffusiongemma.display.progress import bar
+from mlx_diffusiongemma.evaluation import loop
+from mlx_diffusiongemma.evaluation.loop import ask, graded, seed_of
+from mlx_diffusiongemma.evaluation.plan import digest, with_budget
 from mlx_diffusiongemma.evaluation.results import Results
 from mlx_diffusiongemma.evaluation.table import table
 from mlx_diffusiongemma.evaluation.task import Cost, Grade, Reply, Task
@@ -48,7 +51,7 @@ def opened(tmp_path, n=1):
 def test_an_interrupted_evaluation_asks_for_what_is_missing_and_no_more(tmp_path):
     whole = Says(*[answer()] * 6)
     results = Results(tmp_path / "whole.jsonl", {"suite": "x", "n": 1})
-    expected = evaluate(TASKS, whole, results, seed=5, runs=3, n=1)
+    expected = ask(TASKS, whole, results, seed=5, runs=3, n=1)
     results.close()
     assert [asked[0] for asked in whole.asked] == ["first", "second"] * 3
     assert len({seed for _, seed, _ in whole.asked}) == 6
@@ -57,7 +60,7 @@ def test_an_interrupted_evaluation_asks_for_what_is_missing_and_no_more(tmp_path
     for replies in ([answer()] * 2, [], [answer()] * 3, [answer()]):
         runner, results = Says(*replies), opened(tmp_path)
         try:
-            lines = evaluate(TASKS, runner, results, seed=5, runs=3, n=1)
+            lines = ask(TASKS, runner, results, seed=5, runs=3, n=1)
         except KeyboardInterrupt:
             asked += runner.asked[:-1]
         else:
@@ -67,9 +70,7 @@ def test_an_interrupted_evaluation_asks_for_what_is_missing_and_no_more(tmp_path
     assert lines == expected
 
     runner, results = Says(), opened(tmp_path)
-    assert (
-        len(evaluate(TASKS, runner, results, seed=5, runs=2, n=1)) == 4
-    )  # what was asked for, not all there is
+    assert len(ask(TASKS, runner, results, seed=5, runs=2, n=1)) == 4  # what was asked for, not all there is
     results.close()
     assert runner.asked == []
 
@@ -77,7 +78,7 @@ def test_an_interrupted_evaluation_asks_for_what_is_missing_and_no_more(tmp_path
 def test_an_answer_keeps_what_it_came_from(tmp_path):
     task = Task("t", "?", is_yes, group="g", settings={"max_new_tokens": 7})
     results = opened(tmp_path)
-    (line,) = evaluate([task], Says(answer("oh yes", thought="hm")), results, seed=0, runs=1, n=1)
+    (line,) = ask([task], Says(answer("oh yes", thought="hm")), results, seed=0, runs=1, n=1)
     results.close()
     assert line == {
         "kind": "answer", "task": "t", "group": "g", "run": 0, "candidate": 0, "seed": seed_of(task, 0, 0),
@@ -138,6 +139,7 @@ def fails(reply):
             "inside the thought",
         ),
         (answer("", thought="hm"), is_yes, "empty", False, False, "not yes"),
+        (answer("", finish_reason="length"), is_yes, "empty", False, False, "not yes"),
         (answer(" \n"), is_yes, "empty", False, False, "not yes"),
         (Reply("yes", error="too long"), is_yes, "error", False, False, "too long"),
         (answer("", tool_calls=(("f", {}),)), lambda r: Grade(True, True), "delivered", True, True, ""),
@@ -152,7 +154,7 @@ def test_what_an_answer_is_worth(reply, grader, outcome, strict, lenient, reason
 
 def lines_of(tmp_path, replies, n=1, tasks=TASKS):
     results = opened(tmp_path, n)
-    lines = evaluate(tasks, Says(*replies), results, 0, len(replies) // len(tasks), n)
+    lines = ask(tasks, Says(*replies), results, 0, len(replies) // len(tasks), n)
     results.close()
     return lines
 
@@ -163,7 +165,12 @@ def words(text):
 
 def test_the_table_counts_and_divides(tmp_path):
     slow = Cost(seconds=6.0, new_tokens=140, answer_tokens=60, blocks=2, denoising_steps=30)
-    replies = [answer(), answer("no"), Reply("oh yes", cost=slow), answer("", finish_reason="length")]
+    replies = [
+        answer(),
+        answer("no"),
+        Reply("oh yes", cost=slow),
+        answer("", thought="hm", finish_reason="length"),
+    ]
     text = table(lines_of(tmp_path, replies), 1).splitlines()
     assert [line.split() for line in text[:4]] == [
         words("task answers strict lenient delivered stuck net tokens/s tokens/forward steps/block"),
@@ -192,12 +199,60 @@ def test_failures_count_as_wrong_and_are_told(tmp_path):
 
 def test_candidates_are_graded_one_by_one_and_together(tmp_path):
     short = Cost(seconds=1.0, new_tokens=10, answer_tokens=10, blocks=1, denoising_steps=5)
-    replies = [[answer("no"), Reply("yes", cost=short)], [answer("no"), answer("no")]]
+    replies = [[Reply("yes", cost=short), answer("no")], [answer("no"), answer("no")]]
     text = table(lines_of(tmp_path, replies, n=2), 2).splitlines()
     assert text[0].split()[:5] == ["task", "answers", "strict", "any", "of"]
     # (20 + 10) tokens in the 2 s that both took together
     assert text[1].split() == words("first 2 50.0% 100.0% 50.0% 100.0% 0.0% 15.0 4.7 5.0")
     assert text[3].split()[:5] == ["all", "4", "25.0%", "50.0%", "25.0%"]
+
+
+def test_a_full_disk_ends_the_evaluation_and_no_answer_is_wrong_for_it(tmp_path):
+    def full(reply):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        graded(Task("t", "?", full), answer())
+
+
+def test_settings_are_those_that_it_ran_with(tmp_path):
+    results = opened(tmp_path)
+    task = Task("t", "?", is_yes, settings={"max_new_tokens": 4096, "entropy_bound": 0.2})
+    (line,) = ask([task], Says(answer(settings={"max_new_tokens": 64})), results, seed=0, runs=1, n=1)
+    results.close()
+    assert line["settings"] == {"thinking": True, "max_new_tokens": 64, "entropy_bound": 0.2}
+
+
+def test_tool_calls_that_are_no_json_are_kept_out_of_the_file(tmp_path):
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    calls = (("f", {"x": float("nan")}), ("g", {"x": deep}), ("h", {"x": 1}))
+    lines = lines_of(tmp_path, [answer(tool_calls=calls), answer()])
+    assert lines[0]["tool_calls"] == [["f", "not JSON"], ["g", "not JSON"], ["h", {"x": 1}]]
+    results = opened(tmp_path)
+    assert results.answers["first", 0] == [lines[0]]
+    results.close()
+
+
+def test_the_bar_begins_with_what_is_there(tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(
+        loop, "bar", lambda name, **settings: (bars.append(settings), bar(name, **settings))[1]
+    )
+    for runs in (1, 3):
+        results = opened(tmp_path)
+        ask(TASKS, Says(*[answer()] * 4), results, seed=0, runs=runs, n=1)
+        results.close()
+    assert [(b["initial"], b["total"]) for b in bars] == [(0, 2), (2, 6)]
+
+
+def test_what_graders_say_beyond_right_and_wrong_is_counted(tmp_path):
+    def parses(reply):
+        return Grade(False, False, "no", {"parses": reply.answer == "yes", "words": 3})
+
+    text = table(lines_of(tmp_path, [answer(), answer("no")], tasks=[Task("t", "?", parses)]), 1)
+    assert text.splitlines()[-1] == "t, of 2: parses 1"
 
 
 def test_no_answers_have_a_table_too():

@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from answer_lines import line
 from matplotlib.figure import Figure
 
+from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation import ladder
-from mlx_diffusiongemma.evaluation.evaluate import seed_of
 from mlx_diffusiongemma.evaluation.intervals import wilson
+from mlx_diffusiongemma.evaluation.loop import seed_of
 from mlx_diffusiongemma.evaluation.task import Grade, Task
 
 TASKS = [Task(name, name, lambda reply: Grade(True, True), settings={"max_new_tokens": 9}) for name in "ab"]
@@ -26,12 +28,11 @@ def test_every_prompt_stands_on_every_rung_with_the_same_seed():
 
 
 def answers(cap, bound, right, wrong, tokens):
-    for strict in [True] * right + [False] * wrong:
-        yield {
-            "task": "t", "group": ladder.group(cap, bound), "run": 0, "candidate": 0, "outcome": "delivered",
-            "strict": strict, "lenient": True, "seconds": 1.0, "new_tokens": tokens, "answer_tokens": tokens,
-            "blocks": 1, "denoising_steps": 4,
-        }  # fmt: skip
+    """So many right and wrong ones, `tokens` in 4 steps each."""
+    counts = {"new_tokens": tokens, "denoising_steps": 4}
+    return [
+        line(group=ladder.group(cap, bound), strict=s, **counts) for s in [True] * right + [False] * wrong
+    ]
 
 
 def test_the_plot_shows_what_was_measured(tmp_path, monkeypatch):
@@ -41,10 +42,10 @@ def test_the_plot_shows_what_was_measured(tmp_path, monkeypatch):
         Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k))[1]
     )
     lines = [*answers(8, 0.02, 3, 1, 40), *answers(8, 0.4, 1, 3, 80), *answers(48, 0.1, 4, 0, 20)]
-    ladder.plot(lines, "of what", tmp_path / "ladder.png")
+    ladder.plot(lines, "of $what_{$", tmp_path / "ladder.png")
     assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
     (axes,) = figures[0].axes
-    assert axes.get_title() == "of what"
+    assert axes.get_title() == "of $what_{$"
     curves = {}
     for container in axes.containers:
         line, _, (bars,) = container
@@ -63,6 +64,24 @@ def test_the_plot_shows_what_was_measured(tmp_path, monkeypatch):
 
 
 def test_answers_without_steps_leave_an_empty_plot(tmp_path):
-    lines = [line | {"denoising_steps": None} for line in answers(8, 0.02, 1, 0, 40)]
+    lines = [answer | {"denoising_steps": None} for answer in answers(8, 0.02, 1, 0, 40)]
     ladder.plot(lines, "x", tmp_path / "l.png")
     assert (tmp_path / "l.png").exists()
+
+
+def test_numbers_of_points_that_coincide_are_written_once(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: figures.append(self))
+    lines = [*answers(8, 0.02, 3, 1, 40), *answers(8, 0.05, 3, 1, 40), *answers(48, 0.02, 3, 1, 40)]
+    ladder.plot(lines, "x", tmp_path / "l.png")
+    texts = figures[0].axes[0].texts
+    assert [text.get_text() for text in texts] == ["0.02, 0.05", "0.02"]
+    assert texts[0].get_position() != texts[1].get_position()
+
+
+def test_a_plot_that_could_not_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "taken.png").mkdir()
+    for name, message in (("x.PNG", "that is where the plot goes"), ("taken.jsonl", "is no file")):
+        with pytest.raises(InputError, match=message):
+            ladder.picture_of(tmp_path / name)
+    assert ladder.picture_of(tmp_path / "fine.jsonl") == tmp_path / "fine.png"

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.evaluation.suites import SUITES, Suite
+from mlx_diffusiongemma.evaluation.runners import LOCAL
+from mlx_diffusiongemma.evaluation.suites import SUITES
 
-if TYPE_CHECKING:
-    from mlx_diffusiongemma.evaluation.runners import Runner
-    from mlx_diffusiongemma.evaluation.task import Task
-
-LADDER = Suite(
-    "ladder",
+LADDER = (
     "The prompts of a suite at step caps 8 to 48 and entropy bounds 0.02 to 0.4, and a plot (PNG) of quality "
-    "against tokens per forward.",
+    "against tokens per forward."
 )
 
 
@@ -34,7 +27,9 @@ def evaluate() -> None:
 
 _AT_LEAST_1, _AT_LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
 _OPTIONS = (
-    click.Option(["--model"], metavar="demo|DIR|HUB_ID", help="What to run."),
+    click.Option(
+        ["--model"], metavar="demo|DIR|HUB_ID", help="What to run; with --endpoint, its name there."
+    ),
     click.Option(
         ["--runs"],
         type=_AT_LEAST_1,
@@ -74,9 +69,7 @@ _OPTIONS = (
         metavar="FILE",
         help="Where the answers go.  [default: eval-SUITE-MODEL.jsonl]",
     ),
-    click.Option(
-        ["--runner"], type=click.Choice(["mlx_dg", "mlx-vlm"]), help="What generates.  [default: mlx_dg]"
-    ),
+    click.Option(["--runner"], type=click.Choice(LOCAL), help="What generates.  [default: mlx_dg]"),
     click.Option(
         ["--endpoint"],
         metavar="URL",
@@ -95,13 +88,12 @@ _PROMPTS = click.Option(
 )
 
 
-def _command(suite: Suite, *more: click.Option) -> click.Command:
-    return click.Command(
-        suite.name, params=[*_OPTIONS, *more], callback=partial(_run, suite), help=suite.about
-    )
+def _command(name: str, about: str, *more: click.Option) -> click.Command:
+    options: list[click.Parameter] = [*_OPTIONS, *more]
+    return click.Command(name, params=options, callback=partial(_run, name), help=about, short_help=about)
 
 
-@evaluate.command()
+@evaluate.command(short_help="Compare two files of one suite: paired differences, with 95% intervals.")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 def compare(first: Path, second: Path) -> None:
@@ -115,7 +107,7 @@ def compare(first: Path, second: Path) -> None:
 
 
 def _run(
-    suite: Suite,
+    suite: str,
     model: str | None,
     runs: int,
     seed: int,
@@ -128,37 +120,33 @@ def _run(
     unsafe_exec: bool,
     prompts: str | None = None,
 ) -> None:
-    from mlx_diffusiongemma.evaluation import ladder
-    from mlx_diffusiongemma.evaluation.evaluate import digest, with_budget
-    from mlx_diffusiongemma.evaluation.evaluate import evaluate as ask
+    from mlx_diffusiongemma.evaluation import ladder, plan, runners
+    from mlx_diffusiongemma.evaluation.loop import ask
     from mlx_diffusiongemma.evaluation.results import Results
-    from mlx_diffusiongemma.evaluation.runners import choose
     from mlx_diffusiongemma.evaluation.table import table
 
     # What can be refused is refused before minutes of loading.
-    tasks = SUITES[prompts or suite.name].tasks()
-    settings: dict[str, Any] = {"suite": suite.name, "prompts": prompts, "suite_sha256": digest(tasks)}
-    settings |= {"seed": seed, "n": n, "thinking_budget": thinking_budget}
-    tasks = with_budget(tasks[:limit], thinking_budget)
-    if suite is LADDER:
-        ladder.require_matplotlib()
-        if out is not None and out.suffix == ".png":
-            raise InputError(f"--out {out}: that is where the plot goes; give a name that ends in .jsonl")
-        tasks = ladder.rungs(tasks)
-    if not unsafe_exec:
-        _require_sandbox(tasks)
-    chosen = choose(runner or ("endpoint" if endpoint else "mlx_dg"), model, endpoint)
-    tasks = _possible(tasks, chosen)
+    if prompts is None:
+        tasks, settings = plan.planned(suite, limit, thinking_budget)
+    else:
+        tasks, settings = plan.climbing(prompts, limit, thinking_budget)
+    for missing in plan.unheld(tasks, unsafe_exec):
+        click.echo(f"mlx_dg: warning: generated code runs without {missing}", err=True)
+    chosen = runners.choose(runner or ("mlx_dg" if endpoint is None else "endpoint"), model, endpoint)
+    tasks, objections = plan.possible(tasks, chosen)
+    for objection, count in objections.items():
+        click.echo(f"mlx_dg: left out {count} prompts: {objection}", err=True)
     identity = chosen.identity()
-    suffix = "" if chosen.name == "mlx_dg" else f"-{chosen.name}"
-    path = out or Path(f"eval-{suite.name}-{_file_name(identity['model'])}{suffix}.jsonl")
-    results = Results(path, settings | identity)
+    path = out or plan.default_path(suite, identity)
+    picture = ladder.picture_of(path) if prompts is not None else None
+    results = Results(path, settings | {"seed": seed, "n": n} | identity)
     try:
         lines = ask(tasks, chosen, results, seed, runs, n)
     except BaseException:
-        if results.answers:
+        there = sum((task.name, run) in results.answers for task in tasks for run in range(runs))
+        if there:
             click.echo(
-                f"mlx_dg: {path} keeps {len(results.answers)} of {len(tasks) * runs} prompts' answers; "
+                f"mlx_dg: {path} keeps {there} of {len(tasks) * runs} prompts' answers; "
                 "the same command goes on from there",
                 err=True,
             )
@@ -167,46 +155,11 @@ def _run(
         results.close()
     click.echo(table(lines, n))
     click.echo(f"mlx_dg: answers, seeds and grades: {path}", err=True)
-    if suite is LADDER:
-        picture = path.with_suffix(".png")
+    if picture is not None:
         ladder.plot(lines, f"{prompts}, {identity['model']}, {chosen.name}", picture)
         click.echo(f"mlx_dg: plot: {picture}", err=True)
 
 
-def _require_sandbox(tasks: list[Task]) -> None:
-    from mlx_diffusiongemma.evaluation import sandbox
-
-    if any(task.executes for task in tasks) and (missing := sandbox.missing()):
-        raise InputError(
-            f"this suite runs code that the model wrote, and here nothing holds it to {', '.join(missing)}; "
-            "run it in a container or another machine of no value, with --unsafe-exec"
-        )
-
-
-def _possible(tasks: list[Task], runner: Runner) -> list[Task]:
-    """The tasks that the runner can run; what it cannot is told."""
-    objections: dict[str, int] = {}
-    possible = []
-    for task in tasks:
-        objection = runner.objection(task)
-        if objection is None:
-            possible.append(task)
-        else:
-            objections[objection] = objections.get(objection, 0) + 1
-    for objection, count in objections.items():
-        click.echo(f"mlx_dg: left out {count} of {len(tasks)} prompts: {objection}", err=True)
-    if not possible:
-        raise InputError(
-            f"{runner.name} can run none of these prompts; give another runner, or other options"
-        )
-    return possible
-
-
-def _file_name(model: str) -> str:
-    """The last part of a path or a hub id, fit for a file's name."""
-    return re.sub(r"[^\w.-]+", "-", Path(model).name or "model")
-
-
 for _suite in SUITES.values():
-    evaluate.add_command(_command(_suite))
-evaluate.add_command(_command(LADDER, _PROMPTS))
+    evaluate.add_command(_command(_suite.name, _suite.about))
+evaluate.add_command(_command("ladder", LADDER, _PROMPTS))

@@ -252,7 +252,10 @@ def draw(rng: random.Random, family: str, *, held_out: bool, thinking: bool | No
 
 
 def held_out_items(count: int, seed: int) -> list[Item]:
-    """`count` held-out items per task and thinking mode; the three tool situations get half of that each."""
+    """`count` held-out items per task and thinking mode; the three tool situations get half of that each.
+
+    All different, so it never ends when more are asked for than there are: some 20 of the capitals.
+    """
     rng = random.Random(seed)
     items: list[Item] = []
     for family in FAMILIES:
@@ -261,7 +264,7 @@ def held_out_items(count: int, seed: int) -> list[Item]:
             wanted = dict.fromkeys(kinds, max(1, count // 2) if family == "tools" else count)
             while any(wanted.values()):
                 item = draw(rng, family, held_out=True, thinking=thinking)
-                if wanted[item.task]:
+                if wanted[item.task] and item not in items:
                     wanted[item.task] -= 1
                     items.append(item)
     return items

@@ -1,4 +1,8 @@
-"""Two evaluations of one suite, answer by answer: the same task, run and candidate make a pair."""
+"""Two evaluations of one suite, pair by pair.
+
+Grades: the same task, run and candidate make a pair. Speeds: the same task and run, whose candidates ran
+together.
+"""
 
 from __future__ import annotations
 
@@ -13,44 +17,42 @@ from mlx_diffusiongemma.errors import InputError
 
 from .intervals import median_interval, paired_difference
 from .results import Line, read
-from .table import percent, ratio
+from .table import Row, percent
 
 Pair = tuple[Line, Line]
-# Of one answer; None when there is nothing to divide.
-_SPEEDS: dict[str, Callable[[Line], float | None]] = {
-    "net tokens/s": lambda line: ratio(line["answer_tokens"], line["seconds"]),
-    "tokens/forward": lambda line: ratio(line["new_tokens"], line["denoising_steps"]),
-    "steps/block": lambda line: ratio(line["denoising_steps"], line["blocks"]),
-    "seconds": lambda line: line["seconds"],
+# As in the table; None when there is nothing to divide.
+_SPEEDS: dict[str, Callable[[Row], float | None]] = {
+    "net tokens/s": lambda row: row.net_tokens_per_second,
+    "tokens/forward": lambda row: row.tokens_per_forward,
+    "steps/block": lambda row: row.steps_per_block,
+    "seconds": lambda row: row.seconds or None,
 }
 
 
 def compare(first: Path, second: Path) -> str:
     """What the files have in common and where they differ, as text.
 
-    Shares of right and of delivered answers: the paired difference, second less first. Speeds: the median of
-    the pairs' ratios, second over first. Raises `InputError` when they are not of the same suite.
+    Shares of right and of delivered answers: the paired difference, second less first. Speeds: of all pairs
+    together, and the median of the pairs' ratios, second over first; a pair without an answer on one side has
+    the ratio 0 or infinity. Raises `InputError` when they are not of the same suite.
     """
     (settings_a, answers_a), (settings_b, answers_b) = read(first), read(second)
     for key in ("suite", "prompts", "suite_sha256"):
         if settings_a.get(key) != settings_b.get(key):
-            what = (
-                "the prompts of another version" if key == "suite_sha256" else f"{key} {settings_b.get(key)}"
-            )
-            raise InputError(
-                f"{second} holds {what}, but {first} has {settings_a.get(key)}; compare two of the same"
-            )
-    pairs: list[Pair] = []
-    for answered, lines in answers_a.items():
-        pairs += zip(lines, answers_b.get(answered, []), strict=False)
-    if not pairs:
+            found = f"{first} has {key} {settings_a.get(key)}, {second} {settings_b.get(key)}"
+            same = "prompts and graders" if key == "suite_sha256" else "suite"
+            raise InputError(f"{found}; compare two of the same {same}")
+    common = [key for key in answers_a if key in answers_b]
+    if not common:
         raise InputError(f"{first} and {second} have no answer to the same task in the same run")
+    pairs = [pair for key in common for pair in zip(answers_a[key], answers_b[key], strict=False)]
+    together = [(Row("A", answers_a[key]), Row("B", answers_b[key])) for key in common]
     unpaired = [sum(map(len, answers.values())) - len(pairs) for answers in (answers_a, answers_b)]
     parts = [
         f"A {first}\nB {second}",
         _differing(settings_a, settings_b),
         _shares(pairs),
-        _speeds(pairs),
+        _speeds(together),
         f"{len(pairs)} pairs of answers" + (
             f"; left out: {unpaired[0]} answers of A and {unpaired[1]} of B, which have no partner"
             if any(unpaired) else ""
@@ -109,15 +111,20 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def _speeds(pairs: Sequence[Pair]) -> str:
+def _speeds(pairs: Sequence[tuple[Row, Row]]) -> str:
     cells = [["", "pairs", "A", "B", "B / A", "95% interval"]]
     for name, of in _SPEEDS.items():
-        both = [(x, y) for a, b in pairs if (x := of(a)) and (y := of(b))]
-        if not both:
+        told = [(x, y) for x, y in ((of(a), of(b)) for a, b in pairs) if x is not None and y is not None]
+        ratios = [y / x if x else math.inf for x, y in told if x or y]
+        if not ratios:
             cells.append([name, "0", "-", "-", "-", "-"])
             continue
-        middle, interval = median_interval([math.log(y / x) for x, y in both])
-        shown = f"{math.exp(interval[0]):.2f} to {math.exp(interval[1]):.2f}" if interval else "-"
-        medians = (median_interval([pair[side] for pair in both])[0] for side in (0, 1))
-        cells.append([name, str(len(both)), *(f"{m:.2f}" for m in medians), f"{math.exp(middle):.2f}", shown])
+        middle, interval = median_interval(ratios)
+        shown = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-"
+        both = [of(Row("all", [line for pair in pairs for line in pair[side].lines])) for side in (0, 1)]
+        cells.append([name, str(len(ratios)), *(_figure(value) for value in both), f"{middle:.2f}", shown])
     return aligned(cells, left=1)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

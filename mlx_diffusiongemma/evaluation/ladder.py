@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from mlx_diffusiongemma.display.plots import new_figure
+from mlx_diffusiongemma.errors import InputError
 
 from .intervals import wilson
 from .results import Line
@@ -31,9 +32,15 @@ def rungs(tasks: Sequence[Task]) -> list[Task]:
     ]
 
 
-def require_matplotlib() -> None:
-    """Raises `InputError` now rather than after hours, when there is none to plot with."""
+def picture_of(results: Path) -> Path:
+    """Where the plot of these results goes. Raises `InputError` before hours of work if it cannot."""
+    picture = results.with_suffix(".png")
+    if results.suffix.lower() == ".png":
+        raise InputError(f"--out {results}: that is where the plot goes; give a name that ends in .jsonl")
+    if picture.exists() and not picture.is_file():
+        raise InputError(f"{picture} is no file, and the plot goes there; give another --out")
     new_figure(1, 1, "ladder")
+    return picture
 
 
 def group(cap: int, bound: float) -> str:
@@ -47,7 +54,7 @@ def plot(lines: Sequence[Line], title: str, path: Path) -> None:
     by_name: dict[str, Row] = {row.name: row for row in rows(lines)}
     figure = new_figure(8, 5, "ladder")
     axes = figure.subplots()
-    for cap in CAPS:
+    for rank, cap in enumerate(CAPS):
         points = [
             (row.tokens_per_forward, row, bound)
             for bound in BOUNDS
@@ -62,15 +69,23 @@ def plot(lines: Sequence[Line], title: str, path: Path) -> None:
             [max(0.0, high - share) for share, (_, high) in zip(quality, limits, strict=True)],
         ]
         speeds = [speed for speed, _, _ in points]
-        axes.errorbar(
+        curve = axes.errorbar(
             speeds, quality, yerr=margins, marker="o", capsize=2, linewidth=1, label=f"{cap} steps at most"
         )
-        for speed, share, (_, _, bound) in zip(speeds, quality, points, strict=True):
+        bounds: dict[tuple[float, float], list[str]] = {}
+        for place, (_, _, bound) in zip(zip(speeds, quality, strict=True), points, strict=True):
+            bounds.setdefault(place, []).append(f"{bound:g}")
+        for place, numbers in bounds.items():  # caps that never bind give the same points: one line each
             axes.annotate(
-                f"{bound:g}", (speed, share), (4, 4), textcoords="offset points", fontsize="x-small"
+                ", ".join(numbers),
+                place,
+                (6, 4 - 9 * rank),
+                textcoords="offset points",
+                fontsize="x-small",
+                color=curve.lines[0].get_color(),
             )
+    axes.set_title(title, parse_math=False)  # a path may hold a $
     axes.set(
-        title=title,
         xlabel="tokens per forward",
         ylabel="strictly right, with 95 % intervals",
         ylim=(-0.03, 1.03),

@@ -17,65 +17,84 @@ from typing import IO, Any
 
 from mlx_diffusiongemma.errors import InputError
 
+from .task import OUTCOMES
+
 FORMAT = 1
 Line = dict[str, Any]
 Key = tuple[str, int]  # task, run
 
 
 class Results:
-    """An evaluation's file, open for writing: `answers` so far, and `add`."""
+    """An evaluation's file, open for writing: `answers` so far, and `add`. It begins with an answer."""
 
     def __init__(self, path: Path, settings: Line):
         """settings: what has to be the same for a run to go on, ready for JSON.
 
-        Raises `InputError` for a file that holds something else, or is being written.
+        Raises `InputError` for a file that holds something else, is being written, or cannot be.
         """
         self.path = path
         self.answers: dict[Key, list[Line]] = {}
-        header = json.loads(json.dumps({"kind": "settings", "format": FORMAT} | settings))
+        self._header: Line = json.loads(json.dumps({"kind": "settings", "format": FORMAT} | settings))
+        self._file: IO[bytes] | None = None
+        if not path.exists():
+            if not path.parent.is_dir():
+                raise InputError(f"{path}: no such directory; give another --out")
+            if not os.access(path.parent, os.W_OK):
+                raise InputError(f"{path}: its directory cannot be written; give another --out")
+            return
+        if not path.is_file():
+            raise InputError(f"{path}: is no file; give another --out")
         try:
-            self._file: IO[bytes] = path.open("a+b")
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; give another --out") from None
-        try:
-            self._begin(header, settings["n"])
+            self._go_on()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
-    def _begin(self, header: Line, candidates: int) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{self.path}: another process is writing to it; wait for that, or give another --out"
-            ) from None
-        self._file.seek(0)
-        raw, first, end = self._file.read(), _encoded(header), 0
+    def _go_on(self) -> None:
+        self._open("r+b")
+        assert self._file is not None
+        raw, first, end = self._file.read(), _encoded(self._header), 0
         if raw and not (b"\n" not in raw and first.startswith(raw)):  # else it is empty, or half a first line
             found = _parsed(raw, self.path)
-            _check_settings(found.settings, header, self.path)
-            self.answers, end = found.answers, found.without_half_answered(candidates)
+            _check_settings(found.settings, self._header, self.path)
+            self.answers, end = found.answers, found.without_half_answered(self._header["n"])
         self._file.truncate(end)
-        if end == 0:
-            self._write(first)
+        self._file.seek(end)
+
+    def _open(self, mode: str) -> None:
+        taken = f"{self.path}: another process is writing to it; wait for that, or give another --out"
+        try:
+            self._file = self.path.open(mode, buffering=0)
+        except FileExistsError:
+            raise InputError(taken) from None
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror}; give another --out") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(taken) from None
+        except OSError:  # a file system without locks
+            return
 
     def add(self, key: Key, lines: list[Line]) -> None:
         """All candidates' answers to one task in one run; on disk when this returns."""
+        if self._file is None:
+            self._open("xb")
+        assert self._file is not None
         marked = [{"kind": "answer"} | line for line in lines]
-        self._write(b"".join(map(_encoded, marked)))
+        new = [self._header, *marked] if self._file.tell() == 0 else marked
+        data = b"".join(map(_encoded, new))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.answers[key] = marked
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
-        """A file without an answer is removed."""
-        if not self.answers:
-            self.path.unlink(missing_ok=True)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read(path: Path) -> tuple[Line, dict[Key, list[Line]]]:
@@ -104,12 +123,12 @@ class _Contents:
 
     def take(self, line: Line) -> None:
         """Adds an answer; any `ValueError`, `KeyError` or `TypeError` means that it is none of ours."""
+        if not _is_answer(line):
+            raise ValueError
         key = (line["task"], line["run"])
         siblings = self.answers.get(key, [])
         # The same answer a second time, or one whose siblings are elsewhere.
         if line["candidate"] != len(siblings) or (siblings and key != next(reversed(self.answers))):
-            raise ValueError
-        if line["kind"] != "answer" or not all(name in line for name in _NEEDED):
             raise ValueError
         if not siblings:
             self.last = self.end
@@ -123,8 +142,23 @@ class _Contents:
         return self.end
 
 
-_NEEDED = ("group", "outcome", "strict", "lenient", "seconds", "new_tokens", "answer_tokens", "blocks",
-           "denoising_steps")  # fmt: skip
+def _is_answer(line: Line) -> bool:
+    counts = (line[name] for name in ("new_tokens", "answer_tokens", "blocks", "denoising_steps"))
+    return (
+        line["kind"] == "answer"
+        and all(isinstance(line[name], str) for name in ("task", "group", "reason"))
+        and all(isinstance(line[name], bool) for name in ("strict", "lenient"))
+        and line["outcome"] in OUTCOMES
+        and all(count is None or _is_count(count) for count in counts)
+        and all(_is_count(line[name]) for name in ("run", "candidate"))
+        and isinstance(line["details"], dict)
+        and isinstance(line["seconds"], (int, float))
+        and line["seconds"] >= 0
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _parsed(raw: bytes, path: Path) -> _Contents:
@@ -134,7 +168,7 @@ def _parsed(raw: bytes, path: Path) -> _Contents:
     contents = _Contents(settings, end=len(lines[0]) + 1)
     for number, text in enumerate(lines[1:], 2):
         try:
-            contents.take(json.loads(text))
+            contents.take(json.loads(text, parse_constant=_refuse))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
                 f"{path}: line {number} is no answer that belongs there; mend it, or give another file"
@@ -143,10 +177,14 @@ def _parsed(raw: bytes, path: Path) -> _Contents:
     return contents
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _header(text: bytes, path: Path) -> Line:
     try:
         settings: Line = json.loads(text)
-        known, version = settings["kind"] == "settings" and settings["n"] >= 1, settings["format"]
+        known, version = settings["kind"] == "settings" and _is_count(settings["n"]), settings["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         known, version = False, None
     if not known:

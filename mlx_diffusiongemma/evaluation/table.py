@@ -104,7 +104,8 @@ def table(lines: Sequence[Line], candidates: int) -> str:
         f"strict: {right} of {everything.answers}, {percent(right / everything.answers)} "
         f"(95% interval {percent(low)} to {percent(high)})"
     )
-    return "\n".join([aligned(cells, left=1), "", summary, *_not_delivered(everything)])
+    parts = [aligned(cells, left=1), "", summary, *_not_delivered(everything), *_details(found[:-1])]
+    return "\n".join(parts)
 
 
 def _not_delivered(row: Row) -> list[str]:
@@ -120,6 +121,17 @@ def _not_delivered(row: Row) -> list[str]:
     errors = Counter(line["reason"] for line in row.lines if line["outcome"] == "error")
     most = [f"most frequent failure: {reason}" for reason, _ in errors.most_common(1)]
     return ([f"not delivered: {', '.join(listed)}"] if listed else []) + most
+
+
+def _details(found: Sequence[Row]) -> list[str]:
+    """What graders say beyond right and wrong, as far as it is yes or no: in how many answers it is yes."""
+    told = []
+    for row in found:
+        names = [name for name, value in row.lines[0]["details"].items() if isinstance(value, bool)]
+        counts = [f"{name} {sum(line['details'].get(name) is True for line in row.lines)}" for name in names]
+        if counts:
+            told.append(f"{row.name}, of {row.answers}: {', '.join(counts)}")
+    return told
 
 
 def percent(share: float) -> str:

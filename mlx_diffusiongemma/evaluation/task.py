@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+OUTCOMES = ("delivered", "stuck", "cut", "empty", "error")
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -29,7 +31,8 @@ class Reply:
 
     finish_reason: "stop" when it ended by itself, "length" when max_new_tokens ended it. tool_calls: (name,
     arguments). blocks: what each canvas added to the answer; empty when the runner knows of no canvases.
-    error: why there is nothing to grade, such as a prompt beyond the context.
+    settings: what it ran with where that is not what the task asked for. error: why there is nothing to
+    grade, such as a prompt beyond the context.
     """
 
     answer: str
@@ -38,17 +41,18 @@ class Reply:
     tool_calls: tuple[tuple[str, dict[str, Any]], ...] = ()
     blocks: tuple[str, ...] = ()
     cost: Cost = Cost(0.0)
+    settings: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     @property
     def outcome(self) -> str:
-        """delivered; stuck: ended inside the thought; cut: inside the answer; empty: said nothing; error."""
+        """One of OUTCOMES: delivered; stuck, ended inside the thought; cut, inside the answer; empty, said
+        nothing; error."""
         if self.error is not None:
             return "error"
-        something = bool(self.answer.strip() or self.tool_calls)
-        if self.finish_reason != "stop":
-            return "cut" if something else "stuck"
-        return "delivered" if something else "empty"
+        if self.answer.strip() or self.tool_calls:
+            return "delivered" if self.finish_reason == "stop" else "cut"
+        return "stuck" if self.thought.strip() and self.finish_reason != "stop" else "empty"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from ...errors import InputError
 from ..task import Reply, Task
 
-NAMES = ("mlx_dg", "mlx-vlm", "endpoint")
+LOCAL = ("mlx_dg", "mlx-vlm")
+NAMES = (*LOCAL, "endpoint")
 WARM_UP = "Hello"  # no task's prompt, so that no server has that in its cache
 
 
@@ -44,7 +45,7 @@ def choose(name: str, model: str | None, endpoint: str | None) -> Runner:
         if not endpoint:
             raise InputError("runner endpoint: no --endpoint given; name its URL")
         return Endpoint(endpoint, model)
-    if endpoint:
+    if endpoint is not None:
         raise InputError(f"--endpoint is for the runner endpoint, not for {name}; leave one of them out")
     if not model:
         raise InputError(f"runner {name}: no --model given; name a directory, a hub id, or 'demo'")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 from ...errors import InputError
@@ -17,7 +18,9 @@ from ..task import Cost, Reply, Task
 from . import WARM_UP, check_single
 from .server import Answer, Server
 
+_COMPLETIONS = "/chat/completions"
 _PROMPTS_FAULT = (400, 413, 422)
+_HARMLESS = [{"role": "user", "content": WARM_UP}]
 _CHANNEL = re.compile(
     r"<\|channel>(?:[ \t]*(?P<name>[\w.-]{0,32})[ \t]*\n)?(?P<text>.*?)(?:<channel\|>|\Z)", re.DOTALL
 )
@@ -35,7 +38,12 @@ class Endpoint:
         self._warm = False
 
     def identity(self) -> dict[str, Any]:
-        return {"runner": self.name, "model": self._model, "endpoint": self._server.url}
+        return {
+            "runner": self.name,
+            "model": self._model,
+            "endpoint": self._server.url,
+            "versions": {"mlx-diffusiongemma": metadata.version("mlx-diffusiongemma")},
+        }
 
     def objection(self, task: Task) -> str | None:
         given = [name for name, value in task.settings.items() if value is not None]
@@ -48,9 +56,23 @@ class Endpoint:
         if objection is not None:
             raise InputError(f"{task.name}: {objection}")
         self._warm_up()
+        answer = self._server.ask(_COMPLETIONS, self._request(task, _messages(task.messages), seed))
+        if answer.status in _PROMPTS_FAULT:
+            if self._server.ask(_COMPLETIONS, self._request(task, _HARMLESS, seed)).status != 200:
+                raise self._server.refused(answer)  # not the prompt's fault, but that of what goes with it
+            return [Reply("", error=self._server.complaint(answer) or f"HTTP {answer.status}")]
+        if answer.status != 200:
+            raise self._server.refused(answer)
+        try:
+            return [_reply(answer)]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            found = f"no chat completion in its answer ({self._server.complaint(answer) or 'nothing'})"
+            raise self._server.error(found, "is it OpenAI-compatible?") from None
+
+    def _request(self, task: Task, messages: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": _messages(task.messages),
+            "messages": messages,
             "seed": seed,
             "chat_template_kwargs": {"enable_thinking": task.thinking},
         }
@@ -61,23 +83,13 @@ class Endpoint:
         if task.schema is not None:
             held = {"name": "answer", "schema": task.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": held}
-        answer = self._server.ask("/chat/completions", body)
-        if answer.status in _PROMPTS_FAULT:
-            return [Reply("", error=self._server.complaint(answer) or f"HTTP {answer.status}")]
-        if answer.status != 200:
-            raise self._server.refused(answer)
-        try:
-            return [_reply(answer)]
-        except (KeyError, IndexError, TypeError, AttributeError):
-            found = f"no chat completion in its answer ({self._server.complaint(answer) or 'nothing'})"
-            raise self._server.error(found, "is it OpenAI-compatible?") from None
+        return body
 
     def _warm_up(self) -> None:
         """Has it load the model, once. What it says to that does not matter."""
         if self._warm:
             return
-        messages = [{"role": "user", "content": WARM_UP}]
-        self._server.ask("/chat/completions", {"model": self._model, "messages": messages, "max_tokens": 16})
+        self._server.ask(_COMPLETIONS, {"model": self._model, "messages": _HARMLESS, "max_tokens": 16})
         self._warm = True
 
     def _only_model(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +18,8 @@ from . import WARM_UP, checkpoint, one_line
 
 
 class Native:
-    """`load` and `generate`. Seconds are those of its `Stats`: from token ids to token ids. Candidates share
-    steps, and each counts the whole time."""
+    """`load` and `generate`. Seconds are from messages to text, a schema's compilation included. Candidates
+    share steps, and each counts the whole time."""
 
     name = "mlx_dg"
 
@@ -47,23 +48,28 @@ class Native:
 
     def __call__(self, task: Task, seed: int, n: int = 1) -> list[Reply]:
         try:
-            generation = self._start(task, task.messages, seed, n)
+            generation, setup = self._start(task, task.messages, seed, n)
         except InputError as error:
             self._start(task, WARM_UP, seed, n)  # raises unless it was the prompt's fault
             return [Reply("", error=one_line(error))] * n
         try:
-            return [_reply(candidate) for candidate in generation.candidates]
+            return [_reply(candidate, setup) for candidate in generation.candidates]
         except GenerationError as error:
             return [Reply("", error=one_line(error))] * n
 
-    def _start(self, task: Task, prompt: str | list[dict[str, Any]], seed: int, n: int) -> Generation:
+    def _start(
+        self, task: Task, prompt: str | list[dict[str, Any]], seed: int, n: int
+    ) -> tuple[Generation, float]:
+        """The generation, and how many seconds its making took: prompt to ids, schema to grammar."""
         model, tokenizer = self._loaded
         how: dict[str, Any] = {"thinking": task.thinking, "tools": list(task.tools) or None}
         length = len(tokenizer.prompt_ids(prompt, **how))
         most = self._defaults.override(**task.settings).max_new_tokens
         fitting = checkpoint.room(self._config, length, most) or most  # when none fits, `generate` says so
-        settings = task.settings | {"max_new_tokens": fitting}
-        return generate(model, tokenizer, prompt, **how, schema=task.schema, seed=seed, n=n, **settings)
+        how |= task.settings | {"schema": task.schema, "max_new_tokens": fitting}
+        start = time.perf_counter()
+        generation = generate(model, tokenizer, prompt, seed=seed, n=n, **how)
+        return generation, time.perf_counter() - start
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -73,7 +79,7 @@ class Native:
         return model, tokenizer
 
 
-def _reply(generation: Generation) -> Reply:
+def _reply(generation: Generation, setup: float) -> Reply:
     blocks, stats = list(generation), generation.stats
     return Reply(
         answer=generation.answer,
@@ -82,12 +88,13 @@ def _reply(generation: Generation) -> Reply:
         tool_calls=plain_calls(generation.tool_calls),
         blocks=tuple(block.answer for block in blocks),
         cost=Cost(
-            seconds=stats.seconds,
+            seconds=setup + stats.seconds,
             new_tokens=stats.new_tokens,
             answer_tokens=stats.answer_tokens,
             blocks=stats.blocks,
             denoising_steps=stats.denoising_steps,
         ),
+        settings={"max_new_tokens": generation.settings.max_new_tokens},
     )
 
 

@@ -43,11 +43,10 @@ class _Generated:
     ids: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     denoising_steps: int = 0
-    seconds: float = 0.0
 
 
 class Vlm:
-    """Seconds are from token ids to token ids."""
+    """Seconds are from messages to text."""
 
     name = "mlx-vlm"
 
@@ -93,6 +92,7 @@ class Vlm:
             raise InputError(f"{task.name}: {objection}")
         settings = self._defaults.override(**task.settings)
         model, tokenizer = self._loaded
+        began = time.perf_counter()
         options: dict[str, Any] = {"thinking": task.thinking, "tools": list(task.tools) or None}
         try:
             prompt = tokenizer.prompt_ids(task.messages, **options)
@@ -103,7 +103,8 @@ class Vlm:
         if not fitting:
             return [Reply("", error=f"the prompt has {len(prompt)} tokens: no room in the context behind it")]
         settings = settings.override(max_new_tokens=fitting)
-        return [self._reply(tokenizer, self._generate(model, prompt, settings, seed), settings)]
+        made = self._generate(model, prompt, settings, seed)
+        return [self._reply(tokenizer, made, settings, began)]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Tokenizer]:
@@ -127,7 +128,6 @@ class Vlm:
             return True
 
         mx.random.seed(seed)
-        start = time.perf_counter()
         with self._common.wired_limit(model, [self._common.generation_stream]):
             tokens = model.generate(
                 mx.array([prompt]),
@@ -142,11 +142,12 @@ class Vlm:
                 prefill_step_size=settings.prefill_step_size,
             )
             made.ids = tokens[0].tolist()
-        made.seconds = time.perf_counter() - start
         made.denoising_steps = round(stats["diffusion_denoising_steps"])
         return made
 
-    def _reply(self, tokenizer: Tokenizer, made: _Generated, settings: GenerationConfig) -> Reply:
+    def _reply(
+        self, tokenizer: Tokenizer, made: _Generated, settings: GenerationConfig, began: float
+    ) -> Reply:
         parser, blocks = ChannelParser(tokenizer), []
         for start, end in zip([0, *made.ends], made.ends, strict=False):
             blocks.append(parser.feed(made.ids[start:end]))
@@ -159,12 +160,13 @@ class Vlm:
             tool_calls=plain_calls(list(whole.tool_calls)),
             blocks=tuple(block.answer for block in blocks),
             cost=Cost(
-                seconds=made.seconds,
+                seconds=time.perf_counter() - began,
                 new_tokens=len(made.ids),
                 answer_tokens=whole.answer_tokens,
                 blocks=len(blocks),
                 denoising_steps=made.denoising_steps,
             ),
+            settings={"max_new_tokens": settings.max_new_tokens},
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from mlx_diffusiongemma.display.progress import bar
@@ -15,17 +15,7 @@ from .runners import Runner
 from .task import Grade, Reply, Task
 
 
-def with_budget(tasks: Sequence[Task], thinking_budget: int | None) -> list[Task]:
-    """The tasks, those that think with at most so many tokens of thought."""
-    if thinking_budget is None:
-        return list(tasks)
-    more = {"thinking_budget": thinking_budget}
-    return [replace(task, settings=task.settings | more) if task.thinking else task for task in tasks]
-
-
-def evaluate(
-    tasks: Sequence[Task], runner: Runner, results: Results, seed: int, runs: int, n: int
-) -> list[Line]:
+def ask(tasks: Sequence[Task], runner: Runner, results: Results, seed: int, runs: int, n: int) -> list[Line]:
     """Asks for what `results` does not hold yet, and returns all answers of these tasks and runs.
 
     All tasks' first run comes before any one's second. seed: what every answer's own follows from. n:
@@ -50,12 +40,6 @@ def seed_of(task: Task, seed: int, run: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def digest(tasks: Sequence[Task]) -> str:
-    """Of everything in a suite that its answers depend on."""
-    texts = [[t.name, t.messages, t.thinking, t.settings, t.schema, t.tools] for t in tasks]
-    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def graded(task: Task, reply: Reply) -> Grade:
     """What the task's grader says; an answer that did not end by itself is not strictly right."""
     if reply.error is not None:
@@ -64,6 +48,8 @@ def graded(task: Task, reply: Reply) -> Grade:
         return Grade(False, False, "ended inside the thought")
     try:
         grade = task.grade(reply)
+    except OSError:  # a full disk under the sandbox says nothing about the answer
+        raise
     except Exception as error:  # hours of answers are worth more than a traceback
         return Grade(False, False, f"the grader failed ({type(error).__name__}: {error}); please report this")
     if grade.strict and reply.outcome == "cut":
@@ -73,7 +59,7 @@ def graded(task: Task, reply: Reply) -> Grade:
 
 def _line(task: Task, run: int, seed: int, candidate: int, reply: Reply) -> Line:
     grade = graded(task, reply)
-    given: dict[str, Any] = {"thinking": task.thinking} | task.settings
+    given: dict[str, Any] = {"thinking": task.thinking} | task.settings | reply.settings
     return {
         "task": task.name,
         "group": task.group or task.name,
@@ -85,7 +71,16 @@ def _line(task: Task, run: int, seed: int, candidate: int, reply: Reply) -> Line
         **asdict(grade),
         "answer": reply.answer,
         "thought": reply.thought,
-        "tool_calls": [list(call) for call in reply.tool_calls],
+        "tool_calls": [[name, _json(arguments)] for name, arguments in reply.tool_calls],
         "finish_reason": reply.finish_reason,
         **asdict(reply.cost),
     }
+
+
+def _json(arguments: dict[str, Any]) -> Any:
+    """`arguments`, or their text when they are no JSON: not a number, or nested beyond its reader."""
+    try:
+        json.loads(json.dumps(arguments, allow_nan=False))
+    except (ValueError, RecursionError):
+        return "not JSON"
+    return arguments
