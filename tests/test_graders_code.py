@@ -62,9 +62,12 @@ def test_no_program(text: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (DOUBLE, True, True, ""),
         (f"```python\n{DOUBLE}\n```", True, True, ""),
-        (f"{DOUBLE}\nprint(double(1))", True, True, ""),
+        (f"import math\nTWO = 2\n\n# doubles\n{DOUBLE}", True, True, ""),
+        (f"{DOUBLE}\nprint(double(1))", False, True, "more than the code that was asked for"),
+        (f"```\n{DOUBLE}\n\nif __name__ == '__main__':\n    double(1)\n```", False, True, None),
+        (f'"""It doubles."""\n{DOUBLE}', False, True, None),
         ("double = lambda x: x + x", True, True, ""),
-        (f"It doubles:\n```python\n{DOUBLE}\n```", False, True, "words around the code"),
+        (f"It doubles:\n```python\n{DOUBLE}\n```", False, True, "more than the code that was asked for"),
         ("def double(x):\n    return x + 1", False, False, "double(0.5) gave 1.5, not 1.0"),
         ("def double(x):\n    return str(2 * x)", False, False, "double(1) gave '2', not 2"),
         ("def double(x):\n    return 2.0 * x", False, False, "double(1) gave 2.0, not 2"),
@@ -135,6 +138,27 @@ def test_a_sandbox_without_results_is_a_wrong_answer(
         assert (grade.strict, grade.lenient, grade.reason) == (False, False, reason)
 
 
+def test_a_harness_is_run_behind_the_answer() -> None:
+    harness = "\ndef twice(x):\n    return double(double(x))\n"
+    grader = code.executed("twice", [([3], 12)], harness)
+    assert grader(Reply(DOUBLE)).strict
+    assert grader(Reply("def double(x):\n    return x + 2")).reason == "twice(3) gave 7, not 12"
+    assert not grader(Reply("def twice(x):\n    return 12")).lenient
+
+
+@pytest.mark.parametrize("source", ["(" * 10_000, "-" * 100_000 + "1", "x\0", "1 +", '"\\d"; f()', "a\nb"])
+def test_what_does_more_than_define(source: str) -> None:
+    assert not code.only_defines(source)
+    assert code.only_defines("import re\nfrom re import *\nX: int = 1\nclass A: pass\nY = '\\d'")
+
+
+def test_all_rows_count() -> None:
+    rows = [[n] for n in range(1, 8)]
+    grader = sql.query([("CREATE TABLE t (n); INSERT INTO t VALUES (1),(2),(3),(4),(5),(6),(7);", rows)])
+    assert grader(Reply("SELECT n FROM t ORDER BY n")).strict
+    assert not grader(Reply("SELECT n FROM t ORDER BY n LIMIT 6")).lenient
+
+
 def test_what_is_right_stays_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
@@ -193,6 +217,11 @@ def test_query(answer: str, strict: bool, lenient: bool, reason: str | None) -> 
         ("`a+`", False, True, "more than the pattern"),
         ('r"a+"', False, True, "more than the pattern"),
         ("```\na+\n```", False, True, "more than the pattern"),
+        ("**`a+`**", False, True, "more than the pattern"),
+        ("The pattern is `a+`.", False, True, "more than the pattern"),
+        ("The pattern is not `a+`.", False, False, None),
+        ("`a+` or `b+`", False, False, None),
+        ("The pattern is a+.", False, False, None),
         ("Try\n```\n'a+'\n```", False, True, "more than the pattern"),
         ("a*", False, False, "matches ''"),
         ("a", False, False, "does not match 'aa'"),

@@ -30,6 +30,13 @@ BEST = "fill B\npour B A\nempty A\npour B A"
             True,
             "more than the moves",
         ),
+        (
+            "Step 1: fill B - A: 0, B: 5\n2. **pour B A**  (full)\n**3.** **empty A** → 0\npour B A – done",
+            False,
+            True,
+            "more than the moves",
+        ),
+        (BEST.replace("\nempty", " - empty"), False, False, "'pour B A - empty A' is no move"),
         ("fill B\npour B→A\nempty A\npour B to A", False, True, "more than the moves"),
         ("fill B\npour B,A [full]\nempty A (now empty)\npour B A = 2", False, True, "more than the moves"),
         (BEST.replace("\nempty", ", empty"), False, False, "'pour B A, empty A' is no move"),

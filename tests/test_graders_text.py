@@ -11,6 +11,7 @@ from mlx_diffusiongemma.evaluation.graders.text import (
     fences,
     is_fence,
     lines,
+    nfc,
     plain,
     shortened,
     unfenced,
@@ -75,6 +76,13 @@ def test_fences(text: str, inside: list[str], alone: bool) -> None:
         ("ab. 5", "ab. 5"),
         ("123. 5", "123. 5"),
         ("- - 5", "- 5"),
+        ("**a)** 5", "5"),
+        ("- a) 5", "5"),
+        ("* 2. **5**", "5"),
+        ("**1. 5**", "5"),
+        ("Step 1: 5", "5"),
+        ("**Step 12:** 5", "5"),
+        ("2**5", "2**5"),
         ("", ""),
         ("***", ""),
     ],
@@ -94,6 +102,8 @@ def test_plain_content_of_a_line(line: str, content: str) -> None:
         ("One.\n\nZwei\n\n[3]", False, True),
         ("- One.\n- Zwei\n- [3]", False, True),
         ("The lines:\nOne.\nZwei\n[3]", False, True),
+        ("**One**.\nZw**ei**\n**[**3]", False, True),
+        ("One.\nZ*w*ei\n[3]", False, False),
         ("These:\n```\nOne.\nZwei\n[3]\n```\nDone", False, True),
         ("These\nOne.\nZwei\n[3]", False, False),
         ("These:\nThose:\nOne.\nZwei\n[3]", False, False),
@@ -154,13 +164,38 @@ def test_choice(answer: str, strict: bool, lenient: bool) -> None:
     assert bool(grade.reason) == (not strict)
 
 
+def test_texts_are_compared_normalized() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for expected, answer in ((composed, decomposed), (decomposed, composed)):
+        assert lines([expected])(Reply(answer)).strict
+        assert lines([expected])(Reply(f"- {answer}.")).lenient
+        assert choice(expected, [expected, "tea"])(Reply(answer)).strict
+        assert choice(expected, [expected, "tea"])(Reply(f"Ein {answer}.")).lenient
+    assert nfc(decomposed) == composed
+    assert nfc("e" + "\u0301\u0316" * 49_999)[0] == "e"  # what would take seconds is left as it is
+
+
 def test_a_choice_says_what_is_wrong() -> None:
     reasons = [choice("a", ["a", "b"])(Reply(answer)).reason for answer in ("", "b", "A", "a" * 100_001)]
     assert reasons == ["empty", "'b' is not 'a'", "more than the word", "100001 characters"]
 
 
 @pytest.mark.parametrize(
-    "text", ["not a", "less than 5", "≈ 5", "5 != 6", "it can't be", "Actually, 5", "at least 5"]
+    "text",
+    [
+        "not a",
+        "approx. a",
+        "all except a",
+        "without a",
+        "ca. 5",
+        "a?",
+        "less than 5",
+        "≈ 5",
+        "5 != 6",
+        "it can't be",
+        "Actually, 5",
+        "at least 5",
+    ],
 )
 def test_doubts(text: str) -> None:
     assert doubtful(text)

@@ -43,7 +43,7 @@ def assert_like_a_cold_start(cache: PromptCache, ids: list[int]) -> None:
 
 def test_turns_of_a_conversation(model: DiffusionGemma) -> None:
     """Prompts that go on, go back a little, go back far, start anew; canvases encoded between them."""
-    for seed in range(4):
+    for seed in range(3):
         rng = np.random.default_rng(seed)
         cache, ids, held = PromptCache(model), list[int](), list[int]()
         for _ in range(8):
@@ -188,7 +188,7 @@ def demo() -> tuple[DiffusionGemma, Tokenizer]:
 
 def test_a_chat_on_the_demo_says_what_it_says_cold(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
     cache, messages = mlx_dg.PromptCache(demo[0]), list[dict[str, str]]()
-    questions = ["Capital of France?", "Count from 0 to 37.", "JSON for Paris and Rome"] * 2
+    questions = ["Capital of France?", "Count from 0 to 37.", "JSON for Paris and Rome", "Hello"]
     for turn, question in enumerate(questions):
         messages.append({"role": "user", "content": question})
         warm = mlx_dg.generate(*demo, messages, seed=turn, prompt_cache=cache)

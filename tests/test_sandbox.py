@@ -1,6 +1,5 @@
 """What the sandbox gives back: results as JSON, exceptions, failures, limits, and nothing left behind."""
 
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -8,9 +7,9 @@ import textwrap
 import pytest
 
 from mlx_diffusiongemma.evaluation import sandbox
-from mlx_diffusiongemma.evaluation.sandbox import Limits, call, canaries, macos
+from mlx_diffusiongemma.evaluation.sandbox import Limits, call
 
-QUICK = Limits(cpu_seconds=1, wall_seconds=20, memory_mb=200, disk_mb=4)
+QUICK = Limits(cpu_seconds=1, wall_seconds=60, memory_mb=200, disk_mb=4)
 LINUX = sys.platform == "linux"
 
 
@@ -214,14 +213,16 @@ def test_the_standard_library_works():
 
 def test_the_surroundings_are_bare():
     source = """
-        import os, sys
+        import os, resource, sys
         def f():
             flags = sys.flags
             os.lseek(0, 0, 0)
             stdin = os.read(0, 99).decode()
-            return [dict(os.environ), os.listdir(), sys.argv, flags.isolated, flags.no_site, stdin]
+            bare = [dict(os.environ) == {"TMPDIR": os.getcwd()}, os.listdir(), sys.argv, sys.orig_argv]
+            none = [resource.getrlimit(limit) for limit in (resource.RLIMIT_CORE, resource.RLIMIT_NPROC)]
+            return bare + [flags.isolated, flags.no_site, stdin, none]
     """
-    assert only(source) == [{}, [], ["solution"], 1, 1, ""]
+    assert only(source) == [True, [], ["solution"], [], 1, 1, "", [[0, 0], [0, 0]]]
 
 
 def test_nothing_that_waits_for_the_exit_holds_it_up():
@@ -237,47 +238,6 @@ def test_nothing_that_waits_for_the_exit_holds_it_up():
             return "done"
     """
     assert only(source) == "done"
-
-
-def test_this_machine_holds_every_promise():
-    assert sandbox.missing() == []
-
-
-def test_what_is_not_held_is_named(tmp_path, monkeypatch):
-    """A child that gives nothing up: everything it should have seen to itself is missed."""
-    source = sandbox.CHILD.read_text()
-    for step in ("    limit(limits)\n", "        confine(folder)\n", "    guard(folder)\n"):
-        assert source.count(step) == 1
-        source = source.replace(step, step.replace(step.strip(), "pass"))
-    careless = tmp_path / "child.py"
-    careless.write_text(source)
-    monkeypatch.setattr(sandbox, "CHILD", careless)
-    monkeypatch.setattr(macos, "works", lambda: False)
-    broken = {
-        "a processor time limit",
-        "a limit on the size of a file",
-        "a process limit",
-        "protection of other files from being read",
-        "protection of other files from being written",
-    }
-    if LINUX:
-        broken.add("a memory limit")
-    monkeypatch.setattr(canaries, "WALL_SECONDS", 3)
-    assert set(canaries.broken_promises.__wrapped__()) == broken
-
-
-def test_a_machine_where_nothing_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
-    (said,) = canaries.broken_promises.__wrapped__()
-    assert said.startswith("a process of its own (a harmless program did not run: ended without an answer")
-
-
-def test_the_sandbox_loads_neither_mlx_nor_numpy():
-    code = (
-        "import mlx_diffusiongemma.evaluation.sandbox.canaries, sys; print({'mlx', 'numpy'} & {*sys.modules})"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "set()\n"
 
 
 def test_the_process_starts_without_environment(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """What the Linux kernel holds by itself: no audit hook, no limits, and native calls through ctypes."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 
 from mlx_diffusiongemma.evaluation.sandbox import CHILD, linux, syscalls
 
@@ -160,6 +162,35 @@ if sys.platform == "linux":
             [jump if os.uname().machine == "x86_64" else "os.kill(os.getpid(), 31)"], tmp_path
         )
         assert status == -31
+
+    ORPHAN = """
+import fcntl, os, signal, time
+signal.alarm(0)
+with open("log", "w") as log:
+    fcntl.flock(log, fcntl.LOCK_EX)
+    print("started", file=log, flush=True)
+    time.sleep(20)
+    print("survived", file=log, flush=True)
+"""
+
+    def test_nothing_outlives_a_killed_parent(tmp_path):
+        """Also when the code put off its own alarm. A lock on its file tells when it has ended."""
+        start = (
+            "import sys; from mlx_diffusiongemma.evaluation.sandbox import call; call(sys.argv[1], 'f', [])"
+        )
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        deadline = time.monotonic() + 60
+        with subprocess.Popen([sys.executable, "-c", start, ORPHAN], env=environment) as parent:
+            try:
+                while not (logs := [log for log in tmp_path.glob("*/log") if log.read_text()]):
+                    assert parent.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+            finally:
+                parent.kill()
+        with logs[0].open() as log:
+            fcntl.flock(log, fcntl.LOCK_SH)
+            assert log.read() == "started\n"
 
 
 def test_the_table_knows_each_call_once_and_on_both_machines():

@@ -14,6 +14,21 @@ from mlx_diffusiongemma.evaluation.suites import six
 from mlx_diffusiongemma.evaluation.task import Reply
 
 TASKS = {task.name: task for task in six.tasks()}
+# drops what is below 1 only when the runs are made
+LATE = """\
+def page_ranges(pages):
+    parts = []
+    for page in sorted(set(pages)):
+        if parts and page == parts[-1][1] + 1:
+            parts[-1][1] = page
+        else:
+            parts.append([page, page])
+    text = []
+    for first, last in parts:
+        kept = range(max(first, 1), last + 1)
+        text += [f"{kept[0]}-{last}"] if kept and last - first > 1 else map(str, kept)
+    return ", ".join(text)
+"""
 RANGES = """\
 def page_ranges(pages):
     runs = []
@@ -53,6 +68,10 @@ SUMS = "\n".join(map(str, six.SUMS))
         ("code_from_spec", RANGES.replace("sorted(", "list("), False, False),
         ("code_from_spec", RANGES.replace("page_ranges", "ranges"), False, False),
         ("code_from_spec", "def page_ranges(pages):\n    return 1 / 0", False, False),
+        ("code_from_spec", LATE, False, False),
+        ("code_from_spec", f"{RANGES}\nprint(page_ranges([1, 2]))", False, True),
+        ("code_from_spec", f'"""Pages as ranges."""\n{RANGES}', False, True),
+        ("code_from_spec", f"{RANGES}\nif __name__ == '__main__':\n    page_ranges([1])", False, True),
         ("strict_json", ORDER, True, True),
         ("strict_json", json.dumps(six.ORDER, indent=4), True, True),
         ("strict_json", json.dumps(dict(reversed(six.ORDER.items()))), True, True),
@@ -158,7 +177,7 @@ def test_cases_follow_the_specification() -> None:
 def test_log_book_leads_to_one_keeper() -> None:
     log = six.log_book()
     # the same on every machine and Python, or runs could not be compared
-    assert hashlib.sha256("\n".join(log).encode()).hexdigest().startswith("801ec6035926c36a")
+    assert hashlib.sha256("\n".join(log).encode()).hexdigest().startswith("6f060cd390894fce")
     assert "\n".join(log) in TASKS["long_context_recall"].prompt
     holds: dict[str, str] = {}
     said: dict[str, list[int]] = {}
@@ -179,7 +198,14 @@ def test_log_book_leads_to_one_keeper() -> None:
     places = [said[key][-1] for key in ("K-417", pallet, hall)]
     assert all(later - earlier > 60 for earlier, later in pairwise(places))
     assert all(len(said[key]) > 1 for key in ("K-417", pallet, hall))  # each replaces an earlier entry
-    assert set(six._KEEPERS) >= {value for value in holds.values() if value.isalpha()}
+    keepers = [holds[str(hall)] for hall in range(1, 11)]
+    assert set(six._KEEPERS) >= set(keepers)
+    # who guesses the one that keeps the most halls, or is named the most or the last, guesses wrong
+    assert keepers.count("Hoshino") == 1
+    assert sorted(map(keepers.count, set(keepers)))[-2:] == [3, 3]
+    named = re.findall(r"kept by (\w+)", "\n".join(log))
+    assert sum(named.count(keeper) > named.count("Hoshino") for keeper in set(named)) >= 2
+    assert named[-1] != "Hoshino"
 
 
 def test_rules_have_one_answer() -> None:

@@ -172,7 +172,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(raw)
 
 
-@cases(9000)
+@cases(5000)
 @given(raw=mutated())
 def test_changed_files(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / FILE).write_bytes(raw)

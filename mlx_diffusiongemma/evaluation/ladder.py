@@ -90,6 +90,7 @@ def plot(lines: Sequence[Line], title: str, path: Path) -> None:
         ylabel="strictly right, with 95 % intervals",
         ylim=(-0.03, 1.03),
     )
+    axes.set_xlim(0, 1.2 * axes.get_xlim()[1])  # room for the numbers
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     if axes.containers:

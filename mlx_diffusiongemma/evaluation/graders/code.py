@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,10 @@ from mlx_diffusiongemma.evaluation.graders.text import fences, is_fence, shorten
 from mlx_diffusiongemma.evaluation.sandbox import call
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
+_DEFINES = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign),
+)
 Case = tuple[Sequence[Any], Any]  # arguments, result
 
 
@@ -28,10 +34,23 @@ def program(text: str) -> tuple[str, bool]:
     return unfenced(text), not found or is_fence(text)
 
 
-def executed(function: str, cases: Sequence[Case]) -> Grader:
-    """The answer is Python code that defines `function`, and every case comes out right, in value and type.
+def only_defines(source: str) -> bool:
+    """Whether Python code does nothing but import, define and assign: no examples of use, no words."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an escape that Python will refuse one day
+            body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return all(isinstance(statement, _DEFINES) for statement in body)
 
-    Tuples count as lists. Strict: only the code, bare or in one fence. Lenient: with words around the fence.
+
+def executed(function: str, cases: Sequence[Case], harness: str = "") -> Grader:
+    """The answer is Python code, and `function`, of that or of the `harness` behind it, gives every case's
+    result, in value and type.
+
+    Tuples count as lists. Strict: only definitions, bare or in one fence. Lenient: also with examples of use,
+    or with words around the fence.
     """
 
     def grade(reply: Reply) -> Grade:
@@ -39,7 +58,7 @@ def executed(function: str, cases: Sequence[Case]) -> Grader:
             source, alone = program(reply.answer)
         except ValueError as error:
             return Grade(False, False, str(error))
-        outcome = call(source, function, [arguments for arguments, _ in cases])
+        outcome = call(source + harness, function, [arguments for arguments, _ in cases])
         if outcome.results is None or len(outcome.results) != len(cases):
             return Grade(False, False, outcome.failure or "no results")
         wrong = [
@@ -50,7 +69,8 @@ def executed(function: str, cases: Sequence[Case]) -> Grader:
         details = {"cases": len(cases), "passed": len(cases) - len(wrong)}
         if wrong:
             return Grade(False, False, wrong[0], details)
-        return Grade(alone, True, "" if alone else "words around the code", details)
+        strict = alone and only_defines(source)
+        return Grade(strict, True, "" if strict else "more than the code that was asked for", details)
 
     return grade
 

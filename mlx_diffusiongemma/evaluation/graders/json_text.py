@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any
 
-from mlx_diffusiongemma.evaluation.graders.text import LENIENT_LIMIT, fences, shortened
+from mlx_diffusiongemma.evaluation.graders.text import LENIENT_LIMIT, fences, nfc, shortened
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
 MAX_DEPTH = 100  # so that what walks the value never meets Python's recursion limit
@@ -39,6 +40,13 @@ def _constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_constant
+)
+# behind a document: the rest of a larger one, or something like another one
+_ANOTHER = re.compile(r'\A\s*[\]},:]|[\[{]\s*(?:["\[{\]}0-9-]|true|false|null)')
+
+
 def _depth(value: Any) -> int:
     level, depth = [value], 0
     while level:
@@ -58,28 +66,32 @@ def strict_json(text: str) -> Any:
     ValueError, with a short reason: for anything else, for a key twice in an object, NaN, Infinity, numbers
     that a double cannot hold, and nesting deeper than MAX_DEPTH.
     """
-    if not text.strip():
+    text = text.strip()
+    value, end = _decoded(text, 0)
+    if end < len(text):
+        raise ValueError(f"no JSON: Extra data at character {end}")
+    return value
+
+
+def _decoded(text: str, start: int) -> tuple[Any, int]:
+    """The value of the document at `start`, and where it ends."""
+    if not text:
         raise ValueError("empty")
     try:
-        value = json.loads(
-            text.strip(),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_real,
-            parse_constant=_constant,
-        )
+        value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _depth(value) > MAX_DEPTH:
         raise ValueError("nested too deeply")
-    return value
+    return value, end
 
 
 def lenient_json(text: str) -> Any:
     """Like strict_json; the document may also stand in the only code fence, or, when it is an object or an
-    array, between words without brackets. Its content is parsed no less strictly."""
+    array, between words: before it without brackets, after it without a bracket that may belong to another
+    document. Its content is parsed no less strictly."""
     try:
         return strict_json(text)
     except ValueError:
@@ -91,21 +103,24 @@ def lenient_json(text: str) -> Any:
         if inside:
             return strict_json(inside[0])
         starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
-        end = max(text.rfind("}"), text.rfind("]"))
-        if not starts or end < min(starts):
+        if not starts:
             raise
-        return strict_json(text[min(starts) : end + 1])
+        value, end = _decoded(text, min(starts))
+        if _ANOTHER.search(text[end:]):
+            raise ValueError("more than one document") from None
+        return value
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal in type, too: 1, 1.0 and true are three values. Key order is free."""
+    """Whether two JSON values are equal in type, too: 1, 1.0 and true are three values. Key order is free, as
+    is how Unicode writes an accent in a string."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same_json(one[name], other[name]) for name in one)
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same_json, one, other))
-    return bool(one == other)
+    return bool(nfc(one) == nfc(other) if isinstance(one, str) else one == other)
 
 
 def document(expected: Any) -> Grader:

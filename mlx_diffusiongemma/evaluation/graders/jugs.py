@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mlx_diffusiongemma.evaluation.graders.text import plain, shortened, unfenced, unusable
+from mlx_diffusiongemma.evaluation.graders.text import shortened, unfenced, unmarked, unusable
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
 _MOVE = re.compile(r"(fill|empty) ([A-Z])|pour ([A-Z]) ([A-Z])")
-_NOTE = r"(?: ?(?:\([^()]*\)|\[[^\[\]]*\]|[:=](?!.*\b(?:fill|empty|pour)).*))?"
+_NOTE = r"(?:\s*(?:\([^()]*\)|\[[^\[\]]*\]|(?:[:=→]|[-–—=]>? )(?!.*\b(?:fill|empty|pour)).*))?"
 _WORDY = re.compile(
     r"(?:(fill|empty)(?: jug)? ([A-Z])"
     rf"|pour(?: from)?(?: jug)? ([A-Z])(?:(?: into| to| in)?(?: jug)? | ?(?:,|->|→) ?)([A-Z])){_NOTE}",
@@ -22,8 +22,8 @@ def moves(
 ) -> Grader:
     """The answer is moves, one a line: fill A, empty A, pour A B. At most so many, from start to goal.
 
-    Lenient: with list markers, "pour A into B", any case, notes in brackets after a move; in the only fence;
-    after a line that ends in a colon.
+    Lenient: with list markers, "pour A into B", any case, bold, notes after a move; in the only fence; after
+    a line that ends in a colon.
     """
 
     def grade(reply: Reply) -> Grade:
@@ -34,7 +34,7 @@ def moves(
         found = [_MOVE.fullmatch(line) for line in written]
         strict = None not in found
         if not strict:
-            written = [line for line in map(plain, unfenced(text).split("\n")) if line]
+            written = [line for line in map(unmarked, unfenced(text).split("\n")) if line]
             if written and written[0].endswith(":"):
                 written = written[1:]
             found = [_WORDY.fullmatch(line) for line in written]

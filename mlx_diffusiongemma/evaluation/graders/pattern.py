@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from mlx_diffusiongemma.evaluation.graders.code import gave, program
-from mlx_diffusiongemma.evaluation.graders.text import shortened
+from mlx_diffusiongemma.evaluation.graders.text import doubtful, shortened
 from mlx_diffusiongemma.evaluation.sandbox import call
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
@@ -16,13 +16,14 @@ import re
 def matches(pattern, text):
     return re.fullmatch(pattern, text) is not None
 """
-_LITERAL = re.compile(r"""r?(["'`])(.*)\1""", re.DOTALL)
+_LITERAL = re.compile(r"""r?(["'])(.*)\1""", re.DOTALL)
 
 
 def fullmatch(verdicts: Mapping[str, bool]) -> Grader:
     """The answer is a pattern that matches (re.fullmatch, no flags) the texts that it should and no other.
 
-    Strict: only the pattern. Lenient: in the only fence, in backticks, or quoted as a Python literal.
+    Strict: only the pattern. Lenient: in the only fence; in the only backticks, also between words that deny
+    nothing; or quoted as a Python literal.
     """
 
     def grade(reply: Reply) -> Grade:
@@ -30,6 +31,9 @@ def fullmatch(verdicts: Mapping[str, bool]) -> Grader:
             source, _ = program(reply.answer)
         except ValueError as error:
             return Grade(False, False, str(error))
+        before, *inside = source.split("`")
+        if len(inside) == 2 and not doubtful(before + inside[1]):
+            source = inside[0]
         quoted = _LITERAL.fullmatch(source)
         source = quoted[2] if quoted else source
         outcome = call(_HARNESS, "matches", [(source, text) for text in verdicts])

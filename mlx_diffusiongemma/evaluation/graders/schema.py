@@ -18,8 +18,8 @@ Schema = dict[str, Any]
 
 def extracted(expected: Any, schema: Schema) -> Grader:
     """The answer is a JSON document with the value `expected`, which is valid under `schema`. Key order is
-    free and 3 is 3.0, as in JSON Schema; strings count to the letter. Lenient: in the only fence, or between
-    words.
+    free and 3 is 3.0, as in JSON Schema; strings count to the letter, up to Unicode normalization. Lenient:
+    in the only fence, or between words.
 
     details: parses, whether the whole answer is one document; valid and right, of the document in the answer.
     """

@@ -13,13 +13,20 @@ from typing import Any
 from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
 
 LENIENT_LIMIT = 100_000  # characters of a reply that are searched for a wrapped answer
+_NORMALIZED = 10_000  # characters; normalization of marks on marks takes the square of its time
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^`]*)")
-_MARKER = re.compile(r"(?:[-*•+]\s+|\(?[0-9]{1,2}[.)]\s+|\(?[a-z][.)]\s+)")
+_MARKER = re.compile(
+    r"(?:[-*•+]\s+)?[*_]{0,3}(?:\(?(?:[0-9]{1,2}|[a-z])[.)]|step [0-9]{1,2}[.):])[*_]{0,3}\s+|[-*•+]\s+",
+    re.IGNORECASE,
+)
 _EMPHASIS = " \t*_"
 _QUOTES = _EMPHASIS + "`\"'„”“"
 _DOUBT = re.compile(
-    r"[≈~<>≤≥≠]|!=|n['’]t\b|\b(?:not|no|nor|never|cannot|wrong|incorrect|false|than|about|around|almost|nearly"
-    r"|roughly|approximately|least|most|or so|maybe|perhaps|but|however|actually|instead)\b",
+    r"[≈~<>≤≥≠?]|!=|n['’]t\b"
+    r"|\b(?:not|no|nor|none|nobody|neither|never|cannot|without|except\w*|exclud\w*|apart|unless|instead|rather"
+    r"|wrong|incorrect|false|mistake\w*|error|untrue|unlike|than|about|around|almost|nearly|roughly|approx\w*"
+    r"|ca|circa|close to|some|least|most|or (?:so|more|less|fewer)|maybe|perhaps|probably|possibly|likely"
+    r"|might|could|would|if|guess|unsure|unclear|unknown|uncertain|but|however|although|actually|wait|sorry)\b",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
@@ -60,11 +67,21 @@ def is_fence(text: str) -> bool:
     return _fenced(lines) == [(0, len(lines) - 1)]
 
 
+def nfc(text: str) -> str:
+    """The text in the form in which texts are compared: one code point for é, however it was written."""
+    return unicodedata.normalize("NFC", text) if len(text) <= _NORMALIZED else text
+
+
 def plain(line: str) -> str:
     """A line without list marker, "The answer is:", emphasis, quotes and final full stop."""
     line = line.strip()
     marker = _MARKER.match(line)
     return bare(line[marker.end() :] if marker else line)
+
+
+def unmarked(line: str) -> str:
+    """A plain line without bold marks inside."""
+    return plain(line).replace("**", "")
 
 
 def bare(text: str) -> str:
@@ -100,23 +117,24 @@ def doubtful(text: str) -> bool:
 def lines(expected: Sequence[str]) -> Grader:
     """The answer is these lines, up to Unicode normalization. Lenient: with empty lines, list markers,
     emphasis, quotes, or without full stops; in the only fence; after a line that ends in a colon."""
-    right = [unicodedata.normalize("NFC", line) for line in expected]
+    right = list(map(nfc, expected))
+    content = [unmarked(line) for line in right]
 
     def grade(reply: Reply) -> Grade:
         text = reply.answer.strip()
         if reason := unusable(text):
             return Grade(False, False, reason)
-        text = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
+        text = nfc(text.replace("\r\n", "\n"))
         if text.split("\n") == right:
             return Grade(True, True)
-        found = [line for line in map(plain, unfenced(text).split("\n")) if line]
+        found = [line for line in map(unmarked, unfenced(text).split("\n")) if line]
         if len(found) == len(right) + 1 and found[0].endswith(":"):
             found = found[1:]
-        if found == [plain(line) for line in right]:
+        if found == content:
             return Grade(False, True, "more than the lines")
         if len(found) != len(right):
             return Grade(False, False, f"{len(found)} lines, not {len(right)}")
-        at = next(at for at, line in enumerate(right) if plain(line) != found[at])
+        at = next(at for at, line in enumerate(content) if line != found[at])
         return Grade(False, False, f"line {at + 1}: {shortened(found[at])} is not {shortened(right[at])}")
 
     return grade
@@ -124,16 +142,16 @@ def lines(expected: Sequence[str]) -> Grader:
 
 def choice(expected: str, choices: Sequence[str]) -> Grader:
     """The answer is one of several words. Lenient: in a sentence that names no other and denies nothing."""
-    named = re.compile(rf"\b(?:{'|'.join(map(re.escape, choices))})\b", re.IGNORECASE)
+    named = re.compile(rf"\b(?:{'|'.join(map(re.escape, map(nfc, choices)))})\b", re.IGNORECASE)
 
     def grade(reply: Reply) -> Grade:
-        text = reply.answer.strip()
-        if text == expected:
+        text = nfc(reply.answer.strip())
+        if text == nfc(expected):
             return Grade(True, True)
         if reason := unusable(text):
             return Grade(False, False, reason)
         found = {word.casefold() for word in named.findall(text)}
-        if found == {expected.casefold()} and not doubtful(text):
+        if found == {nfc(expected).casefold()} and not doubtful(text):
             return Grade(False, True, "more than the word")
         return Grade(False, False, f"{shortened(text)} is not {shortened(expected)}")
 

@@ -4,10 +4,11 @@
 
     sandbox.call("def double(x):\\n    return 2 * x", "double", [[1], ["ab"]]).results    # [2, "abab"]
 
-The process is an isolated interpreter without environment variables, in an empty temporary folder that is
-removed afterwards. Limited are processor and wall time, memory, the size of a file and of all files, output
-and answer (`Limits`). Refused are other processes, threads, folders, the network, every file outside that
-folder but the interpreter's own library, and signals to anybody else. Three layers see to it:
+The process is an isolated interpreter without environment variables but TMPDIR, in an empty temporary folder
+that is removed afterwards. Limited are processor and wall time, memory, the size of a file and of all files,
+output and answer (`Limits`). Refused are other processes, threads, folders, the network, every file outside
+that folder but the interpreter's own library, and signals to anybody else; what the audit hook refuses makes
+the whole outcome a failure, whether the code goes on or not. Three layers see to it:
 
 - everywhere: resource limits, this module's watch over the process, and a Python audit hook (`child.py`);
 - Linux: Landlock and seccomp (`linux.py`), which hold without the audit hook, for root and native code too;
@@ -78,7 +79,10 @@ class Outcome:
 
 
 def missing() -> list[str]:
-    """What this machine does not hold a program to, in plain words; [] when all holds. Tried once."""
+    """What this machine does not hold a program to, in plain words; [] when all holds. Tried once.
+
+    InputError where generated code cannot run at all.
+    """
     from mlx_diffusiongemma.evaluation.sandbox import canaries
 
     return list(canaries.broken_promises())

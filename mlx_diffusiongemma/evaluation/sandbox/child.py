@@ -3,10 +3,13 @@
 `python -I -S -B child.py LIMITS RESULT_FD` with the request, one JSON object, on stdin. The order matters:
 limits, kernel, request, audit hook, code. The answer goes to RESULT_FD: the request's token, then JSON,
 either {"results": [...]} or {"failure": "..."}; then the process ends at once, whatever waits for its exit.
+Whoever tried what the hook refuses has failed, also when the code went on without it.
 """
 
 from __future__ import annotations
 
+import _posixsubprocess
+import _thread
 import errno
 import importlib
 import json
@@ -16,6 +19,8 @@ import signal
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
+from json.encoder import encode_basestring_ascii
 from typing import Any, NoReturn
 
 MB = 1 << 20
@@ -48,13 +53,16 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     os.environ.clear()
+    os.environ["TMPDIR"] = folder  # without it, tempfile tries /tmp and others first
     sys.argv[:] = ["solution"]
     sys.orig_argv[:] = []
     # What is needed afterwards, while nobody has touched it; the token where one has to look for it.
-    write, leave, token = os.write, os._exit, request.pop("token")
-    guard(folder)
+    write, leave, token, quoted = os.write, os._exit, request.pop("token"), encode_basestring_ascii
+    attempts = guard(folder)
     try:
         answer = run(request["source"], request["function"], request["arguments"], limits)
+        if attempts:
+            answer = '{"failure": ' + quoted("tried what is refused: " + attempts[0]) + "}"
         data = memoryview(f"{token}\n{answer}".encode())
         while data:
             data = data[write(result_fd, data) :]
@@ -78,7 +86,7 @@ def limit(limits: dict[str, Any]) -> None:
             continue
     for number in (signal.SIGXCPU, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # whoever started the parent may have had it ignore them
-    signal.alarm(int(limits["wall_seconds"]) + 2)  # for when the parent was killed and keeps no time
+    signal.alarm(int(limits["wall_seconds"]) + 2)  # where nothing ends it with its parent
 
 
 def confine(folder: str) -> None:
@@ -91,9 +99,13 @@ def confine(folder: str) -> None:
         del sys.modules[name]
 
 
-def guard(folder: str) -> None:
-    """Installs the audit hook: what ordinary Python may not do, anywhere, with an error that says so."""
-    library = tuple(os.path.realpath(path) for path in sys.path)
+def guard(folder: str) -> list[str]:
+    """Installs the audit hook: what ordinary Python may not do, anywhere, with an error that says so.
+
+    The list that comes back takes the first of what it refused.
+    """
+    # With this file, which inspect and linecache look at as the caller of the code.
+    library = (*map(os.path.realpath, sys.path), os.path.realpath(__file__))
     realpath, fsdecode = os.path.realpath, os.fsdecode
 
     def inside(path: Any, roots: tuple[str, ...]) -> bool:
@@ -111,7 +123,7 @@ def guard(folder: str) -> None:
             return inside(path, (folder,) if writes else (folder, *library))
         if event in ("os.listdir", "os.scandir"):
             return inside(arguments[0], (folder, *library))
-        if event in ("os.remove", "os.truncate"):
+        if event in ("os.remove", "os.truncate", "os.utime"):  # os.utime: Path.touch tries it first
             return inside(arguments[0], (folder,))
         if event == "os.rename":
             return inside(arguments[0], (folder,)) and inside(arguments[1], (folder,))
@@ -122,11 +134,25 @@ def guard(folder: str) -> None:
             )
         return event in HARMLESS or not (event.startswith(REFUSED) or event in REFUSED_TOO)
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+    attempts: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...], *_: Any, **__: Any) -> None:
         if not permitted(event, arguments):
+            if not attempts:
+                # Only of types that run none of the code's own methods to be written down.
+                plain = arguments and type(arguments[0]) in (str, bytes, int)
+                attempts.append(f"{event} {arguments[0]!r}"[:120] if plain else event)
             raise PermissionError(f"{event} is not available in the sandbox")
 
     sys.addaudithook(hook)
+    # Python tells the hook of threads only since 3.12, and never of what multiprocessing starts.
+    for module, name, event in (
+        (_thread, "start_new_thread", "_thread.start_new_thread"),
+        (_thread, "start_new", "_thread.start_new_thread"),
+        (_posixsubprocess, "fork_exec", "os.fork"),
+    ):
+        setattr(module, name, partial(hook, event, ()))
+    return attempts
 
 
 def run(source: str, name: str, calls: list[str], limits: dict[str, Any]) -> str:

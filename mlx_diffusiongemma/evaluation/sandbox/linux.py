@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import struct
 import sys
 
@@ -24,7 +25,7 @@ READ_FILE, READ_DIR = 1 << 2, 1 << 3
 WRITE_FILE, REMOVE_FILE, MAKE_REG, TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many bits of access_fs an ABI knows
 FILE_RIGHTS_NOW = 16
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
 
 # seccomp: offsets in struct seccomp_data, classic BPF, and what a filter answers.
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16
@@ -41,9 +42,12 @@ IOCTL = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)  # is it a terminal, its size, 
 
 
 def confine(folder: str, library: list[str], calls: dict[str, int]) -> None:
-    """Holds this process to files in `folder`, to reading `library` and shared libraries, and to `calls`."""
+    """Holds this process to files in `folder`, to reading `library` and shared libraries, and to `calls`,
+    and lets it end with its parent."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
+    # It comes when the thread that started this process ends; `call` waits for it in that thread.
+    libc.prctl(PR_SET_PDEATHSIG, *map(ctypes.c_ulong, (signal.SIGKILL, 0, 0, 0)))
     if libc.prctl(PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))) != 0:
         return
     restrict_files(libc, folder, library)

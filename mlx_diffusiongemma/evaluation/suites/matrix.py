@@ -89,8 +89,37 @@ SEARCHES: tuple[tuple[list[int], int, int], ...] = (
     ([-9, -4, 0, 5, 8], 8, 4),
     ([-9, -4, 0, 5, 8], 9, -1),
     (list(range(0, 2000, 2)), 1998, 999),
-    ([4] * 500 + [5] * 500, 5, 500),
+    (list(range(0, 2000, 2)), 1001, -1),
+    ([4] * 20 + [5] * 20, 5, 20),
 )
+# A binary search of 1000 numbers reads some 20 of them; whoever scans reads hundreds. A slice is one read,
+# and what is read of it counts, too. The names must not be those of helpers in an answer.
+_COUNTED_READS = """
+
+class _CountedReads(list):
+    reads = 0  # of all lists together
+
+    def __getitem__(self, index):
+        _CountedReads.reads += 1
+        found = super().__getitem__(index)
+        return _CountedReads(found) if isinstance(index, slice) else found
+
+    def _scanned(name):
+        def scan(self, *arguments):
+            _CountedReads.reads += len(self)
+            return getattr(list, name)(self, *arguments)
+        return scan
+
+    __iter__, __reversed__, __contains__ = map(_scanned, ("__iter__", "__reversed__", "__contains__"))
+    index, count, copy = map(_scanned, ("index", "count", "copy"))
+
+
+def counted_find_first(numbers, wanted):
+    _CountedReads.reads = 0
+    found = find_first(_CountedReads(numbers), wanted)
+    reads = _CountedReads.reads
+    return found if reads <= 100 else f"a scan: {reads} reads of {len(numbers)} numbers"
+"""
 
 _IPV4 = """\
 Write a regular expression in Python's syntax for `re.fullmatch(pattern, text)`, without flags. It matches
@@ -100,21 +129,21 @@ zeros (0 itself is fine), with a single dot between two numbers and nothing else
 Reply with only the pattern, in one line: no quotes, no slashes, no code fence, no explanation.
 """
 ADDRESSES = {
-    "0.0.0.0": True,
-    "255.255.255.255": True,
-    "10.0.99.100": True,
-    "1.22.199.249": True,
-    "200.209.250.7": True,
+    "7.10.99.255": True,
+    "250.249.200.100": True,
+    "22.199.209.0": True,
     "256.1.1.1": False,
-    "1.1.1.300": False,
     "01.2.3.4": False,
-    "1.2.3.00": False,
     "1.2.3": False,
     "1.2.3.4.5": False,
-    "1.2..4": False,
+    "1234": False,
+    "1.2.3.4.": False,
     "1.2.3.4\n": False,
     " 1.2.3.4": False,
     "1.2.3.٤": False,
+    "2٤.2.3.4": False,
+    "1٤٤.2.3.4": False,
+    "20٤.2.3.4": False,
     "1a2a3a4": False,
 }
 
@@ -138,11 +167,11 @@ SHOWN_PERSONS = f"""{_PERSONS}\
 HIDDEN_PERSONS = f"""{_PERSONS}\
     (11, 'Una', NULL, NULL),
     (12, 'Kim', 11, NULL),
-    (13, 'Tor', 11, 'Oslo'),
-    (14, 'Kim', 13, 'Moss'),
+    (13, 'Kim', 11, 'Oslo'),
+    (14, 'Kim', 13, 'Oslob'),
     (15, 'Per', 13, 'Oslo'),
     (16, 'Liv', NULL, NULL),
-    (17, 'Bo', 16, 'Moss'),
+    (17, 'Bo', 16, 'Odda'),
     (18, 'Ann', NULL, 'Oslo');
 """
 _SQL = f"""\
@@ -245,7 +274,12 @@ Reply with only the number, as plain digits: no separators, no other text.
 def tasks() -> list[Task]:
     return [
         _task("bugfix_merge", _MERGE, executed("merge", [([a, b], r) for a, b, r in MERGES]), True),
-        _task("bugfix_bsearch", _SEARCH, executed("find_first", [([a, w], r) for a, w, r in SEARCHES]), True),
+        _task(
+            "bugfix_bsearch",
+            _SEARCH,
+            executed("counted_find_first", [([a, w], r) for a, w, r in SEARCHES], harness=_COUNTED_READS),
+            True,
+        ),
         _task("regex_ipv4", _IPV4, fullmatch(ADDRESSES), True),
         _task(
             "sql_null_trap",

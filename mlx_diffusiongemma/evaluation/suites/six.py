@@ -150,16 +150,20 @@ def log_book() -> list[str]:
             entries.append(f"hall {hall} is now kept by {source.choice(_KEEPERS)}")
         else:
             entries.append(source.choice(_NOISE).format(source.randint(1, 9)))
-    # the chain and what it replaces, far from each other
+    # the chain and what it replaces, far from each other; two others end with more halls than Hoshino
     for at, entry in (
         (30, f"crate K-417 was put on pallet {other}"),
         (52, f"crate K-417 was put on pallet {mine}"),
         (75, f"pallet {mine} was driven to hall 2"),
         (98, "hall 6 is now kept by Fontana"),
+        (110, "hall 2 is now kept by Hoshino"),
         (131, f"pallet {mine} was driven to hall 6"),
         (158, f"crate K-471 was put on pallet {other}"),
+        (190, "hall 5 is now kept by Hoshino"),
+        (195, "hall 4 is now kept by Jansen"),
         (204, "hall 6 is now kept by Hoshino"),
         (228, f"pallet {other} was driven to hall 3"),
+        (231, "hall 1 is now kept by Fontana"),
     ):
         entries[at] = entry
     minutes = 6 * 60
