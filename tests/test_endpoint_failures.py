@@ -67,7 +67,7 @@ def test_a_refused_prompt_is_a_reply(openai: OpenAI, status: int, body: Any, err
 def test_what_goes_with_every_prompt_is_no_prompts_fault(openai: OpenAI) -> None:
     """A server that does not know a setting would refuse one prompt after the other, and be graded for it."""
     openai.warm_up = openai.says[0] = Said({"error": "unknown argument: chat_template_kwargs"}, 400)
-    with pytest.raises(EndpointError, match="HTTP 400 .unknown argument: chat_template_kwargs."):
+    with pytest.raises(EndpointError, match=r"HTTP 400 \(unknown argument: chat_template_kwargs\)"):
         Endpoint(openai.url, "m")(task(), 0)
     harmless = openai.warm_ups[-1].body
     asked = openai.asked[0].body

@@ -7,6 +7,7 @@ import ipaddress
 import sqlite3
 
 import pytest
+from grading import check_grade
 
 from mlx_diffusiongemma.evaluation.suites import matrix
 from mlx_diffusiongemma.evaluation.task import Reply
@@ -182,11 +183,7 @@ AND city IS NOT 'Oslo' ORDER BY name;"""
     ],
 )
 def test_answers_are_graded_to_the_letter(name: str, answer: str, strict: bool, lenient: bool) -> None:
-    grade = TASKS[name].grade(Reply(answer))
-    assert (grade.strict, grade.lenient) == (strict, lenient), grade.reason
-    assert bool(grade.reason) == (not strict)
-    assert grade.reason.isprintable()
-    assert len(grade.reason) < 250
+    check_grade(TASKS[name], answer, strict, lenient)
 
 
 def test_merges_and_searches_are_right() -> None:
