@@ -45,8 +45,9 @@ def digest(tasks: Sequence[Task]) -> str:
     texts = [[t.name, t.messages, t.thinking, t.settings, t.schema, t.tools] for t in tasks]
     found = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for package in (graders, suites):
-        for source in sorted(Path(package.__path__[0]).glob("*.py")):
-            found.update(source.read_bytes())
+        for source in sorted(Path(package.__path__[0]).glob("*.*")):  # .py, and .json with what is right
+            if source.is_file():
+                found.update(source.read_bytes())
     return found.hexdigest()[:16]
 
 
