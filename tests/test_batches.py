@@ -57,8 +57,7 @@ def outcome(generation: Generation) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("thinking", [True, False])
-@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize(("thinking", "seed"), [(True, 0), (False, 7)])
 def test_each_prompt_gets_what_it_gets_alone(demo: Any, thinking: bool, seed: int) -> None:
     asked: dict[str, Any] = {"thinking": thinking, "seed": seed, "max_new_tokens": 256}
     together = generate_batch(*demo, PROMPTS, **asked)

@@ -64,7 +64,6 @@ CACHE = {"full_kv_heads": 4, "full_head_dim": 64, "layer_types": ("full_attentio
         (900, 128, 1, SCORES),
         (400, 2048, 3, SCORES),
         (100, 2048, 1, LOGITS),
-        (100, 2048, 2, LOGITS),
         (700, 2048, 1, EXPERTS),
         (1000, 64, 1, CACHE),
     ],

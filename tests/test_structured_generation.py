@@ -167,7 +167,7 @@ def test_the_answer_of_a_thought_that_never_ends_is_complete(
 def test_batches_and_candidates_are_held_row_by_row(untrained: Any) -> None:
     asked: dict[str, Any] = {"seed": 1, "schema": City, "max_denoising_steps": 2, "max_new_tokens": 96}
     asked |= {"eos_token_id": STOP}
-    prompts = ["JSON for Paris", "What is 99 + 88?", "Hello", "Count to 30."]
+    prompts = ["JSON for Paris", "What is 99 + 88?"]
     for prompt, row in zip(prompts, generate_batch(*untrained, prompts, **asked), strict=True):
         City.model_validate_json(str(row))
         alone = generate(*untrained, prompt, **asked)

@@ -15,7 +15,7 @@ COMPILER = "c++"
 # IEEE arithmetic as written: nothing fused, nothing assumed about NaN. The sanitizer's checks of a
 # thread's own arrays and of divisors end in metal_stdlib.h, not in its library, so the link does not name it.
 COMPILE = (
-    *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
+    *("-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
     *("-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off"),
     *(
         "-fsanitize=bounds,integer-divide-by-zero",
