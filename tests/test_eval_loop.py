@@ -251,8 +251,9 @@ def test_what_graders_say_beyond_right_and_wrong_is_counted(tmp_path):
     def parses(reply):
         return Grade(False, False, "no", {"parses": reply.answer == "yes", "words": 3})
 
-    text = table(lines_of(tmp_path, [answer(), answer("no")], tasks=[Task("t", "?", parses)]), 1)
-    assert text.splitlines()[-1] == "t, of 2: parses 1"
+    replies = [Reply("", error="too long"), answer(), answer("no")]  # the first has no details
+    text = table(lines_of(tmp_path, replies, tasks=[Task("t", "?", parses)]), 1)
+    assert text.splitlines()[-1] == "t, of 3: parses 1"
 
 
 def test_no_answers_have_a_table_too():

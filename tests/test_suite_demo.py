@@ -172,3 +172,15 @@ def test_thoughts(task: str, asked: bool, thought: str, reason: str) -> None:
     found = grade(item(task, asked), Reply(ANSWERS[task], thought))
     assert (found.strict, found.lenient, found.reason) == (not reason, True, reason)
     assert not grade(item(task, asked), Reply("wrong", thought)).lenient
+
+
+def test_items_are_held_out_and_different() -> None:
+    items = demo.held_out_items(20, seed=0)
+    assert all(item.held_out for item in items)
+    assert all(item not in items[:at] for at, item in enumerate(items))
+    assert len(items) == 300
+
+
+def test_more_items_than_there_are_is_an_error() -> None:
+    with pytest.raises(ValueError, match="capitals: there are no 21 different held-out items"):
+        demo.held_out_items(21, seed=0)

@@ -251,10 +251,13 @@ def draw(rng: random.Random, family: str, *, held_out: bool, thinking: bool | No
             return item
 
 
+_MOST_IN_VAIN = 2000  # draws; the rarest of the items that are asked for comes every hundredth or so
+
+
 def held_out_items(count: int, seed: int) -> list[Item]:
     """`count` held-out items per task and thinking mode; the three tool situations get half of that each.
 
-    All different, so it never ends when more are asked for than there are: some 20 of the capitals.
+    All different. Raises ValueError when there are not so many: of the capitals there are 20.
     """
     rng = random.Random(seed)
     items: list[Item] = []
@@ -262,11 +265,16 @@ def held_out_items(count: int, seed: int) -> list[Item]:
         for thinking in (True, False):
             kinds = ("tool_call", "tool_response", "no_tool") if family == "tools" else (family,)
             wanted = dict.fromkeys(kinds, max(1, count // 2) if family == "tools" else count)
+            in_vain = 0
             while any(wanted.values()):
                 item = draw(rng, family, held_out=True, thinking=thinking)
+                in_vain += 1
                 if wanted[item.task] and item not in items:
                     wanted[item.task] -= 1
                     items.append(item)
+                    in_vain = 0
+                if in_vain == _MOST_IN_VAIN:
+                    raise ValueError(f"{family}: there are no {count} different held-out items")
     return items
 
 

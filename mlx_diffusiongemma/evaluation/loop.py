@@ -78,7 +78,7 @@ def _line(task: Task, run: int, seed: int, candidate: int, reply: Reply) -> Line
 
 
 def _json(arguments: dict[str, Any]) -> Any:
-    """`arguments`, or their text when they are no JSON: not a number, or nested beyond its reader."""
+    """`arguments`, or the words "not JSON" for what no reader of the file would take, such as NaN."""
     try:
         json.loads(json.dumps(arguments, allow_nan=False))
     except (ValueError, RecursionError):

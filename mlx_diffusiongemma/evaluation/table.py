@@ -127,7 +127,8 @@ def _details(found: Sequence[Row]) -> list[str]:
     """What graders say beyond right and wrong, as far as it is yes or no: in how many answers it is yes."""
     told = []
     for row in found:
-        names = [name for name, value in row.lines[0]["details"].items() if isinstance(value, bool)]
+        said = [item for line in row.lines for item in line["details"].items()]
+        names = dict.fromkeys(name for name, value in said if isinstance(value, bool))
         counts = [f"{name} {sum(line['details'].get(name) is True for line in row.lines)}" for name in names]
         if counts:
             told.append(f"{row.name}, of {row.answers}: {', '.join(counts)}")

@@ -31,7 +31,7 @@ class Reply:
 
     finish_reason: "stop" when it ended by itself, "length" when max_new_tokens ended it. tool_calls: (name,
     arguments). blocks: what each canvas added to the answer; empty when the runner knows of no canvases.
-    settings: what it ran with where that is not what the task asked for. error: why there is nothing to
+    settings: what it ran with, instead of or beyond what the task asks for. error: why there is nothing to
     grade, such as a prompt beyond the context.
     """
 
