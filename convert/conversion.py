@@ -21,8 +21,9 @@ from mlx_diffusiongemma.display.progress import bar
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import check_weights, resolve
+from mlx_diffusiongemma.tied_weights import compare_copies, model_tensors
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.weights import check_inside, tensor_infos
+from mlx_diffusiongemma.weights import check_inside
 
 from .card import model_card, read_readme
 from .hub import check_upload, upload
@@ -76,6 +77,7 @@ def convert(
     check_apart(source, target)
     Tokenizer.load(source)  # without one the result could not be loaded
     check_disk(target, planned.bytes_out + _OTHER_FILES_BYTES)
+    compare_copies(source)
     with Workspace(target, _fingerprint(planned)) as workspace:
         errors = _write_weights(planned, workspace, allow_nonfinite)
         _copy_files(source, workspace.path)
@@ -112,8 +114,10 @@ def planned_conversion(
     config = ModelConfig.load(source)
     if config.quantization is not None:
         raise InputError(f"{source} is quantized already; convert the original checkpoint")
-    planned = plan(tensor_infos(source), recipe, choices, dtype)
-    check_weights(config, {tensor.name: tensor.shape for tensor in planned.tensors}, source)
+    planned = plan(model_tensors(source), recipe, choices, dtype)
+    shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
+    stored = {tensor.name: tensor.pieces[0].name for tensor in planned.tensors if len(tensor.pieces) == 1}
+    check_weights(config, shapes, stored, source)
     return source, planned
 
 

@@ -86,7 +86,8 @@ def recipe_weight_bytes(config: ModelConfig, dtype: str = "bfloat16") -> dict[st
     """
     parameters: Any = tree_flatten(DiffusionGemma(config).parameters())  # lazy
     infos = {
-        name: TensorInfo(Path(), "BF16", tuple(array.shape), 2 * array.size, 0) for name, array in parameters
+        name: TensorInfo(name, Path(), "BF16", tuple(array.shape), 2 * array.size, 0)
+        for name, array in parameters
     }
     return {name: plan(infos, name, choices, dtype).bytes_out for name, choices in RECIPES.items()}
 

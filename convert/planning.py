@@ -155,9 +155,7 @@ def plan(
     paths = Counter(tensor.path for tensor in tensors)
     twice = next((path for path, count in paths.items() if count > 1), None)
     if twice is not None:
-        raise CheckpointError(
-            f"{twice} is there more than once, with and without .weight or per expert; remove one"
-        )
+        raise CheckpointError(f"{twice} is stored both as a stack and expert by expert; remove one")
     return Plan(recipe, dict(choices), dtype, tuple(tensors))
 
 

@@ -12,9 +12,11 @@ from typing import Any
 from mlx_diffusiongemma.config import ModelConfig
 from mlx_diffusiongemma.display.tables import aligned, size
 from mlx_diffusiongemma.errors import ConfigError
-from mlx_diffusiongemma.json_file import JsonObject, read_json
+from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import checked_model
-from mlx_diffusiongemma.weights import TensorInfo, tensor_infos
+from mlx_diffusiongemma.quantization import module_quantization
+from mlx_diffusiongemma.tied_weights import model_tensors
+from mlx_diffusiongemma.weights import TensorInfo
 
 from .memory import mac_table
 from .planning import Plan
@@ -58,7 +60,7 @@ def of_conversion(directory: Path) -> str | None:
     if not recorded and config.quantization is None:
         return None
     checked_model(directory)
-    infos = tensor_infos(directory)
+    infos = model_tensors(directory)
     loaded = sum(info.nbytes for name, info in infos.items() if tensor_class(name) != _NOT_LOADED)
     if recorded:
         table = record_table(read_json(directory / RECORD))
@@ -162,7 +164,7 @@ def _stored_rows(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> l
         if scales is None:
             members[tensor_class(name)].append(({_stored_as(None)}, math.prod(info.shape), info.nbytes))
         elif part == "weight":
-            chosen = _quantization(path, block)
+            chosen = Quantization(*module_quantization(path, scales, block))
             stored = sum(infos[i].nbytes for i in (f"{path}.{p}" for p in _PARTS) if i in infos)
             parameters = math.prod(scales.shape) * chosen.group_size
             members[tensor_class(name)].append(({_stored_as(chosen)}, parameters, stored))
@@ -181,13 +183,6 @@ def _stored_rows(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> l
 
 
 _PARTS = ("weight", "scales", "biases")
-
-
-def _quantization(path: str, block: Mapping[str, Any]) -> Quantization:
-    """Of one module; an override without `mode` means affine."""
-    read = JsonObject(block.get(path, block), f"quantization of {path}")
-    bits, group_size = (read.size(key, "to know its size") for key in ("bits", "group_size"))
-    return Quantization(bits, group_size, str(read.values.get("mode", "affine")))
 
 
 def _stored_as(quantization: Quantization | None) -> str:

@@ -22,8 +22,9 @@ from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import row_statistics
 from mlx_diffusiongemma.rules import temperature_at
 from mlx_diffusiongemma.sampling import SeededDraws, Stream
+from mlx_diffusiongemma.tied_weights import model_tensors
 from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
+from mlx_diffusiongemma.weights import read_tensors, weight_files
 
 from .planning import plan
 
@@ -135,27 +136,20 @@ class _Streamed:
 
 
 def _source_model(directory: Path, config: ModelConfig) -> _Streamed:
-    """The unquantized checkpoint, whose experts may lie in one tensor each."""
+    """Return the unquantized checkpoint, whose experts may be a tensor each."""
     model = DiffusionGemma(config)
-    infos = tensor_infos(directory)
-    names = {(info.file, info.offset): name for name, info in infos.items()}
     parameters = _parameters(model)
     origins = {}
-    for tensor in plan(infos, "bf16", {}).tensors:
+    for tensor in plan(model_tensors(directory), "bf16", {}).tensors:
         parameter = tensor.name if tensor.name in parameters else f"{tensor.path}.weight"
         if parameter in parameters:  # the vision tower is none
-            origins[parameter] = [names[piece.file, piece.offset] for piece in tensor.pieces]
+            origins[parameter] = [piece.name for piece in tensor.pieces]
     return _Streamed(model, directory, origins)
 
 
 def _converted_model(directory: Path) -> _Streamed:
-    model, names = checked_model(directory)
-    stored = tensor_infos(directory)
-    return _Streamed(
-        model,
-        directory,
-        {name: [name if name in stored else name.removesuffix(".weight")] for name in names},
-    )
+    model, tensors = checked_model(directory)
+    return _Streamed(model, directory, {name: [info.name] for name, info in tensors.items()})
 
 
 def _parameters(model: DiffusionGemma) -> dict[str, mx.array]:

@@ -13,6 +13,9 @@ from .planning import Output, Planned
 
 SHARD_BYTES = 5 * 10**9
 _READ_BYTES = 1 << 24
+# Wide dtypes come first, so that each tensor begins at a multiple of its width: the order of safetensors'
+# own writer.
+_ORDER = ("F32", "U32", "BF16", "F16", "U8")
 Piece = tuple[int, int, int]  # byte offset in the file, bytes, CRC-32
 
 
@@ -37,7 +40,10 @@ class ShardWriter:
     """One safetensors file whose tensors are filled in any order, from any thread."""
 
     def __init__(self, path: Path, tensors: Sequence[Planned]):
-        outputs = [output for tensor in tensors for output in tensor.outputs]
+        outputs = sorted(
+            (output for tensor in tensors for output in tensor.outputs),
+            key=lambda output: (_ORDER.index(output.dtype), output.name),
+        )
         header, self._begin = _header(outputs)
         self._file = path.open("wb")
         self._pieces: list[Piece] = [(0, len(header), zlib.crc32(header))]
@@ -103,7 +109,7 @@ def _header(outputs: Sequence[Output]) -> tuple[bytes, dict[str, int]]:
         }
         position = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data is aligned
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
     header = len(text).to_bytes(8, "little") + text
     begin = {
         name: len(header) + entry["data_offsets"][0] for name, entry in entries.items() if name[0] != "_"

@@ -1,13 +1,15 @@
 """From a directory or a hub id to a model and a tokenizer.
 
 Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized if and only if its
-`.scales` are there. Nothing is built before names and shapes of all tensors have been checked.
+`.scales` exist. Nothing is built before names and shapes of all tensors have been checked.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -17,34 +19,41 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from . import hub
+from . import foreign_files, hub
 from .config import ModelConfig
-from .errors import CheckpointError, ConfigError, InputError
+from .errors import CheckpointError, InputError
 from .generation_config import GenerationConfig
+from .habits import LOAD_KEYWORDS, led_on
 from .model import DiffusionGemma
+from .quantization import module_quantization
+from .tied_weights import compare_copies, model_tensors, parameter_name
 from .tokenizer import Tokenizer
-from .weights import read_tensors, tensor_infos, weight_files
+from .weights import TensorInfo, has_weights, read_tensors, weight_files
 
-# mode -> (bits, group sizes) that MLX knows
-QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "affine": ((1, 2, 3, 4, 5, 6, 8), (32, 64, 128)),
-    "mxfp4": ((4,), (32,)),
-    "mxfp8": ((8,), (32,)),
-    "nvfp4": ((4,), (16,)),
-}
+logger = logging.getLogger(__name__)
+
 # Weights that the text path does not run; conversions keep them.
 _NOT_LOADED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+# Processors and chat formats add a few tokens for which a model has no embedding, such as <|video|>.
+# Vocabularies of other models differ by thousands.
+_MOST_EXTRA_TOKENS = 64
 
 
+@led_on(LOAD_KEYWORDS)
 def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[DiffusionGemma, Tokenizer]:
-    """Loads `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
+    """Load `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
 
-    dtype: of the activations and unquantized weights. None keeps the checkpoint's, except on MLX's CPU
-    backend, where bfloat16 is ten times slower than float32: there it is float32.
-    Raises `InputError` (a subclass names what is wrong) when the checkpoint cannot be used.
+    Args:
+        path_or_hf_repo: of a Hugging Face checkpoint or an MLX conversion.
+        dtype: of the activations and unquantized weights. None keeps the checkpoint's, except on MLX's CPU
+            backend, where bfloat16 is ten times slower than float32: there it is float32.
+
+    Raises:
+        InputError: the checkpoint cannot be used; a subclass says which part.
     """
     directory = resolve(path_or_hf_repo)
-    # What is quick to check comes first: weights take minutes.
+    # Quick checks come first: weights take minutes.
     config = ModelConfig.load(directory)
     if _on_cpu() and config.quantization is None and dtype is not None and dtype != mx.float32:
         raise InputError(
@@ -52,18 +61,29 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
             "leave dtype out"
         )
     tokenizer = Tokenizer.load(directory)
-    if tokenizer.vocab_size > config.text.vocab_size:
-        raise CheckpointError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
-            f"{config.text.vocab_size}; they do not belong together"
-        )
+    _check_tokenizer(tokenizer, config, directory)
     return load_model(directory, dtype), tokenizer
 
 
-def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
-    """The local directory of "demo", a path or a hub id; downloads what is not there yet.
+def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
+    tokens, embeddings = tokenizer.vocab_size, config.text.vocab_size
+    if tokens > embeddings + _MOST_EXTRA_TOKENS:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {tokens} tokens, the model {embeddings}; "
+            "they do not belong together"
+        )
+    if tokens > embeddings:
+        logger.warning(
+            "%s: the tokenizer has %d tokens, the model embeddings for %d; prompts with token ids from %d on "
+            "are refused",
+            *(directory, tokens, embeddings, embeddings),
+        )
 
-    revision: a branch, tag or commit of the hub; with anything that is here already it is refused.
+
+def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
+    """Return the local directory of "demo", a path or a hub id; download files that are missing.
+
+    revision: a branch, tag or commit of the hub. Anything local has no revision and refuses one.
     """
     local = _local_directory(path_or_hf_repo, revision)
     return local if local is not None else hub.download(str(path_or_hf_repo), revision)
@@ -71,7 +91,9 @@ def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
 
 @contextmanager
 def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterator[Path]:
-    """Like `resolve`, for what needs no weights: of a hub id only their headers are fetched."""
+    """Like `resolve`, for callers that read no weights: of a hub id that is not in the cache, only the
+    weights' headers are fetched.
+    """
     local = _local_directory(path_or_hf_repo, revision)
     if local is not None:
         yield local
@@ -81,7 +103,7 @@ def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterato
 
 
 def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path | None:
-    """The directory if it is here, None if the name can be a hub id."""
+    """Return the directory if it exists, None if the name can be a hub id."""
     if str(path_or_hf_repo) == "demo":
         _refuse_revision("demo", revision)
         return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"
@@ -95,8 +117,14 @@ def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path 
         raise InputError(f"{str(path_or_hf_repo)[:80]!r} cannot be a model directory ({error})") from None
     if is_directory:
         _refuse_revision(path, revision)
+        described = None if has_weights(path) else foreign_files.describe_directory(path)
+        if described is not None:
+            raise CheckpointError(f"{path} holds {described}")
         return path
     if exists:
+        described = foreign_files.describe_file(path)
+        if described is not None:
+            raise CheckpointError(f"{path} is {described}")
         raise InputError(
             f"{path} is a file; give the model's directory, a hub id such as owner/name, or 'demo'"
         )
@@ -113,83 +141,77 @@ def _refuse_revision(model: str | Path, revision: str | None) -> None:
 
 
 def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
-    """Builds a checkpoint directory's model with evaluated weights; see `load` for `dtype` and errors."""
+    """Build the model of a checkpoint directory with evaluated weights. See `load` for `dtype` and errors."""
     directory = Path(directory)
     # A model that has compiled its step refers to itself: only the collector frees what it held.
     gc.collect()
-    model, names = checked_model(directory)
+    model, tensors = checked_model(directory)
+    compare_copies(directory)
     if dtype is None and _on_cpu():
         dtype = mx.float32
-    weights = {_module_name(name): tensor for name, tensor in read_tensors(weight_files(directory)).items()}
-    model.load_weights([(name, _cast(weights[name], dtype)) for name in names])
+    stored = read_tensors(weight_files(directory))
+    model.load_weights([(name, _cast(stored[info.name], dtype)) for name, info in tensors.items()])
     model.eval()
     mx.eval(model.parameters())
     return model
 
 
-def checked_model(directory: Path) -> tuple[DiffusionGemma, list[str]]:
-    """A checkpoint's model, its weights not read yet, and the names of those it wants.
+def checked_model(directory: Path) -> tuple[DiffusionGemma, dict[str, TensorInfo]]:
+    """Return a checkpoint's model before its weights are read, and the tensor of each of its parameters.
 
-    Raises `ConfigError` or `CheckpointError` unless names and shapes are what config.json calls for.
+    Raises:
+        ConfigError, CheckpointError: names, shapes or dtypes are not those that config.json calls for.
     """
     config = ModelConfig.load(directory)
     model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
-    infos = {
-        _module_name(name): info
-        for name, info in tensor_infos(directory).items()
+    tensors = {
+        parameter_name(name): info
+        for name, info in model_tensors(directory).items()
         if not name.startswith(_NOT_LOADED)
     }
-    for name, info in infos.items():
+    for name, info in tensors.items():
         # Packed weights and the scales of mx formats are unsigned; nothing else may be an integer.
-        packed = f"{name.rpartition('.')[0]}.scales" in infos
+        packed = f"{name.rpartition('.')[0]}.scales" in tensors
         if not packed and info.dtype not in ("F32", "F16", "BF16"):
             raise CheckpointError(
-                f"{info.file}: {name} is {info.dtype}, not floating point; it cannot be a weight"
+                f"{info.file}: {info.name} is {info.dtype}, not floating point; it cannot be a weight"
             )
-    shapes = {name: info.shape for name, info in infos.items()}
-    _quantize_like(model, shapes, config.quantization or {})
-    _check_names_and_shapes(model, shapes, directory)
-    return model, list(shapes)
+    _quantize_like(model, tensors, config.quantization or {})
+    shapes = {name: info.shape for name, info in tensors.items()}
+    stored = {name: info.name for name, info in tensors.items()}
+    _check_names_and_shapes(model, shapes, stored, directory)
+    return model, tensors
 
 
-def check_weights(config: ModelConfig, shapes: dict[str, tuple[int, ...]], directory: Path) -> None:
-    """`CheckpointError` unless an unquantized checkpoint's tensors are what its config calls for."""
-    named = {_module_name(name): shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)}
-    _check_names_and_shapes(DiffusionGemma(config), named, directory)
+def check_weights(
+    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, str], directory: Path
+) -> None:
+    """`CheckpointError` unless an unquantized checkpoint's tensors are those that its config calls for.
+
+    shapes: by DiffusionGemma's own names. stored: their names in the files, for messages.
+    """
+    loaded = {
+        parameter_name(name): shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)
+    }
+    _check_names_and_shapes(DiffusionGemma(config), loaded, stored, directory)
 
 
 def _on_cpu() -> bool:
     return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
-def _module_name(name: str) -> str:
-    """Hugging Face stores expert stacks without the `.weight` that a module's parameter has."""
-    return f"{name}.weight" if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else name
-
-
-def _quantize_like(
-    model: nn.Module, shapes: dict[str, tuple[int, ...]], quantization: dict[str, Any]
-) -> None:
-    """Makes quantized modules of those that have `.scales` in the checkpoint, as `quantization` says."""
+def _quantize_like(model: nn.Module, tensors: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> None:
+    """Replace modules that have `.scales` in the checkpoint by quantized ones, as `block` says."""
 
     def parameters(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        if f"{path}.scales" not in shapes:
+        scales = tensors.get(f"{path}.scales")
+        if scales is None:
             return False
         if not hasattr(module, "to_quantized"):
             raise CheckpointError(
                 f"{path} is quantized in the checkpoint, but only projections and embeddings can be"
             )
-        chosen = quantization.get(path, quantization)
-        if not isinstance(chosen, dict):
-            raise ConfigError(f"config.json: quantization of {path} must be an object, found {chosen!r}")
-        # An override without `mode` means affine, whatever the rest of the model uses.
-        mode, bits, group_size = chosen.get("mode", "affine"), chosen.get("bits"), chosen.get("group_size")
-        known_bits, known_groups = QUANTIZATIONS.get(str(mode), ((), ()))
-        if bits not in known_bits or group_size not in known_groups:
-            raise ConfigError(
-                f"config.json: quantization of {path} is {bits!r} bits in groups of {group_size!r}, "
-                f"mode {mode!r}; MLX has no such quantization"
-            )
+        bits, group_size, mode = module_quantization(path, scales, block)
         return {"group_size": group_size, "bits": bits, "mode": mode}
 
     try:
@@ -200,22 +222,36 @@ def _quantize_like(
         ) from None
 
 
-def _check_names_and_shapes(model: nn.Module, shapes: dict[str, tuple[int, ...]], directory: Path) -> None:
-    """Compares the checkpoint with what the config calls for; `CheckpointError` names at most ten tensors."""
+def _check_names_and_shapes(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, str],
+    directory: Path,
+) -> None:
+    """`CheckpointError`, which names at most ten tensors, unless they are those that the config calls for."""
     parameters: Any = tree_flatten(model.parameters())
     expected = {name: tuple(array.shape) for name, array in parameters}
     missing = sorted(expected.keys() - shapes.keys())
+    extra = sorted(stored.get(name, name) for name in shapes.keys() - expected.keys())
+    if any(_EXPERT.search(name) for name in extra):
+        raise CheckpointError(
+            f"{directory}: each expert is a tensor of its own; stack them with `mlx_dg convert`"
+        )
+    if missing and extra:
+        raise CheckpointError(
+            f"{directory}: {_some(missing, most=3)} missing, {_some(extra, most=3)} unknown to this model; "
+            "config.json does not fit the weights, or these have other names than save_pretrained gives them"
+        )
     if missing:
         raise CheckpointError(
             f"{directory}: {_some(missing)} missing; the download is incomplete or config.json differs"
         )
-    extra = sorted(shapes.keys() - expected.keys())
     if extra:
         raise CheckpointError(
             f"{directory}: {_some(extra)} unknown to this model; config.json does not fit the weights"
         )
     wrong = [
-        f"{name} is {list(shapes[name])}, not {list(expected[name])}"
+        f"{stored.get(name, name)} is {list(shapes[name])}, not {list(expected[name])}"
         for name in expected
         if shapes[name] != expected[name]
     ]
@@ -225,9 +261,9 @@ def _check_names_and_shapes(model: nn.Module, shapes: dict[str, tuple[int, ...]]
         )
 
 
-def _some(names: list[str], separator: str = ", ") -> str:
-    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return separator.join(names[:10]) + rest
+def _some(names: list[str], separator: str = ", ", most: int = 10) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + rest
 
 
 def _cast(tensor: mx.array, dtype: mx.Dtype | None) -> mx.array:

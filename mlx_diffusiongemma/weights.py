@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from . import foreign_files
 from .errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -41,18 +42,28 @@ _MAX_JSON_BYTES = 16_000_000
 _MAX_DIMENSIONS = 8  # this model needs four; the product of a million of them takes minutes
 _MAX_DIMENSION = 2**31 - 1  # MLX's shapes are int32
 _MAX_NAME = 500  # characters: names end up in messages
-_OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".gguf"}
+_OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5"}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: `nbytes` bytes from byte `offset` of `file`; dtype as safetensors spells it."""
+    """Place of one tensor: `nbytes` bytes from byte `offset` of `file`. `dtype` is spelled as in the file."""
 
+    name: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
     offset: int
+
+    @property
+    def item_bytes(self) -> int:
+        return _ITEM_BYTES[self.dtype]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
 
 def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
@@ -100,6 +111,11 @@ def weight_files(directory: Path) -> list[Path]:
             raise CheckpointError(f"{file}: not a regular file; put the weights there, or remove it")
         check_inside(file, directory)
     return files
+
+
+def has_weights(directory: Path) -> bool:
+    """True if the directory has weights or their index, sound or not."""
+    return (directory / INDEX).exists() or any(directory.glob("model*.safetensors"))
 
 
 def read_tensors(files: list[Path]) -> dict[str, mx.array]:
@@ -181,6 +197,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _no_weights(directory: Path) -> CheckpointError:
+    described = foreign_files.describe_directory(directory)
+    if described is not None:
+        return CheckpointError(f"{directory} holds {described}")
     names = sorted(path.name for path in directory.iterdir() if path.suffix.lower() in _OTHER_WEIGHTS)
     if not names:
         return CheckpointError(f"{directory}: no model*.safetensors in it; is this a model directory?")
@@ -248,7 +267,7 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
         expected = math.prod(shape) * _ITEM_BYTES[dtype]
         if not (begin <= stop <= data_bytes and stop - begin == expected):
             raise damaged(f"{name} lies at bytes {begin}..{stop} of {data_bytes}, expected {expected} bytes")
-        infos[name] = TensorInfo(file, dtype, tuple(shape), expected, 8 + length + begin)
+        infos[name] = TensorInfo(name, file, dtype, tuple(shape), expected, 8 + length + begin)
         spans.append((begin, stop))
     if not infos:
         raise damaged("it holds no tensors")

@@ -210,9 +210,11 @@ WHOLE: dict[str, tuple[Damage, str]] = {
     ),
     "pickled": (other_format("pytorch_model.bin"), r"only pytorch_model\.bin, no model\*\.safetensors"),
     "other formats": (
-        other_format("a.pt", "b.GGUF", "c.pth", "d.bin"),
-        r"only a\.pt, b\.GGUF, c\.pth and more, .* never opened",
+        other_format("a.pt", "b.H5", "c.pth", "d.bin"),
+        r"only a\.pt, b\.H5, c\.pth and more, .* never opened",
     ),
+    "GGUF": (other_format("a-Q4_K_M.GGUF"), "holds weights in GGUF, the format of llama.cpp; "),
+    "adapter": (other_format("adapter_model.bin"), "holds a LoRA adapter, which changes a model "),
     "no weights": (other_format(), "is this a model directory"),
 }
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+import safetensors.numpy
 from converting import tiny_source
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
@@ -90,6 +91,31 @@ def test_shards_and_index_hold_everything(
     assert set(index["weight_map"].values()) == set(files)
     assert index["metadata"]["total_size"] == sum(info.nbytes for info in tensor_infos(target).values())
     np.testing.assert_array_equal(canvas_logits(target), whole)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("recipe", ["mixed-4bit", "nvfp4"])
+def test_a_file_is_laid_out_as_safetensors_does_it(
+    recipe: str, dtype: str, source: Path, tmp_path: Path
+) -> None:
+    """Byte by byte what its own writer makes of the same tensors."""
+    data = (convert(source, tmp_path / "out", recipe=recipe, dtype=dtype) / "model.safetensors").read_bytes()
+    assert data == safetensors.numpy.save(safetensors.numpy.load(data), {"format": "mlx"})
+
+
+def test_tensors_begin_at_multiples_of_their_width(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SHARD_BYTES", 50_000)
+    (source / "model.safetensors").rename(tmp_path / "float32")
+    tensors: Any = mx.load(str(tmp_path / "float32"), format="safetensors")
+    for i, name in enumerate(sorted(tensors)):
+        tensors[name] = tensors[name].astype((mx.float32, mx.float16, mx.bfloat16)[i % 3])
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    for recipe in ("mixed-4bit", "mxfp4"):
+        infos = tensor_infos(convert(source, tmp_path / recipe, recipe=recipe)).values()
+        assert {info.dtype for info in infos} >= {"F32", "U32", "BF16", "F16"}
+        assert not [info.name for info in infos if info.offset % info.item_bytes]
 
 
 def test_both_names_of_the_quantization_block_are_written(source: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def real_plan(recipe: str = "mixed-4bit") -> Plan:
     model = mlx_diffusiongemma.DiffusionGemma(real_config())
     parameters: Any = tree_flatten(model.parameters())  # lazy: no weight is ever made
     infos = {
-        name: TensorInfo(Path("model.safetensors"), "BF16", tuple(x.shape), 2 * x.size, 0)
+        name: TensorInfo(name, Path("model.safetensors"), "BF16", tuple(x.shape), 2 * x.size, 0)
         for name, x in parameters
     }
     return plan(infos, recipe, choose(recipe))

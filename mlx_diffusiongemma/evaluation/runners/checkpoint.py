@@ -10,7 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from ...config import ModelConfig
-from ...weights import tensor_infos, weight_files
+from ...tied_weights import model_tensors
+from ...weights import weight_files
 
 _FILES = (
     *("config.json", "generation_config.json", "chat_template.jinja"),
@@ -45,7 +46,9 @@ def _add(digest: Any, name: str, content: bytes) -> None:
 
 def stored_dtypes(directory: Path) -> list[str]:
     """Floating-point dtypes of the tensors, by name."""
-    return sorted({_DTYPES[info.dtype] for info in tensor_infos(directory).values() if info.dtype in _DTYPES})
+    return sorted(
+        {_DTYPES[info.dtype] for info in model_tensors(directory).values() if info.dtype in _DTYPES}
+    )
 
 
 def room(config: ModelConfig, prompt_tokens: int, max_new_tokens: int) -> int:
