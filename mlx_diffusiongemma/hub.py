@@ -1,8 +1,9 @@
 """Downloads a model from the Hugging Face hub: the files it is loaded from and no others.
 
 huggingface_hub does the work, with its cache, progress bars and resume: after a broken connection it goes on
-where it stopped, and a rerun fetches only files that are not finished. Here every failure becomes one line
-that says what to do.
+where it stopped, and a rerun fetches only files that are not finished. A model that is in the cache needs no
+network: the hub is asked once, briefly, for the branch's commit, and for a given commit not at all. Every
+failure becomes one line with the way out.
 """
 
 from __future__ import annotations
@@ -11,46 +12,65 @@ import errno
 import fnmatch
 import glob
 import json
+import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import foreign_files
 from .config import ModelConfig
 from .errors import CheckpointError, DiffusionGemmaError, InputError
-from .json_file import JsonObject, read_json
+from .hub_cache import find_snapshot, indexed_weights, is_usable, is_whole
 
+_UNAVAILABLE = "no such directory here, and it cannot be downloaded"
+_INCOMPLETE = "only part of it is in the cache, and the rest cannot be downloaded"
 _STOPPED = "the download stopped"
 # Beside the weights: configuration, tokenizer and template, and what a conversion passes on.
 _SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
+_COMMIT = re.compile("[0-9a-f]{40}")
+# A model that is in the cache waits no longer for the hub. An answer takes a fraction of this.
+_PATIENCE_SECONDS = 1.5
 
 
 def download(repo: str, revision: str | None = None) -> Path:
-    """The local directory of a hub model at `revision` (branch, tag or commit; None is the main branch).
+    """Return the local directory of a hub model, after fetching what is not in the cache.
 
-    Raises `InputError` in one line: not found, gated, no such revision, unreachable, interrupted, disk full;
-    `ConfigError` before any weights are fetched when it is not a DiffusionGemma.
+    revision: a branch, tag or commit. None is the main branch.
+
+    Raises:
+        InputError: not found, gated, no such revision, unreachable, interrupted, disk full.
+        ConfigError: it is not a DiffusionGemma. No weights have been fetched.
     """
+    cached = _cached(repo, revision)
+    if cached is not None:
+        return cached
     directory = _without_weights(repo, revision)
     with hub_errors(repo, _STOPPED, revision):
         patterns = _weight_patterns(directory)
         _fetch(repo, directory.name, patterns)
         # When the hub fails later on, some versions are content with what they find in the cache.
         for pattern in patterns:
-            _require(directory, pattern)
+            _require(repo, directory, pattern)
     return directory
 
 
 @contextmanager
 def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
-    """For a while, a directory like that of `download` with the weights' headers only: its files are sparse.
+    """Yield a directory like that of `download`, for callers that read no weights.
 
-    Raises as `download` does.
+    It is the cache's if everything is there, or else a temporary one in which weights have their headers
+    only and are sparse files. Raises as `download` does.
     """
     from huggingface_hub import HfApi
 
+    cached = _cached(repo, revision)
+    if cached is not None:
+        yield cached
+        return
     directory = _without_weights(repo, revision)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
@@ -64,16 +84,74 @@ def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
                     found = api.parse_safetensors_file_metadata(repo, name, revision=directory.name)
                     _write_sparse(copy / name, found)
             for pattern in patterns:
-                _require(copy, pattern)
+                _require(repo, copy, pattern, directory.name)
         yield copy
 
 
+# --- the cache ----------------------------------------------------------------------------------------------
+
+
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """Return the cache's directory of the model if nothing has to be fetched, or else None.
+
+    Raises `InputError` if something has to be fetched and the hub cannot be reached.
+    """
+    with hub_errors(repo, _UNAVAILABLE, revision):
+        snapshot = find_snapshot(repo, revision)
+    is_commit = revision is not None and _COMMIT.fullmatch(revision) is not None
+    if snapshot is None and not is_commit:
+        return None  # the download asks for the branch's commit itself
+    usable = snapshot if snapshot is not None and is_usable(snapshot) else None
+    whole = usable if usable is not None and is_whole(repo, usable) else None
+    if is_commit and whole is not None:
+        return whole
+    with hub_errors(repo, _UNAVAILABLE if snapshot is None else _INCOMPLETE, revision):
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        try:
+            commit = _current_commit(repo, revision, _PATIENCE_SECONDS if usable else None)
+        except RevisionNotFoundError:
+            raise
+        except Exception:
+            if usable is not None:
+                return usable
+            raise
+    return whole if whole is not None and whole.name == commit else None
+
+
+def _current_commit(repo: str, revision: str | None, patience: float | None) -> str:
+    """Ask the hub once for the commit of a revision. Raises its error, or `TimeoutError`.
+
+    The request runs in a thread, because nothing else limits how long looking up the hub's address takes.
+    """
+    from huggingface_hub import HfApi
+
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answers.append(HfApi().model_info(repo, revision=revision, timeout=patience).sha)
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(patience)
+    answer = answers[0] if answers else TimeoutError(f"no answer within {patience} seconds")
+    if isinstance(answer, Exception):
+        raise answer
+    return str(answer)
+
+
+# --- the download -------------------------------------------------------------------------------------------
+
+
 def _without_weights(repo: str, revision: str | None) -> Path:
-    """The local directory with everything but weights, once config.json is that of a DiffusionGemma."""
-    with hub_errors(repo, "no such directory here, and it cannot be downloaded", revision):
+    """Return the local directory with all but weights, once config.json is that of a DiffusionGemma."""
+    with hub_errors(repo, _UNAVAILABLE, revision):
         directory = _fetch(repo, revision, ["config.json"])
     with hub_errors(repo, _STOPPED, revision):
-        _require(directory, "config.json")
+        _require(repo, directory, "config.json")
         ModelConfig.load(directory)
         # The cache names the directory after the commit. Asking for that commit keeps a push in between
         # from mixing two versions.
@@ -115,27 +193,22 @@ def hub_errors(repo: str, subject: str, revision: str | None = None) -> Iterator
 
 def _weight_patterns(directory: Path) -> list[str]:
     """The files that the index names, so that a second set of weights is not fetched, or the usual name."""
-    index = directory / "model.safetensors.index.json"
-    if not index.exists():
-        return ["model*.safetensors"]
-    weight_map = JsonObject(read_json(index), "", index.name).values.get("weight_map")
-    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-    if not names:
-        raise CheckpointError(f"{index.name} names no files; give the id of another copy of this model")
-    for name in names:
-        if "/" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index.name} names {name[:80]!r}, which is no safetensors file beside it; "
-                "give the id of another copy of this model"
-            )
-    return [glob.escape(name) for name in names]
+    names = indexed_weights(directory)
+    return ["model*.safetensors"] if names is None else [glob.escape(name) for name in names]
 
 
-def _require(directory: Path, pattern: str) -> None:
-    if not any(directory.glob(pattern)):
-        raise CheckpointError(
-            f"{pattern[:80]} is not there or did not come; try again, or give the id of a model that has it"
-        )
+def _require(repo: str, directory: Path, pattern: str, commit: str | None = None) -> None:
+    """`CheckpointError` if the directory has no such file; it names what the repository holds instead."""
+    from huggingface_hub import HfApi
+
+    if any(directory.glob(pattern)):
+        return
+    described = foreign_files.describe(HfApi().list_repo_files(repo, revision=commit or directory.name))
+    if described is not None:
+        raise CheckpointError(f"it holds {described}")
+    raise CheckpointError(
+        f"{pattern[:80]} is not there or did not come; try again, or give the id of a model that has it"
+    )
 
 
 def _reason(error: BaseException, repo: str, revision: str | None) -> str:
@@ -168,7 +241,7 @@ def _reason(error: BaseException, repo: str, revision: str | None) -> str:
     if status is not None:
         return f"the hub answered HTTP {status} ({text[:200]}); try again later, finished files are kept"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, and not all of it is in the cache; unset it"
+        return "HF_HUB_OFFLINE is set; unset it to download what is missing"
     if isinstance(error, errors.HFValidationError):
         return f"this is no hub id ({text[:200]}); it looks like owner/name"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

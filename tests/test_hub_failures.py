@@ -39,6 +39,17 @@ for token, repo in attempts:
     except InputError as error:
         print(error)
 """
+# The same of downloads.
+DOWNLOADS = """
+import json, sys
+from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.hub import download
+for arguments in json.loads(sys.argv[1]):
+    try:
+        print(download(*arguments))
+    except InputError as error:
+        print(error)
+"""
 
 
 @pytest.fixture
@@ -129,13 +140,30 @@ def test_a_refusal_in_the_middle_is_told_apart(hub: Hub, home: Path) -> None:
 
 
 def test_what_is_not_there_is_named(hub: Hub, home: Path) -> None:
+    small = {name: DEMO[name] for name in ("config.json", "tokenizer.json")}
+    hub.commit("owner/none", {"README.md": b""})
+    hub.commit("owner/bin", small)
     hub.commit("owner/gguf", {"model.gguf": b""})
-    hub.commit("owner/bin", {name: DEMO[name] for name in ("config.json", "tokenizer.json")})
-    for repo, lacks in ("owner/gguf", "config.json"), ("owner/bin", "model*.safetensors"):
-        line = complaint(hub, home, DOWNLOAD, repo)
-        assert line.startswith(f"{repo}: {lacks} is not there or did not come; ")
-    assert "it has no revision 'v9'; " in complaint(hub, home, DOWNLOAD, "owner/gguf", "v9")
-    assert "this is no hub id (" in complaint(hub, home, DOWNLOAD, "owner/a--b")
+    hub.commit("owner/both", small | {"q4/model.gguf": b""})
+    hub.commit("owner/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b""})
+    attempts = {
+        ("owner/none",): "config.json is not there or did not come; ",
+        ("owner/bin",): "model*.safetensors is not there or did not come; ",
+        ("owner/gguf",): "it holds weights in GGUF, the format of llama.cpp; ",
+        ("owner/both",): "it holds weights in GGUF, the format of llama.cpp; ",
+        ("owner/lora",): "it holds a LoRA adapter, which changes a model ",
+        (
+            "owner/lora",
+            "v9",
+        ): "no such directory here, and it cannot be downloaded: it has no revision 'v9'; ",
+        ("owner/a--b",): "no such directory here, and it cannot be downloaded: this is no hub id (",
+    }
+    done = python(hub, home, "-c", DOWNLOADS, json.dumps(list(attempts)))
+    assert done.returncode == 0, done.stderr
+    for (arguments, expected), line in zip(attempts.items(), done.stdout.splitlines(), strict=True):
+        assert (
+            line.removeprefix(f"{arguments[0]}: ").removeprefix("the download stopped: ").startswith(expected)
+        )
 
 
 def test_an_unreachable_hub_is_said_to_be(hub: Hub, home: Path) -> None:
@@ -143,7 +171,7 @@ def test_an_unreachable_hub_is_said_to_be(hub: Hub, home: Path) -> None:
     assert "ConnectError: " in line
     assert "check the network and try again" in line
     line = complaint(hub, home, DOWNLOAD, "owner/model", HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set, and not all of it is in the cache; unset it" in line
+    assert "HF_HUB_OFFLINE is set; unset it to download what is missing" in line
 
 
 @pytest.mark.parametrize(
