@@ -6,7 +6,6 @@ Transformers rebuild parts of some tokenizers, and config.json, whose model type
 does not know, are not consulted.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .chat_template import ChatTemplate, read_object, read_template
+from .delimiters import Delimiters
 from .environment import environment
 from .errors import InputError, TokenizerError
-from .prompts import Message, Tool, checked_messages, described_tools, one_line
+from .prompts import Message, checked_messages, one_line
+from .tool_descriptions import Tool
 
 Prompt = str | Sequence[Message] | Sequence[int]
 
@@ -85,20 +87,22 @@ class Tokenizer:
         self.hidden_ids = frozenset(self.special.ids() | marked | unused)
         spelled = {f"<0x{value:02X}>": value for value in range(256)}
         self.byte_values = {vocabulary[text]: value for text, value in spelled.items() if text in vocabulary}
+        self._delimiters = Delimiters(map(self._backend.id_to_token, self.hidden_ids))
+        self._template = ChatTemplate(hf_tokenizer, source, self._delimiters)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "Tokenizer":
         """The tokenizer of a checkpoint: its tokenizer.json, or else its sentencepiece tokenizer.model.
 
-        tokenizer_config.json and chat_template.jinja are read when they are there. Nothing is downloaded.
+        tokenizer_config.json and the chat template are read when they are there. Nothing is downloaded.
         Raises TokenizerError when the directory holds no tokenizer or a file of it cannot be used.
         """
         path = Path(directory)
         if not path.is_dir():
             raise TokenizerError(f"{path}: no such directory; give the directory of a checkpoint")
-        config = _read_config(path / "tokenizer_config.json")
+        config = read_object(path / "tokenizer_config.json")
         hf = _load_transformers(path)
-        hf.chat_template = _read_template(path / "chat_template.jinja", config)
+        hf.chat_template = read_template(path)
         for name in ("bos", "eos", "unk", "pad", "mask"):  # templates use them by these names
             named = config.get(f"{name}_token")
             for text in (named.get("content") if isinstance(named, dict) else named, f"<{name}>"):
@@ -108,15 +112,55 @@ class Tokenizer:
                     break
         return cls(hf, source=str(path))
 
-    def encode(self, text: str, what: str = "prompt") -> list[int]:
-        """The ids of `text`, without bos. Delimiters spelled in the text become their single ids.
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._hf.bos_token_id
 
-        Raises InputError, which calls it `what`, for text that is not valid Unicode.
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the configured `eos_token`, which may end a turn rather than a text."""
+        return self._hf.eos_token_id
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._hf.pad_token_id
+
+    @property
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The checkpoint's template, several by name, or None."""
+        return self._hf.chat_template
+
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool = True) -> Any:
+        """Return the `input_ids` and `attention_mask` of `text`, as Transformers does."""
+        return self._hf(text, add_special_tokens=add_special_tokens, padding=False, truncation=False)
+
+    def encode(self, text: str, what: str = "prompt", *, allow_special_tokens: bool = True) -> list[int]:
+        """Return the ids of `text`, without bos.
+
+        what: what an error calls the text.
+        allow_special_tokens: a delimiter that the text spells becomes its single id. Otherwise it stays text.
+        Raises InputError for text that is not valid Unicode.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:  # a half of a surrogate pair, from undecodable bytes
             raise InputError(f"{what}: not valid Unicode ({error.reason}); decode it as UTF-8") from None
+        places = () if allow_special_tokens else range(len(text))
+        return self._encode_pieces(self._delimiters.pieces(text, places))
+
+    def _encode_pieces(self, pieces: Sequence[str]) -> list[int]:
+        """Ids of the pieces of one text, in which no token reaches from one piece into the next."""
+        ids = self._encode(pieces[0])
+        for piece in pieces[1:]:
+            # Behind a newline, because some tokenizers treat the beginning of a text in another way.
+            newline, behind = self._encode("\n"), self._encode("\n" + piece)
+            if behind[: len(newline)] == newline:
+                ids += behind[len(newline) :]
+            else:  # the newline has become part of another token
+                ids += self._encode(piece)
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -139,32 +183,44 @@ class Tokenizer:
         return chosen
 
     def apply_chat_template(
-        self, messages: Sequence[Message], *, thinking: bool = False, tools: Sequence[Tool] | None = None
-    ) -> list[int]:
-        """The ids of a chat, rendered by the checkpoint's own template up to where the model's turn begins.
+        self,
+        messages: Sequence[Message],
+        *,
+        thinking: bool = False,
+        enable_thinking: bool = False,
+        tools: Sequence[Tool] | None = None,
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        allow_special_tokens: bool = False,
+    ) -> Any:
+        """Return the ids of a chat, rendered by the checkpoint's own template.
 
-        The template writes bos itself; no other is added. Raises TokenizerError when there is no usable
-        template, InputError when it cannot render these messages.
+        thinking: ask for a thought before the answer. `enable_thinking` is Transformers' name for it.
+        add_generation_prompt: end where the model's turn begins.
+        tokenize: False returns the rendered text instead.
+        allow_special_tokens: delimiters spelled in messages or tools become structure. Otherwise they stay
+            the text that was written. Without `tokenize` this has no effect.
+        The template writes bos itself. No other is added.
+        Raises InputError for messages that cannot be used or rendered, TokenizerError without a template.
         """
-        if not self._hf.chat_template:
-            raise TokenizerError(
-                f"{self._source}: no chat_template.jinja found; add the checkpoint's own or give token ids"
-            )
-        described = described_tools(tools)
-        try:
-            text = self._hf.apply_chat_template(
-                list(messages),
-                tools=described,
-                add_generation_prompt=True,
-                enable_thinking=thinking,
-                tokenize=False,  # what Transformers returns as ids differs between its versions
-            )
-        except Exception as error:  # templates raise whatever their expressions raise
-            unusable = isinstance(error, ImportError) or type(error).__name__ == "TemplateSyntaxError"
-            raise (TokenizerError if unusable else InputError)(
-                f"{self._source}: the chat template cannot render the messages ({one_line(error)})"
-            ) from error
-        return self.encode(text)
+        chat = self._template.chat(messages, tools)
+        options = {
+            "add_generation_prompt": add_generation_prompt,
+            "enable_thinking": thinking or enable_thinking,
+        }
+        text = self._template.render(chat, **options)
+        if not tokenize:
+            return text
+        ids = self.encode(text)
+        if allow_special_tokens:
+            return ids
+        literal = self._encode_pieces(self._template.pieces(chat, text, **options))
+
+        def structure(ids: list[int]) -> list[int]:
+            return [token for token in ids if token in self.hidden_ids]
+
+        # If the chat spells no delimiter, `ids` are exactly those of Transformers.
+        return ids if structure(ids) == structure(literal) else literal
 
     def prompt_ids(
         self,
@@ -173,13 +229,15 @@ class Tokenizer:
         thinking: bool = False,
         system: str | None = None,
         tools: Sequence[Tool] | None = None,
+        allow_special_tokens: bool = False,
     ) -> list[int]:
-        """The ids that the model is given for a prompt of any kind.
+        """Return the ids that the model is given for a prompt of any kind.
 
         prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids,
             which pass through unchanged and exclude the other arguments.
         thinking: ask for a thought before the answer. system: text of a system message. tools: JSON
             descriptions, or Python functions with type hints and a docstring.
+        allow_special_tokens: see `apply_chat_template`.
         Raises InputError for what cannot be used, TokenizerError for a chat without a chat template.
         """
         if hasattr(prompt, "tolist"):  # an array of ids
@@ -192,8 +250,18 @@ class Tokenizer:
             raise InputError(f"prompt: found {type(prompt).__name__}; give text, messages or token ids")
         if not items:
             raise InputError("prompt: empty; give text, messages or token ids")
-        if isinstance(items[0], Mapping):
-            return self.apply_chat_template(checked_messages(items, system), thinking=thinking, tools=tools)
+        if isinstance(items[0], str | list | tuple):
+            raise InputError(
+                f"prompt: item 0 is {type(items[0]).__name__}; give one prompt (text, messages or token ids) "
+                "or give generate_batch the list"
+            )
+        if isinstance(items[0], Mapping) or hasattr(items[0], "model_dump"):
+            return self.apply_chat_template(
+                checked_messages(items, system),
+                thinking=thinking,
+                tools=tools,
+                allow_special_tokens=allow_special_tokens,
+            )
         ids = [self._checked_id(index, item) for index, item in enumerate(items)]
         if thinking or system is not None or tools:
             raise InputError("prompt: token ids leave no room for thinking, system or tools; give messages")
@@ -231,29 +299,3 @@ def _load_transformers(path: Path) -> Any:
         raise TokenizerError(
             f"{file}: not a usable tokenizer ({one_line(error)}); copy it from the original checkpoint"
         ) from error
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """What tokenizer_config.json holds; {} when there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{file}: not readable as JSON ({one_line(error)}); copy it again") from error
-    if not isinstance(config, dict):
-        raise TokenizerError(f"{file}: holds {type(config).__name__}, not an object; copy it again")
-    return config
-
-
-def _read_template(file: Path, config: Mapping[str, Any]) -> Any:
-    """The chat template: `file`, or else what tokenizer_config.json holds; None without either."""
-    template = config.get("chat_template")
-    try:
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        if isinstance(template, list):  # several, each with a name
-            return {entry["name"]: entry["template"] for entry in template}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise TokenizerError(f"{file}: no usable chat template ({one_line(error)}); copy it again") from error
-    return template

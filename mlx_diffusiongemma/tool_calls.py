@@ -4,6 +4,12 @@ The grammar is JSON-like, with bare keys and with strings between `<|"|>` delimi
 escapes and may hold anything else:
 
     call:NAME{city:<|"|>Paris<|"|>,days:3,metric:true,hours:[9,12],near:{km:2.5}}
+
+Models stray from it. These spellings are read as well, because each has one meaning: parentheses around the
+arguments, also around the braces, doubled braces, `=` for `:`, strings in double or single quotes with the
+escapes of JSON, `True`, `False` and `None`, a comma too many before a closing bracket, and a missing comma
+before a name. A word without quotes, a quote inside a quoted string and an argument without a name have more
+than one meaning, or none: such a call is malformed.
 """
 
 import json
@@ -11,22 +17,23 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 QUOTE = '<|"|>'
 _MAX_DEPTH = 64
 
 # `call:` may be missing. A name may be namespaced ("google:maps:route"), so it may hold colons.
 _HEAD = re.compile(r"\s*(?:call\s*:\s*)?(?P<name>\w(?:[\w.:/-]*\w)?)?")
-_BRACE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)  # or a JSON string, whose braces are none
-_NEXT = re.compile(r"[\s,;]*(?=(?:call\s*:\s*)?\w[\w.:/-]*\{)")
+_NEXT = re.compile(r"[\s,;]*(?=(?:call\s*:\s*)?\w[\w.:/-]*[{(])")
+# A quoted string ends at the end of the text if nothing closes it: no text is searched twice.
+_STRING = r"""(?P<quote>["'])(?P<body>(?:(?!(?P=quote))[^\\]|\\.)*)(?P<close>(?P=quote)?)"""
+_BRACKET = re.compile(rf"(?<!\w){_STRING}|(?P<bracket>[{{}}()])", re.DOTALL)
+_BRACKET_ONLY = re.compile(r"(?P<bracket>[{}()])")
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<mark>[{}\[\]:,])              # punctuation
-           |(?P<json>"(?:[^"\\]|\\.)*")         # a JSON string: not the format, but models slip into it
-           |(?P<word>[^\s{}\[\]:,"]+))          # a bare key, a number, true, false, null
-    """,
-    re.VERBOSE | re.DOTALL,
+    rf"(?P<gap>\s*)(?:(?P<mark>[{{}}\[\]():,=])|{_STRING}|(?P<word>[^\s{{}}\[\]():,=\"']+))", re.DOTALL
 )
+_BARE_NAME = re.compile(r"[^\W\d][\w.-]*")
+_WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
 @dataclass(frozen=True)
@@ -46,19 +53,19 @@ class ToolCall:
 
 
 def parse_tool_calls(raw: str, *, closed: bool = True) -> list[ToolCall]:
-    """The calls written in `raw`, one after the other; mostly it is one. See `parse_tool_call`."""
+    """Return the calls written in `raw`, one after the other. Mostly it is one. See `parse_tool_call`."""
     *calls, last = _separate(raw)
     return [*(parse_tool_call(call) for call in calls), parse_tool_call(last, closed=closed)]
 
 
 def _separate(raw: str) -> list[str]:
-    """`raw`, cut where braces outside strings have closed and another call follows."""
+    """Cut `raw` where brackets outside strings have closed and another call follows."""
     calls, start, at, depth = [], 0, 0, 0
     for index, piece in enumerate(raw.split(QUOTE)):
-        for match in _BRACE.finditer(piece) if index % 2 == 0 else ():
-            depth += {"{": 1, "}": -1}.get(match[0], 0)
+        for match in _brackets(piece) if index % 2 == 0 else ():
+            depth = max(0, depth + (1 if match["bracket"] in "{(" else -1))
             end = at + match.end()
-            following = _NEXT.match(raw, end) if match[0] == "}" and depth == 0 else None
+            following = _NEXT.match(raw, end) if match["bracket"] in "})" and depth == 0 else None
             if following is not None:
                 calls.append(raw[start:end])
                 start = following.end()
@@ -66,11 +73,21 @@ def _separate(raw: str) -> list[str]:
     return [*calls, raw[start:]]
 
 
-def parse_tool_call(raw: str, *, closed: bool = True) -> ToolCall:
-    """The call written in `raw`. Never raises: a malformed call has `error` set and keeps `raw`.
+def _brackets(piece: str) -> Iterator[re.Match[str]]:
+    """Brackets of `piece` outside quoted strings. A quote that nothing closes begins no string."""
+    for match in _BRACKET.finditer(piece):
+        if match["bracket"]:
+            yield match
+        elif not match["close"]:
+            yield from _BRACKET_ONLY.finditer(piece, match.start())
+            return
 
-    closed: whether `<tool_call|>` was seen. A call without it is reported with an error, and with its
-    arguments when those are complete.
+
+def parse_tool_call(raw: str, *, closed: bool = True) -> ToolCall:
+    """Return the call written in `raw`. Never raises: a malformed call has `error` set and keeps `raw`.
+
+    closed: True if `<tool_call|>` came. A call without it has an error, and its arguments if these are
+        complete.
     """
     head, *rest = raw.split(QUOTE)
     match = _HEAD.match(head)
@@ -94,103 +111,171 @@ def _fail(message: str) -> NoReturn:
     raise _Malformed(message)
 
 
+class _Token(NamedTuple):
+    """kind: a mark itself, "string", "word", "end", or "error" with the reason as its text.
+
+    quote: what delimits a string. after_gap: True if white space comes before it.
+    """
+
+    kind: str
+    text: str
+    after_gap: bool = False
+    quote: str = ""
+
+
 class _Reader:
     """Recursive descent over text that was split at every `<|"|>`: odd pieces are strings."""
 
     def __init__(self, pieces: list[str]) -> None:
         self._tokens = _tokens(pieces)
-        self._kind, self._text = next(self._tokens)
+        self._before = _Token("end", "")
+        self._token = next(self._tokens)
+        self._following = next(self._tokens, self._token)
 
     def arguments(self) -> dict[str, Any]:
-        if self._kind != "{":
-            _fail(f"expected {{ after the name, {self._found()}")
-        arguments = self._object(depth=0)
-        if self._kind != "end":
-            _fail(f"expected the end of the call, {self._found()}")
+        if self._token.kind not in "{(":
+            self._expected("{ after the name")
+        if self._token.kind == "{":
+            arguments = self._object(depth=0)
+        else:
+            self._take("(")
+            if self._token.kind == "{":
+                arguments = self._object(depth=0)
+                self._take(")")
+            else:
+                arguments = self._pairs(")", depth=0)
+        if self._token.kind != "end":
+            self._expected("the end of the call")
         return arguments
 
-    def _found(self) -> str:
-        return "found the end" if self._kind == "end" else f"found {self._text[:20]!r}"
+    def _expected(self, what: str) -> NoReturn:
+        token = self._token
+        if token.kind == "error":
+            _fail(token.text)
+        found = "the end" if token.kind == "end" else repr(token.text[:20])
+        _fail(f"expected {what}, found {found}")
 
-    def _take(self, *kinds: str) -> tuple[str, str]:
-        """The next token, which must be one of `kinds`."""
-        if self._kind not in kinds:
-            _fail(f"expected {' or '.join(kinds)}, {self._found()}")
-        taken = self._kind, self._text
-        self._kind, self._text = next(self._tokens, ("end", ""))
-        return taken
+    def _take(self, *kinds: str) -> _Token:
+        """Return the next token, which must be one of `kinds`."""
+        if self._token.kind not in kinds:
+            self._expected(" or ".join(kinds))
+        self._before, self._token = self._token, self._following
+        self._following = next(self._tokens, self._token)
+        return self._before
 
     def _object(self, depth: int) -> dict[str, Any]:
-        result: dict[str, Any] = {}
         self._take("{")
-        while self._kind != "}":
-            key = self._take("word", "string")[1]
-            self._take(":")
-            result[key] = self._value(depth + 1)
-            if self._kind != "}":
-                self._take(",")
+        if self._token.kind != "{":
+            return self._pairs("}", depth)
+        self._take("{")  # doubled
+        result = self._pairs("}", depth)
         self._take("}")
         return result
+
+    def _pairs(self, close: str, depth: int) -> dict[str, Any]:
+        """Names and values up to and including `close`."""
+        result: dict[str, Any] = {}
+        while self._token.kind != close:
+            name = self._take("word", "string")
+            if self._token.kind not in (":", "="):
+                self._expected(f": after {name.text[:20]!r}")
+            self._take(":", "=")
+            result[name.text] = self._value(depth + 1)
+            if self._token.kind != close and not self._comma_is_missing():
+                self._comma()
+        self._take(close)
+        return result
+
+    def _comma(self) -> None:
+        before, token = self._before, self._token
+        if before.quote in ("'", '"') and token.kind in ("word", "string") and not token.after_gap:
+            _fail(
+                f"{before.quote} before {token.text[:20]!r} may end the string or belong to it "
+                f"(a string needs {QUOTE} around it)"
+            )
+        self._take(",")
+
+    def _comma_is_missing(self) -> bool:
+        """True if a name and a value follow, clearly apart from the value before."""
+        before, token = self._before, self._token
+        is_apart = token.after_gap or before.kind in ("}", "]") or QUOTE in (before.quote, token.quote)
+        is_name = token.kind == "string" or (token.kind == "word" and _BARE_NAME.fullmatch(token.text))
+        return bool(is_apart and is_name and self._following.kind in (":", "="))
 
     def _array(self, depth: int) -> list[Any]:
         result: list[Any] = []
         self._take("[")
-        while self._kind != "]":
+        while self._token.kind != "]":
             result.append(self._value(depth + 1))
-            if self._kind != "]":
-                self._take(",")
+            if self._token.kind != "]":
+                self._comma()
         self._take("]")
         return result
 
     def _value(self, depth: int) -> Any:
         if depth > _MAX_DEPTH:
             _fail(f"nested deeper than {_MAX_DEPTH} levels")
-        if self._kind == "{":
+        if self._token.kind == "{":
             return self._object(depth)
-        if self._kind == "[":
+        if self._token.kind == "[":
             return self._array(depth)
-        kind, text = self._take("word", "string", "{", "[")
-        return text if kind == "string" else _scalar(text)
+        token = self._take("word", "string", "{", "[")
+        return token.text if token.kind == "string" else _scalar(token.text)
 
 
 def _scalar(word: str) -> Any:
-    """A number, true, false or null; JSON's spelling, because that is what the format borrows."""
+    """A number, true, false or null, as JSON or Python spells it."""
+    if word in _WORDS:
+        return _WORDS[word]
     try:
         value = json.loads(word)
     except ValueError:
-        _fail(f"{word[:20]!r} is no number, true, false or null (a string needs {QUOTE} around it)")
+        _fail(f"{word[:20]!r} is not a number, true, false or null (a string needs {QUOTE} around it)")
     if isinstance(value, float) and not math.isfinite(value):
         _fail(f"{word[:20]!r} is not a finite number")
     return value
 
 
-def _tokens(pieces: list[str]) -> Iterator[tuple[str, str]]:
-    """(kind, text) pairs: kind is the mark itself, "string", "word", "end", or what cannot be read."""
+def _tokens(pieces: list[str]) -> Iterator[_Token]:
     for index, piece in enumerate(pieces):
         if index % 2:
             if index + 1 == len(pieces):
-                _fail(f"a string is not closed by {QUOTE}")
-            yield "string", piece
+                yield _Token("error", f"a string is not closed by {QUOTE}")
+                return
+            yield _Token("string", piece, quote=QUOTE)
             continue
-        piece, position = piece.rstrip(), 0
-        while position < len(piece):
-            match = _TOKEN.match(piece, position)
-            if match is None:
-                _fail(f"cannot read {piece[position : position + 20]!r}")
+        text, position = piece.rstrip(), 0
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            assert match is not None  # every character begins a token
             position = match.end()
-            if match["mark"]:
-                yield match["mark"], match["mark"]
-            elif match["word"]:
-                yield "word", match["word"]
+            after_gap = bool(match["gap"])
+            if match["quote"] and not match["close"]:
+                yield _Token("error", f"a string is not closed by {match['quote']}")
+                return
+            if match["quote"]:
+                yield _quoted(match["quote"], match["body"], after_gap)
+            elif match["mark"]:
+                yield _Token(match["mark"], match["mark"], after_gap)
             else:
-                yield "string", _json_string(match["json"])
-    yield "end", ""
+                yield _Token("word", match["word"], after_gap)
+    yield _Token("end", "")
 
 
-def _json_string(text: str) -> str:
+def _quoted(quote: str, body: str, after_gap: bool) -> _Token:
+    """A string in double or single quotes, with JSON's escapes."""
+    text = f"{quote}{body}{quote}"
+    if quote == "'":
+        body = re.sub(r"""\\(.)|(")""", _as_json, body, flags=re.DOTALL)
     try:
-        string = str(json.loads(text, strict=False))
+        string = str(json.loads(f'"{body}"', strict=False))
         string.encode()  # "\\ud83d" alone is a half of a character, which nobody can print or send on
-        return string
     except ValueError:
-        _fail(f"{text[:20]!r} is no valid JSON string")
+        return _Token("error", f"{text[:20]!r} is not a valid string: its escapes are not JSON's")
+    return _Token("string", string, after_gap, quote)
+
+
+def _as_json(match: re.Match[str]) -> str:
+    if match[2]:
+        return '\\"'
+    return "'" if match[1] == "'" else match[0]

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fixtures_templates import chat_tokenizer, released_directory, released_template  # noqa: F401
 from kernel_paths import ON_METAL, plug_in_emulator
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mlx_diffusiongemma.errors import InputError, TokenizerError
-from mlx_diffusiongemma.loading import resolve
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import one_line, write_tokenizer
@@ -36,7 +35,7 @@ WEATHER: dict[str, Any] = {
     "name": "get_weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
 }
-SAME_TOOL = [get_weather, WEATHER, {"type": "function", "function": WEATHER}, {"type": "function", **WEATHER}]
+SAME_TOOL = [get_weather, WEATHER, {"type": "function", "function": WEATHER}]
 DECLARED = "<|turn>system\n<|tool>get_weather(city,days)<tool|><turn|>\n"
 USER = {"role": "user", "content": "hi"}
 MAIN = {"role": "system", "content": "brief"}
@@ -61,7 +60,7 @@ CALL = {"function": {"name": "now", "arguments": {}}}
             ],
             {"thinking": True},
             "<|turn>system\n<|think|>\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"
-            "<|turn>model\n<|tool_call>call:now{}<tool_call|><turn|>\n<|turn>tool\n3<turn|>\n",
+            "<|turn>model\n<|tool_call>call:now{}<tool_call|><turn|>\n<|turn>tool\n{\"value\": 3}<turn|>\n",
         ),
         (
             (USER, {"role": "assistant", "content": ""}, USER),
@@ -77,12 +76,14 @@ def test_prompt(tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], expe
 
 
 def test_token_ids_pass_through(tokenizer: Tokenizer) -> None:
-    ids = [0, 5, tokenizer.vocab_size - 1]
+    """Ids of structure, too: ids are the caller's."""
+    ids = [0, 5, *sorted(tokenizer.hidden_ids), tokenizer.vocab_size - 1]
     for prompt in (ids, tuple(ids), np.array(ids, np.int64), mx.array(ids, mx.int32)):
         result = tokenizer.prompt_ids(prompt)
         assert result == ids
         assert {type(token) for token in result} == {int}
-    with pytest.raises(InputError, match=f"item 3 is {tokenizer.vocab_size}; token ids are 0 to {ids[-1]}"):
+    wrong = f"item {len(ids)} is {tokenizer.vocab_size}; token ids are 0 to {ids[-1]}"
+    with pytest.raises(InputError, match=wrong):
         tokenizer.prompt_ids([*ids, tokenizer.vocab_size])
 
 
@@ -126,16 +127,18 @@ def untyped(city):
         ([{"role": "user", "content": ["hi"]}], {}, "message 0 has a content part of type 'str'"),
         ([USER, "hi"], {}, "message 1 is str"),
         ([USER, 3], {}, "message 1 is int"),
-        ([USER, MAIN], {}, "the system message comes first"),  # the template's own refusal
         ([MAIN, USER], {"system": "brief"}, "system: the messages already hold"),
         ("hi", {"system": 3}, "system: found int"),
         ([5, True], {}, "item 1 is bool True"),
         ([True], {}, "item 0 is bool True"),
         ([5, USER], {}, "item 1 is dict"),
         ([5, 2.0], {}, "item 1 is float 2.0"),
-        (["hi"], {}, "item 0 is str 'hi'"),
-        ([[5]], {}, "item 0 is list"),
-        (np.array([[5]]), {}, "item 0 is list"),
+        (["hi"], {}, "item 0 is str; give one prompt"),
+        (["hi", "ho"], {}, "or give generate_batch the list"),
+        ([[USER], [USER]], {}, "item 0 is list; give one prompt"),
+        (((5,), (6,)), {}, "item 0 is tuple; give one prompt"),
+        (np.array([[5]]), {}, "item 0 is list; give one prompt"),
+        ([5, "hi"], {}, "item 1 is str 'hi'"),
         (np.array(5), {}, "prompt: found int"),
         (mx.array([5.0]), {}, "item 0 is float 5.0"),
         ([5, -1], {}, "item 1 is -1; token ids are 0 to "),
@@ -146,31 +149,73 @@ def untyped(city):
         ("hi", {"tools": get_weather}, "tools: found function; give a list"),
         ("hi", {"tools": {}}, "tools: found dict; give a list"),
         ("hi", {"tools": ["get_weather"]}, "tools: item 0 is str"),
-        ("hi", {"tools": [WEATHER, {"parameters": {}}]}, "tools: item 1 has no name"),
-        ("hi", {"tools": [{"function": "get_weather"}]}, "tools: item 0 has no name"),
-        ("hi", {"tools": [{"name": "f", "parameters": {1, 2}}]}, "tools: f cannot be written as JSON"),
         ("hi", {"tools": [undocumented]}, "tools: undocumented cannot be described"),
         ("hi", {"tools": [untyped]}, "tools: untyped cannot be described"),
     ],
 )
-def test_refused_prompt(tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], message: str) -> None:
+def test_refused_prompt(
+    chat_tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError) as error:
-        tokenizer.prompt_ids(prompt, **options)
+        chat_tokenizer.prompt_ids(prompt, **options)
     assert message in one_line(error)
     assert error.value.exit_code == 2
     assert not isinstance(error.value, TokenizerError)
 
 
+def test_a_templates_own_refusal(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError) as error:
+        tokenizer.prompt_ids([USER, MAIN])
+    assert "cannot render the messages (the system message comes first)" in one_line(error)
+
+
 @pytest.mark.parametrize("tool", [get_weather, WEATHER])
-def test_demo_prompt(tool: Callable[..., Any] | dict[str, Any]) -> None:
-    demo = Tokenizer.load(resolve("demo"))
-    ids = demo.prompt_ids("What is 3 + 4?", thinking=True, system="Be brief.", tools=[tool])
-    text = demo.decode(ids)
+def test_gemma_prompt(chat_tokenizer: Tokenizer, tool: Callable[..., Any] | dict[str, Any]) -> None:
+    ids = chat_tokenizer.prompt_ids("What is 3 + 4?", thinking=True, system="Be brief.", tools=[tool])
+    text = chat_tokenizer.decode(ids)
     assert ids.count(2) == 1
     pattern = (
         r"<bos><\|turn>system\n<\|think\|>\nBe brief\.<\|tool>declaration:get_weather\{.*\}<tool\|><turn\|>\n"
         r"<\|turn>user\nWhat is 3 \+ 4\?<turn\|>\n<\|turn>model\n"
     )
     assert re.fullmatch(pattern, text, re.DOTALL)
-    plain = demo.decode(demo.prompt_ids("What is 3 + 4?"))
+    plain = chat_tokenizer.decode(chat_tokenizer.prompt_ids("What is 3 + 4?"))
     assert plain == "<bos><|turn>user\nWhat is 3 + 4?<turn|>\n<|turn>model\n"
+
+
+def test_objects_of_openais_client_are_messages(chat_tokenizer: Tokenizer) -> None:
+    import pydantic
+
+    class Function(pydantic.BaseModel):
+        name: str
+        arguments: str
+
+    class Call(pydantic.BaseModel):
+        id: str
+        type: str
+        function: Function
+
+    class Message(pydantic.BaseModel):
+        role: str
+        content: str | None = None
+        refusal: str | None = None
+        tool_calls: list[Call] | None = None
+
+    call = Call(id="c", type="function", function=Function(name="now", arguments='{"zone": "UTC"}'))
+    messages = [USER, Message(role="assistant", tool_calls=[call]), Message(role="user", content="and?")]
+    plain = [USER, {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]}]
+    assert chat_tokenizer.prompt_ids(messages) == chat_tokenizer.prompt_ids(
+        [*plain, {"role": "user", "content": "and?"}]
+    )
+    assert chat_tokenizer.prompt_ids(messages[2:]) == chat_tokenizer.prompt_ids("and?")
+
+
+def test_the_habits_of_transformers(chat_tokenizer: Tokenizer) -> None:
+    thinking = chat_tokenizer.prompt_ids([MAIN, USER], thinking=True)
+    apply = chat_tokenizer.apply_chat_template
+    assert apply([MAIN, USER], add_generation_prompt=True, enable_thinking=True) == thinking
+    text = apply([MAIN, USER], tokenize=False, enable_thinking=True)
+    assert text == chat_tokenizer.decode(thinking)
+    assert apply([USER], add_generation_prompt=False, tokenize=False) + "<|turn>model\n" == apply(
+        [USER], tokenize=False
+    )

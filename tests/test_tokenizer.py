@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
+from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
 from mlx_diffusiongemma.errors import TokenizerError
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
-from .fixtures_tokenizer import SPECIAL, TEMPLATE, one_line, write_tokenizer
+from .fixtures_tokenizer import SPECIAL, one_line, write_tokenizer
 
 DEMO = Path(__file__).parents[1] / "mlx_diffusiongemma" / "demo" / "checkpoint"
 TEXTS = [
@@ -166,7 +167,8 @@ def test_loads_silently_without_torch_and_network(directory: Path) -> None:
         ("tokenizer_config.json", b"{", "tokenizer_config.json: not readable as JSON"),
         ("tokenizer_config.json", b"[]", "tokenizer_config.json: holds list"),
         ("tokenizer_config.json", b"\xff", "tokenizer_config.json: not readable as JSON"),
-        ("chat_template.jinja", b"\xff", "chat_template.jinja: no usable chat template"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja: not a usable chat template"),
+        ("additional_chat_templates/rag.jinja", b"\xff", "rag.jinja: not a usable chat template"),
     ],
 )
 def test_unusable_file(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
@@ -174,6 +176,7 @@ def test_unusable_file(tmp_path: Path, file: str, content: bytes | None, message
     if content is None:
         (tmp_path / file).unlink()
     else:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_bytes(content)
     with pytest.raises(TokenizerError) as error:
         Tokenizer.load(tmp_path)
@@ -213,16 +216,71 @@ def test_template_writes_a_bos_that_exists(tmp_path: Path, config: dict[str, Any
     assert tokenizer.prompt_ids("hello")[0] == tokenizer.special.bos
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_template_inside_the_configuration(tmp_path: Path, named: bool) -> None:
+TEMPLATES: dict[str, Any] = {
+    "chat_template.jinja": "jinja",
+    "additional_chat_templates/tool_use.jinja": "tool_use",
+    "tokenizer_config.json": {"chat_template": "tokenizer_config"},
+    "processor_config.json": {"chat_template": "processor_config"},
+    "chat_template.json": {"chat_template": "json"},
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "template"),
+    [
+        ([], None),
+        (["chat_template.jinja"], "jinja"),
+        (
+            ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"],
+            {"default": "jinja", "tool_use": "tool_use"},
+        ),
+        (["tokenizer_config.json"], "tokenizer_config"),
+        (["tokenizer_config.json", "chat_template.jinja"], "jinja"),
+        (["tokenizer_config.json", "chat_template.json"], "tokenizer_config"),
+        (["chat_template.jinja", "chat_template.json"], "jinja"),
+        (["chat_template.json"], "json"),
+        (["processor_config.json"], "processor_config"),
+        (["chat_template.json", "processor_config.json"], "processor_config"),
+        ([*TEMPLATES], {"default": "jinja", "tool_use": "tool_use"}),
+    ],
+)
+def test_where_the_template_is_found(tmp_path: Path, files: list[str], template: Any) -> None:
+    """Where Transformers' tokenizer finds it, or else its processor."""
     write_tokenizer(tmp_path, template=False)
-    template = [{"name": "default", "template": TEMPLATE}] if named else TEMPLATE
-    config = {"bos_token": "<bos>", "chat_template": template}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer_config.json").unlink()
+    for file in files:
+        content = TEMPLATES[file]
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content if isinstance(content, str) else json.dumps(content))
     tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.decode(tokenizer.prompt_ids("hello")).endswith(
-        "<|turn>user\nhello<turn|>\n<|turn>model\n"
-    )
+    assert tokenizer.chat_template == template
+    reference = PreTrainedTokenizerFast.from_pretrained(tmp_path).chat_template
+    if reference is None:
+        reference = ProcessorMixin.get_processor_dict(tmp_path)[0].get("chat_template")
+    assert template == reference
+    if template is not None:
+        default = template if isinstance(template, str) else "jinja"
+        assert tokenizer.prompt_ids("hello") == tokenizer.encode(default)
+
+
+def test_one_of_several_templates_is_for_tools(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, template=False)
+    several = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.prompt_ids("hello") == tokenizer.encode("plain")
+    assert tokenizer.prompt_ids("hello", tools=[{"name": "f"}]) == tokenizer.encode("tools")
+
+
+@pytest.mark.parametrize(
+    "template", [3, {}, [], [{"name": "default"}], {"default": None}, [["default", "x"]]]
+)
+def test_a_template_that_is_not_text(tmp_path: Path, template: Any) -> None:
+    write_tokenizer(tmp_path, template=False)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    with pytest.raises(TokenizerError) as error:
+        Tokenizer.load(tmp_path)
+    assert "chat_template.json: its chat_template is not a text; copy it again" in one_line(error)
 
 
 def test_broken_template(tmp_path: Path) -> None:
@@ -257,3 +315,22 @@ def test_demo_has_gemmas_ids(demo: Tokenizer) -> None:
 @pytest.mark.parametrize("text", ["What is 345 + 78?", "émoji 😀\t中文", " a  b\n\nc"])
 def test_demo_round_trip(demo: Tokenizer, text: str) -> None:
     assert demo.decode(demo.encode(text)) == text
+
+
+def test_the_attributes_that_users_of_transformers_type(demo: Tokenizer, tmp_path: Path) -> None:
+    reference = PreTrainedTokenizerFast.from_pretrained(DEMO)
+    assert demo.bos_token_id == reference.bos_token_id == 2
+    assert demo.eos_token_id == reference.eos_token_id == 1
+    assert demo.pad_token_id == reference.pad_token_id == 0
+    assert demo.chat_template == reference.chat_template
+    for text in ("hi", ["hi", "a longer text"]):
+        assert dict(demo(text)) == {name: reference(text)[name] for name in ("input_ids", "attention_mask")}
+        assert (
+            demo(text, add_special_tokens=False).input_ids
+            == reference(text, add_special_tokens=False).input_ids
+        )
+    # A configured eos may end a turn, and bos is written where the tokenizer's file says so.
+    other = Tokenizer.load(write_tokenizer(tmp_path))
+    assert other.eos_token_id == other.special.turn_close
+    assert other("thought").input_ids == [other.special.bos, *other.encode("thought")]
+    assert other.encode("thought " * 9) == other("thought " * 9).input_ids[1:]

@@ -60,7 +60,7 @@ def checked_draft(
         raise InputError("draft: an edited answer has no thought before it; leave out thinking")
     level = 0.5 if noise_level is None else in_range("noise_level", noise_level)
     ids = [
-        *tokenizer.encode(text, "draft"),
+        *tokenizer.encode(text, "draft", allow_special_tokens=False),
         tokenizer.turn_end(settings.eos_token_id, config.text.vocab_size),
     ]
     if len(ids) > settings.max_new_tokens:
