@@ -13,17 +13,9 @@ from ..config import FULL, RopeParameters, TextConfig
 BAND_ROWS = 512
 
 
-# Head dims of MLX's fused attention kernel for more than 8 queries. Left to itself MLX writes out the scores
-# of 192 and 256, which it holds to be faster; they are most of what attention moves (neither was timed here).
-_FUSED_HEAD_DIMS = (64, 72, 80, 96, 128, 192, 256)
-
-
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
-    on_metal = mx.metal.is_available() and mx.default_device().type == mx.DeviceType.gpu
-    fused = on_metal and queries.shape[2] > 8 and queries.shape[3] in _FUSED_HEAD_DIMS
-    return mx.fast.scaled_dot_product_attention(
-        queries, keys, values, scale=1.0, mask=mask, force_fused=fused
-    )
+    """Attention with a scale of 1. MLX chooses the kernel: a forced one has to be measured on a Mac first."""
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
 
 
 class Chunk:
