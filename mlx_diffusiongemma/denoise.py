@@ -14,7 +14,6 @@ import numpy as np
 from .cache import CanvasView, KeysValues, Layout, PrefixCache
 from .errors import GenerationError
 from .generation_config import GenerationConfig
-from .ops import enabled
 from .rules import Rules, rules_of, temperature_at
 from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, settle
 
@@ -94,6 +93,7 @@ def denoise(
     cache.make_room(canvas.shape[0], 0, canvas.shape[1])
     layout, offset = cache.layout(canvas.shape[1]), mx.array(cache.offset)
     rules = rules_of(settings)
+    kernels = model.checked_kernels(canvas.shape)
     take_step = compiled_step(model, rules)
     belief = model.no_belief(canvas.shape)
     if start.pins is not None:
@@ -107,7 +107,7 @@ def denoise(
         step = limit - index
         temperature = temperature_at(step, settings)
         state, remainder, cache.buffers = take_step(
-            *(enabled(), layout, cache.buffers, offset, cache.pads),
+            *(kernels, layout, cache.buffers, offset, cache.pads),
             *(state, mx.array(temperature), draws.step(index)),
         )
 
@@ -153,9 +153,9 @@ def compiled_step(model: DiffusionGemma, rules: Rules) -> StepFunction:
     """`denoise_step` of this model and these rules as one `mx.compile`d function, made once and kept with the
     model.
 
-    Takes whether ops take their kernels, a `Layout`, the cache's buffers, offset (int32 scalar) and pads,
-    then what `denoise_step` takes before its rules; returns also the buffers, which hold the canvas now. It
-    is traced again for shapes and layouts that it has not met. Weights are inputs of it: they may change
+    Takes the names of the kernels that ops take, a `Layout`, the cache's buffers, offset (int32 scalar) and
+    pads, then what `denoise_step` takes before its rules. It returns also the buffers, which hold the canvas
+    now. It is traced again for shapes and layouts that it has not met. Weights are inputs of it: they may change
     between steps.
     """
     if not (_compiles() and rules.are_ours):
@@ -169,7 +169,7 @@ def compiled_step(model: DiffusionGemma, rules: Rules) -> StepFunction:
 
 def _step_function(model: DiffusionGemma, rules: Rules) -> StepFunction:
     def step(
-        kernels: bool,
+        kernels: tuple[str, ...],
         layout: Layout,
         buffers: list[KeysValues],
         offset: mx.array,

@@ -56,9 +56,9 @@ def memory_needed(
         prompt and all canvases, rounded up (`cache.bucket`), a sliding one window - 1 and a canvas
     work: the larger of the last denoising step (rows: the canvas; keys: all that a layer holds) and of the
         last chunk of prefill (rows: at most `chunk_size`; keys: the prompt), each the sum of
-        attention scores and mask, rows * keys * (itemsize * heads + 1) bytes, as if MLX fused none (of
-        heads as wide as these it does some on Metal), in a sliding layer of at most 512 rows and the window,
-        and there K and V once more: those of the layer that takes the most;
+        attention scores and mask, rows * keys * (itemsize * heads + 1) bytes, as if MLX fused none (on
+        Metal it fuses heads as wide as these in few cases), in a sliding layer of at most 512 rows and the
+        window, and there K and V once more: those of the layer that takes the most;
         the experts, rows * top_k * (itemsize * 3 * (hidden + moe_intermediate) + 4 * hidden) bytes: input,
         sorted and not, gate, up and their product, the output, and that weighted in 4 bytes;
         what lies beside them, rows * itemsize * (4 * hidden + 3 * intermediate + 4 * heads * head_dim) bytes,

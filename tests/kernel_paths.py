@@ -1,4 +1,4 @@
-"""Runs the package's Metal kernels in tests: on Metal where there is one, else on the emulator."""
+"""Runs the package's Metal kernels in tests: on Metal where there is one, otherwise on the emulator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 from emulator import Emulation, emulate
 
-from mlx_diffusiongemma.ops import metal
+from mlx_diffusiongemma.ops import metal, self_check
 
 ON_METAL = mx.metal.is_available()
 
@@ -19,10 +19,13 @@ def plug_in_emulator(
     schedule_seed: int = 0,
     edits: Mapping[str, Callable[[str], str]] | None = None,
 ) -> list[Emulation]:
-    """Every kernel launch runs on the emulator from now on; returns the list that the launches are added to.
+    """Run every kernel launch on the emulator from now on, and return the list that launches are added to.
 
-    edits change the generated source of launches, by kernel name: that is how defects are planted.
+    It starts as another machine would: no kernel is checked yet. edits change the generated source of
+    launches, by kernel name: that is how defects are planted.
     """
+    monkeypatch.setattr(metal, "failures", {})
+    monkeypatch.setattr(self_check, "_passed", set())
     launches: list[Emulation] = []
     launch_on_metal = metal.Kernel.__call__
 

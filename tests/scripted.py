@@ -60,6 +60,9 @@ class Scripted:
         ids = self.script(len(self.encoded) - 1, self.attempt)
         return mx.array([(ids + [0] * length)[:length]] * rows)
 
+    def checked_kernels(self, canvas_shape: Sequence[int]) -> tuple[str, ...]:
+        return ()
+
     def logits(self, hidden: mx.array) -> mx.array:
         proposed = mx.arange(self.config.text.vocab_size) == hidden[..., None]
         return proposed * self.sure(self.attempt)

@@ -17,8 +17,8 @@ from examining import doctor, facts, findings
 
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.doctor import engine, examination, kernels, system, versions
+from mlx_diffusiongemma.doctor.kernels import Shape
 from mlx_diffusiongemma.doctor.sheet import Sheet, first_line, foreign
-from mlx_diffusiongemma.doctor.trials import Shape
 from mlx_diffusiongemma.ops import metal
 
 TITLES = ["Versions", "Device", "Kernels", "Engine", "Memory"]
@@ -214,10 +214,10 @@ def test_help_promises_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         ({}, []),
         (
             {"mlx": ["0.31.9"], "mlx-metal": ["0.31.9"]},
-            ["mlx 0.31.9 is older than 0.32.1; pip install --upgrade 'mlx>=0.32.1'"],
+            ["mlx 0.31.9 is older than 0.32.4; pip install --upgrade 'mlx>=0.32.4'"],
         ),
-        ({"mlx-metal": ["0.32.1"]}, ["mlx-metal 0.32.1 does not belong to mlx 0.40.0"]),
-        ({"mlx-metal": [], "mlx-cpu": ["0.32.1"]}, ["mlx-cpu 0.32.1 does not belong to mlx 0.40.0"]),
+        ({"mlx-metal": ["0.32.4"]}, ["mlx-metal 0.32.4 does not belong to mlx 0.40.0"]),
+        ({"mlx-metal": [], "mlx-cpu": ["0.32.4"]}, ["mlx-cpu 0.32.4 does not belong to mlx 0.40.0"]),
         ({"mlx-lm": []}, ["mlx-lm is not installed; pip install --upgrade 'mlx-lm>=0.31.3'"]),
         ({"transformers": ["5.23.0", "5.9.1"]}, ["transformers is installed more than once (5.23.0, 5.9.1)"]),
     ],
@@ -237,7 +237,7 @@ def test_versions_that_do_not_fit(
     }
     found = {name: [version] for name, version in well.items()} | changes
     every = versions._minimums()
-    assert every["mlx"] == "0.32.1"
+    assert every["mlx"] == "0.32.4"
     assert "torch" not in every  # of an extra
     monkeypatch.setattr(versions, "_minimums", lambda: {name: every[name] for name in well if name in every})
     monkeypatch.setattr(versions, "_installed", lambda name: found.get(name, []))

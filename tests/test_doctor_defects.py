@@ -13,8 +13,9 @@ from emulator import KernelFault
 from kernel_defects import DEFECTS
 from kernel_paths import ON_METAL, plug_in_emulator
 
-from mlx_diffusiongemma.doctor.trials import FEWEST_ROWS, TRIALS, Shape, Trial, _difference
+from mlx_diffusiongemma.doctor.kernels import TRIALS, Shape
 from mlx_diffusiongemma.ops import FREE, TOLERANCE
+from mlx_diffusiongemma.ops.trials import FEWEST_ROWS, Trial, _difference
 
 # Sizes of tests in test_kernels.py, where they can be: for these the broken kernels are built already.
 CANVAS, FEW_CHUNKS = Shape(255, 1100, 64), Shape(FEWEST_ROWS, 5000, 64)

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from examining import doctor, facts, findings
+from kernel_paths import ON_METAL, plug_in_emulator
 
 from mlx_diffusiongemma.doctor import engine
 from mlx_diffusiongemma.ops import metal
@@ -64,6 +65,27 @@ def test_every_way_to_run_is_held_against_the_default(
     assert told["without mx.compile"] == expected
     assert len(findings(result, "problem")) == 2 * differs
     assert result.exit_code == differs
+
+
+@pytest.mark.skipif(ON_METAL, reason="broken kernels are for the emulator; runs wherever there is no Metal")
+@pytest.mark.parametrize("switch", ["auto", "on", "off"])
+def test_a_kernel_that_fails_its_check_is_a_problem(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched off, it is met when the other way is tried; switched on, nothing can be generated."""
+    plug_in_emulator(monkeypatch, edits={"accept_and_renoise": lambda source: f"undeclared; {source}"})
+    monkeypatch.setenv("MLX_DG_KERNELS", switch)
+    monkeypatch.setattr(engine, "_KNOWN", engine._KNOWN[1:2])
+    result = doctor(monkeypatch, "Engine")
+    assert result.exit_code == 1
+    (line,) = findings(result, "problem")
+    assert "Metal kernel accept_and_renoise" in line
+    assert "fails its check" in line
+    assert "undeclared" in line
+    assert line.startswith("- problem: MLX_DG_KERNELS=on, but ") == (switch != "auto")
+    assert ("as expected" in result.stdout) == (switch != "on")
+    if switch == "auto":
+        assert facts(result)["without the kernels"] == "same tokens"
+    if switch == "off":
+        assert facts(result)["with the kernels"] == "failed, see below"
 
 
 # --- what is not compared, and times ------------------------------------------------------------------------

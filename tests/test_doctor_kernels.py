@@ -12,8 +12,9 @@ from examining import doctor, findings
 from kernel_paths import ON_METAL, plug_in_emulator
 
 from mlx_diffusiongemma.doctor import kernels
-from mlx_diffusiongemma.doctor.trials import FEWEST_ROWS, TRIALS, Shape
+from mlx_diffusiongemma.doctor.kernels import TRIALS, Shape
 from mlx_diffusiongemma.ops import metal
+from mlx_diffusiongemma.ops.trials import FEWEST_ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +83,8 @@ def test_kernels_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
             for i in (0, 1, 2, 3, 5, 6)
         ),
         ("accept_and_renoise", at(4, lambda x: x + 1e-3), "mean entropy, nats"),
-        ("soft_embedding", at(0, lambda x: mx.where(x == 0, 0, x + 7e-4)), "embedding"),
-        ("soft_embedding", at(0, lambda x: mx.concatenate([x[1:-1], x[:1], x[-1:]])), "embedding"),
+        ("soft_embedding", at(0, lambda x: mx.where(x == 0, 0, x + 7e-4)), "embedding, relative"),
+        ("soft_embedding", at(0, lambda x: mx.concatenate([x[1:-1], x[:1], x[-1:]])), "embedding, relative"),
         ("soft_embedding", at(1, in_row(3, lambda x: x + 2e-4)), "left out, probability"),
         ("soft_embedding", at(1, in_row(-2, lambda x: x + 3e-5)), "left out of a tail, probability"),
         ("soft_embedding", at(0, lambda x: mx.where(x == 0, 1e-6, x)), "flat rows that are summed"),
@@ -121,6 +122,14 @@ def test_a_kernel_that_does_not_compile_is_found_and_the_others_are_compared(
     assert len(found) == result.stdout.count("failed, see below") == 2 * len(TRIALS[kernel][1])
     assert all("Unable to build metal library: x:12:3: error: undeclared 'y'" in line for line in found)
     assert all(name in result.stdout for name in TRIALS)
+
+
+def test_a_kernel_that_is_switched_off_is_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    disturb(monkeypatch, "row_statistics", at(2, lambda x: x + 3e-4))
+    monkeypatch.setitem(metal.failures, "row_statistics", "it failed")
+    result = doctor(monkeypatch, "Kernels")
+    assert all("entropy, nats differs" in line for line in findings(result, "problem"))
+    assert len(findings(result, "problem")) == 4
 
 
 def test_without_metal_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

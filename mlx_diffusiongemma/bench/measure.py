@@ -137,6 +137,7 @@ def step_in_parts(
     shape = state.pins.shape  # [1, C]
     softcap = model.config.text.final_logit_softcapping
     temperature = temperature_at(max(1, settings.max_denoising_steps - index), settings)
+    model.checked_kernels(shape)
     clock.start()
     with cache.canvas(*shape) as view:
         x = model.embed_canvas(state.acceptance.canvas, state.soft_embedding)

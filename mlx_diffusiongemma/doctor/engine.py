@@ -13,10 +13,11 @@ import mlx.core as mx
 from ..denoise import Step
 from ..display.tables import aligned
 from ..environment import environment
+from ..errors import DiffusionGemmaError
 from ..generation import Generation, generate
 from ..loading import load
 from ..model import DiffusionGemma
-from ..ops import enabled, metal
+from ..ops import metal
 from ..tokenizer import Tokenizer
 from .sheet import Sheet, foreign
 
@@ -62,6 +63,11 @@ def check(sheet: Sheet) -> None:
                 f"the demo model answers {foreign(ascii(generation.answer))[:120]} to {known.prompt!r}, "
                 f"not {known.answer!r}; please report it with this text"
             )
+    sheet.problems += [
+        f"generations run without Metal kernel {name}, which fails its check: {foreign(why)}; please report "
+        "it with this text"
+        for name, why in metal.failures.items()
+    ]
     sheet.lines += aligned([("prompt", "answer", "steps", "seconds"), *rows], left=2).splitlines()
     sheet.lines.append("")
     later = 1e3 * statistics.median(seconds[1:])
@@ -82,7 +88,7 @@ def check(sheet: Sheet) -> None:
 def _variants() -> dict[str, tuple[_Way, str]]:
     """What is compared -> how to run the other way, and why that is not done here ("" where it is)."""
     available, reason = metal.available()
-    kernels, other = ("without the kernels", "off") if enabled() else ("with the kernels", "on")
+    kernels, other = ("without the kernels", "off") if metal.enabled() else ("with the kernels", "on")
     compiled = "" if _on_gpu() else "nothing is compiled on the CPU"
     if _COMPILE_SWITCH in os.environ:
         compiled = f"{_COMPILE_SWITCH} is set"
@@ -101,8 +107,12 @@ def _agreement(
 ) -> str:
     if why_not:
         return f"not checked: {why_not}"
-    with way():
-        found = [_run(model, known)[0].token_ids for known in _KNOWN]
+    try:
+        with way():
+            found = [_run(model, known)[0].token_ids for known in _KNOWN]
+    except DiffusionGemmaError as error:  # of kernels that are to be on, and fail their check
+        sheet.problems.append(foreign(str(error)))
+        return "failed, see below"
     others = sum(ours != theirs for ours, theirs in zip(found, expected, strict=True))
     if not others:
         return "same tokens"

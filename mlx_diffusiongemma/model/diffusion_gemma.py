@@ -16,7 +16,14 @@ from ..cache import CanvasView, PrefixCache
 from ..config import ModelConfig, TextConfig
 from ..errors import InputError
 from ..generation_config import PREFILL_STEP_SIZE, GenerationConfig
-from ..ops import RowStatistics, SoftEmbedding, dense_soft_embedding, project, soft_embedding
+from ..ops import (
+    RowStatistics,
+    SoftEmbedding,
+    checked_kernels,
+    dense_soft_embedding,
+    project,
+    soft_embedding,
+)
 from .attention import Chunk
 from .layers import DecoderLayer
 from .self_conditioning import SelfConditioning
@@ -134,6 +141,10 @@ class DiffusionGemma(nn.Module):
         return (
             dense_soft_embedding(processed_logits, self.decoder.embed_tokens, self.dtype) * self.embed_scale
         )
+
+    def checked_kernels(self, canvas_shape: Sequence[int]) -> tuple[str, ...]:
+        """Names of the Metal kernels that a step takes, checked at their first use (see `ops`)."""
+        return checked_kernels(self.decoder.embed_tokens, self.dtype, canvas_shape)
 
     @property
     def embed_scale(self) -> mx.array:

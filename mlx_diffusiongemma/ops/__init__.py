@@ -1,5 +1,5 @@
 """Device operations, one a file: a reference in plain MLX that defines what is computed, a Metal kernel,
-and the function that chooses between them."""
+and the function that chooses between them. self_check.py compares the two at a kernel's first use."""
 
 from .accept_and_renoise import (
     FREE,
@@ -13,6 +13,7 @@ from .accept_and_renoise import (
 from .metal import enabled
 from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
+from .self_check import checked_kernels
 from .soft_embedding import TOLERANCE, SoftEmbedding, dense_soft_embedding, is_sparse, soft_embedding
 from .table_products import project
 
@@ -26,6 +27,7 @@ __all__ = [
     "SoftEmbedding",
     "accept_and_renoise",
     "advance",
+    "checked_kernels",
     "dense_soft_embedding",
     "enabled",
     "is_sparse",

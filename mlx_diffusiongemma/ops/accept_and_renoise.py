@@ -6,16 +6,18 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .metal import Kernel, enabled, scalar
+from .metal import Kernel, scalar
 
 FREE = -1  # in `pins`: no token is pinned here
 
 
 class Proposal(NamedTuple):
-    """What the model proposes for each position `[B, C]`, as `row_statistics` found it.
+    """Proposed tokens of each position, `[B, C]`, from `row_statistics`.
 
-    entropies: fp32, nats. samples, argmaxes: int32. invalid: bool. confidences: fp32, probability of the
-    argmax.
+    entropies: fp32, nats. samples, argmaxes: int32. invalid: bool, the logits are not a distribution.
+    confidences: fp32, probability of the argmax. step, steps: the numbers that the schedule gets. `step` counts
+    down to 1, from `steps` or from fewer for a canvas that has fewer steps to go. They are Python ints; a
+    traceable sampler gets int32 scalars, so that one compiled step serves them all.
     """
 
     entropies: mx.array
@@ -23,6 +25,8 @@ class Proposal(NamedTuple):
     argmaxes: mx.array
     invalid: mx.array
     confidences: mx.array
+    step: int | mx.array = 1
+    steps: int | mx.array = 1
 
 
 class Bounds(NamedTuple):
@@ -64,12 +68,19 @@ def accept_and_renoise(
     pins: int32 `[B, C]`, `FREE` (-1) or the token that a position is pinned to. It holds that token,
     counts as accepted, and takes no part in the sum, the mean and the repetition.
     """
-    fits = noise.shape[-1] <= _MAX_LENGTH
-    choose = accept_and_renoise_kernel if enabled() and fits else accept_and_renoise_reference
+    takes_kernel = _KERNEL.in_use and suits_length(noise.shape[-1])
+    choose = accept_and_renoise_kernel if takes_kernel else accept_and_renoise_reference
     return choose(proposal, noise, pins, previous, bounds)
 
 
 _MAX_LENGTH = 1024  # a thread a position, and Metal's largest threadgroup
+
+
+def suits_length(length: int) -> bool:
+    """Return True if the kernel takes canvases of this length."""
+    return length <= _MAX_LENGTH
+
+
 _KERNEL = Kernel(
     "accept_and_renoise",
     inputs=(

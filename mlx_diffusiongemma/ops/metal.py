@@ -1,6 +1,6 @@
 """Metal kernels: read from `kernels/`, built once, launched on Metal only.
 
-A `.metal` file is the body of one kernel; MLX writes its signature from the names given here.
+A `.metal` file is the body of one kernel. MLX writes its signature from the names given here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOURCES = _PACKAGE / "kernels" if (_PACKAGE / "kernels").is_dir() else _PACKAGE.
 
 
 def available() -> tuple[bool, str]:
-    """Whether Metal kernels can run here, and if not, why."""
+    """Return True if Metal kernels can run here. If not, the second value says why."""
     if not mx.metal.is_available():
         return False, "this build of MLX has no Metal, which needs a Mac with Apple silicon"
     if mx.default_device().type != mx.DeviceType.gpu:
@@ -31,18 +31,27 @@ def available() -> tuple[bool, str]:
     return True, ""
 
 
-def enabled() -> bool:
-    """Whether ops take their kernels: where available, unless `MLX_DG_KERNELS` is set to `on` or `off`.
-
-    Raises `InputError` when `on` cannot be had, saying why, and for any other value.
-    """
+def switch() -> str:
+    """Value of `MLX_DG_KERNELS`: auto, on or off. Raises `InputError` for any other value."""
     choice = os.environ.get(_SWITCH, "auto")
     if choice not in ("auto", "on", "off"):
         raise InputError(f"{_SWITCH} is {choice!r}; it may be auto, on or off")
-    ok, reason = available()
+    return choice
+
+
+def enabled() -> bool:
+    """Return True if Metal kernels are available and `MLX_DG_KERNELS` does not switch them off.
+
+    Raises `InputError`, which says why, when the switch is on and kernels cannot run.
+    """
+    choice, (ok, reason) = switch(), available()
     if choice == "on" and not ok:
         raise InputError(f"{_SWITCH}=on, but Metal kernels cannot run: {reason}; unset it to run without")
     return ok and choice != "off"
+
+
+# Kernel name -> why its self-check failed in this process (see `self_check`).
+failures: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,11 @@ class Kernel:
     outputs: tuple[str, ...]
     headers: tuple[str, ...] = ()
 
+    @property
+    def in_use(self) -> bool:
+        """True if kernels are enabled and this one has not failed its self-check."""
+        return enabled() and self.name not in failures
+
     def __call__(
         self,
         inputs: Sequence[mx.array],
@@ -63,9 +77,9 @@ class Kernel:
         threads: int,
         outputs: Sequence[tuple[Sequence[int], mx.Dtype]],
     ) -> list[mx.array]:
-        """Launches `threadgroups` (x, y) groups of `threads`; `outputs` are shapes and dtypes.
+        """Launch `threadgroups` (x, y) groups of `threads`. `outputs` are shapes and dtypes.
 
-        A kernel that Metal cannot compile raises MLX's error, with the compiler's message, on evaluation.
+        If Metal cannot compile the kernel, evaluation raises MLX's error with the compiler's message.
         """
         shapes, dtypes = zip(*outputs, strict=True)
         results: list[mx.array] = _build(self)(
@@ -91,5 +105,5 @@ def _build(kernel: Kernel) -> Any:
 
 
 def scalar(value: float | mx.array, dtype: mx.Dtype = mx.float32) -> mx.array:
-    """A 0-d array, which a kernel sees as a constant: other values need no other build of it."""
+    """Return a 0-d array. A kernel sees it as a constant, so another value needs no other build."""
     return value.astype(dtype) if isinstance(value, mx.array) else mx.array(value, dtype=dtype)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .metal import Kernel, enabled, scalar
+from .metal import Kernel, scalar
 from .processed_logits import processed_logits
 
 # Probability mass is summed per chunk of this many tokens, so that a sample needs one chunk's running
@@ -42,7 +42,7 @@ def row_statistics(
     Equal logits: the lowest id is the argmax. A row with NaN, +inf or nothing finite is invalid: its ids
     are 0, its entropy and normalizer NaN.
     """
-    choose = row_statistics_kernel if enabled() else row_statistics_reference
+    choose = row_statistics_kernel if _KERNEL.in_use else row_statistics_reference
     return choose(logits, uniforms, temperature, softcap)
 
 

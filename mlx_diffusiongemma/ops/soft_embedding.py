@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .metal import Kernel, enabled, scalar
+from .metal import Kernel, scalar
 from .processed_logits import processed_logits
 from .row_statistics import CHUNK, RowStatistics
 from .table_products import Table, mix
@@ -39,13 +39,14 @@ def soft_embedding(
 
     statistics: those of the same logits, temperature and softcap.
     """
-    choose = soft_embedding_kernel if enabled() and _suits(table) else soft_embedding_reference
+    takes_kernel = _KERNEL.in_use and suits_table(table)
+    choose = soft_embedding_kernel if takes_kernel else soft_embedding_reference
     return choose(logits, statistics, temperature, softcap, table, dtype)
 
 
 def is_sparse(table: Table) -> bool:
-    """Whether `soft_embedding` leaves out anything: not with a small vocabulary, where it is dense."""
-    return (enabled() and _suits(table)) or _chosen_chunks(table.weight.shape[0]) > 0
+    """Return True if `soft_embedding` leaves out anything. With a small vocabulary it is dense."""
+    return (_KERNEL.in_use and suits_table(table)) or _chosen_chunks(table.weight.shape[0]) > 0
 
 
 def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array:
@@ -168,13 +169,13 @@ def soft_embedding_kernel(
             "CHUNKS": statistics.chunk_peaks.shape[1],
             "SIMDGROUPS": _SIMDGROUPS,
             "LIMIT": limit,
-            "D": _width(table),
+            "D": width(table),
             "BITS": table.bits if quantized else 0,
             "GROUP": table.group_size if quantized else 1,
         },
         threadgroups=(rows, 1),
         threads=32 * _SIMDGROUPS,
-        outputs=[((rows, _width(table)), dtype), ((rows,), mx.float32)],
+        outputs=[((rows, width(table)), dtype), ((rows,), mx.float32)],
     )
     return SoftEmbedding(embedding, left_out)
 
@@ -184,13 +185,14 @@ def support_limit(vocab: int) -> int:
     return min(_SUPPORT_LIMIT, vocab // 16)
 
 
-def _suits(table: Table) -> bool:
-    """Whether the kernel reads this table: affine 4 or 8 bit, or not quantized; not a tiny one."""
+def suits_table(table: Table) -> bool:
+    """Return True if the kernel reads this table: affine 4 or 8 bit, or not quantized, and not a tiny one."""
     vocab = table.weight.shape[0]
     readable = "scales" not in table or (table.mode == "affine" and table.bits in (4, 8))
-    return readable and _width(table) % 4 == 0 and support_limit(vocab) > 0
+    return readable and width(table) % 4 == 0 and support_limit(vocab) > 0
 
 
-def _width(table: Table) -> int:
+def width(table: Table) -> int:
+    """Columns of the table, unpacked."""
     columns: int = table.weight.shape[1]
     return columns * 32 // table.bits if "scales" in table else columns

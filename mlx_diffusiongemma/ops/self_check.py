@@ -1,0 +1,137 @@
+"""Runs each Metal kernel once beside its reference before a generation relies on it.
+
+Nobody has run these kernels on every chip and every Metal compiler. One that does not compile there, or that
+computes something else, is switched off for the process. Its reference takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ..errors import InputError
+from . import metal, trials
+from .accept_and_renoise import suits_length
+from .row_statistics import CHUNK
+from .soft_embedding import suits_table, width
+from .table_products import Table, project
+
+logger = logging.getLogger(__name__)
+
+
+class _Check(NamedTuple):
+    """kernel: its name. use: all that decides which code Metal compiles. make: makes the trial."""
+
+    kernel: str
+    use: tuple[Any, ...]
+    make: Callable[[], trials.Trial]
+
+
+_passed: set[tuple[str, tuple[Any, ...]]] = set()  # kernel and use
+_lock = threading.Lock()
+
+
+def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of the kernels that a denoising step takes, each checked as this step uses it.
+
+    A step may take another path when this value changes, so it belongs to the key of a compiled one. The
+    check evaluates arrays: call it before a step is traced, not in it. A check of a dozen rows runs once a
+    process for each kernel and way to use it.
+
+    Args:
+        table: the embedding table. dtype: of the model's activations. canvas_shape: `[B, C]`.
+
+    Raises:
+        InputError: the check fails and `MLX_DG_KERNELS` is on. Otherwise a failure is logged as a warning.
+    """
+    if not metal.enabled():
+        return ()
+    checks = _checks(table, dtype, *canvas_shape)
+    with _lock:  # a second thread waits: it must not use what is not checked yet
+        for check in checks:
+            if check.kernel not in metal.failures and check[:2] not in _passed:
+                fault = _fault(check.make())
+                if fault is None:
+                    _passed.add(check[:2])
+                    continue
+                metal.failures[check.kernel] = fault
+                if metal.switch() == "auto":
+                    logger.warning(
+                        "Metal kernel %s fails its check on this machine: %s. It is switched off, and MLX's "
+                        "operations take its place. Please run `mlx_dg doctor` and report the result.",
+                        *(check.kernel, fault),
+                    )
+    names = [check.kernel for check in checks]
+    failed = [name for name in names if name in metal.failures]
+    if failed and metal.switch() == "on":
+        raise InputError(
+            f"MLX_DG_KERNELS=on, but Metal kernel {failed[0]} fails its check on this machine: "
+            f"{metal.failures[failed[0]]}; unset it to run without this kernel, and report what "
+            "`mlx_dg doctor` prints"
+        )
+    return tuple(name for name in names if name not in failed)
+
+
+def _checks(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[_Check]:
+    """Return the checks of the kernels that a step takes."""
+    vocab, columns = table.weight.shape[0], width(table)
+    # Lazy: nothing is computed.
+    logits_dtype = project(mx.zeros((1, columns), dtype=dtype), table).dtype
+    launch, constants = _passing(batch * length, -(-vocab // CHUNK))
+    checks = [
+        _Check(
+            "row_statistics",
+            (vocab, logits_dtype, constants),
+            partial(trials.row_statistics_trial, trials.FEWEST_ROWS, vocab, logits_dtype, launch),
+        )
+    ]
+    if suits_length(length):
+        canvas_launch, canvas_constants = _passing(batch, length)
+        checks.append(
+            _Check(
+                "accept_and_renoise",
+                (length, canvas_constants),
+                partial(trials.accept_and_renoise_trial, length, vocab, canvas_launch),
+            )
+        )
+    if suits_table(table):
+        packing = (table["scales"].dtype, table.bits, table.group_size) if "scales" in table else None
+        checks.append(
+            _Check(
+                "soft_embedding",
+                (vocab, columns, table.weight.dtype, packing, dtype, logits_dtype, constants),
+                partial(trials.soft_embedding_trial, trials.FEWEST_ROWS, table, dtype, logits_dtype, launch),
+            )
+        )
+    return checks
+
+
+def _passing(rows: int, columns: int) -> tuple[int | None, tuple[bool, bool]]:
+    """Rows that a trial has to launch together (None: all), so that MLX passes arrays as in use.
+
+    It passes arrays of fewer than 8 elements as constants, which is other code. Also returned: whether it
+    does so with `[rows]` and with `[rows, columns]`.
+    """
+    return rows if rows < 8 else None, (rows < 8, rows * columns < 8)
+
+
+def _fault(trial: trials.Trial) -> str | None:
+    """Return what is wrong with a kernel, in one line, or None."""
+    expected = trial.reference()
+    mx.eval(expected)
+    try:
+        got = trial.kernel()
+        mx.eval(got)  # raises what the compiler says
+        mx.synchronize()  # raises what the GPU says; left alone, it would be raised by later work
+        differences = trial.compare(got, expected)
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return next((line for line in lines if "error:" in line), lines[0]).strip()[:200]  # a compiler's
+    for what, found, allowed in (each for each in differences if each.is_too_large):
+        return f"{what} differs by {found:.2g} from MLX's operations, allowed is {allowed:.2g}"
+    return None
