@@ -41,8 +41,10 @@ def invoke(*arguments: str) -> Result:
 
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = hardware.Ceilings("a chip", 10.0, 0.5, "measured")
+    """Higher ones than any machine's, on this model."""
+    found = hardware.Ceilings("a chip", 1e4, 500.0, "measured")
     monkeypatch.setattr(sweep, "ceilings", lambda dtype: found)
+    monkeypatch.setattr(sweep, "probe", lambda dtype: (1.0, 0.1))
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -58,8 +60,8 @@ def test_demo() -> None:
     assert (found["model"], found["layers"], found["steps"], found["seed"]) == ("demo", 4, 1, 4)
     assert found["ceilings"] == {
         "chip": "a chip",
-        "bandwidth_gb_per_second": 10.0,
-        "arithmetic_tflop_per_second": 0.5,
+        "bandwidth_gb_per_second": 1e4,
+        "arithmetic_tflop_per_second": 500.0,
         "source": "measured",
     }
     points = found["points"]
@@ -76,9 +78,9 @@ def test_demo() -> None:
             sum(point[f"{part}_seconds"] for part in measure.PARTS)
         )
         assert point["step_gb"] == pytest.approx(sum(part["gb"] for part in point["needed"].values()))
-        assert point["bandwidth_fraction"] == pytest.approx(point["step_gb"] / point["step_seconds"] / 10)
+        assert point["bandwidth_fraction"] == pytest.approx(point["step_gb"] / point["step_seconds"] / 1e4)
         assert point["arithmetic_fraction"] == pytest.approx(
-            point["step_tflop"] / point["step_seconds"] / 0.5
+            point["step_tflop"] / point["step_seconds"] / 500
         )
         assert point["peak_memory_gb"] > found["weights_gb"]
     generation = found["generation"]
@@ -86,7 +88,7 @@ def test_demo() -> None:
     assert generation["tokens_per_forward"] > 0
     assert generation["gross_tokens_per_second"] >= generation["net_tokens_per_second"] > 0
     assert f"{generation['steps_per_block']:.1f} steps per block" in result.stderr
-    assert "a chip (at most, measured here): 10 GB/s, 0.5 TFLOP/s" in result.stderr
+    assert "a chip (at most, measured here): 1e+04 GB/s, 500 TFLOP/s" in result.stderr
 
 
 @pytest.mark.usefixtures("quick_ceilings")
@@ -122,14 +124,68 @@ def test_points_are_timed_as_generations_run(monkeypatch: pytest.MonkeyPatch) ->
         yield
         limits.append("closed")
 
-    def timed(*arguments: Any) -> measure.Times:
-        limits.append("timed")
-        return measure.Times(1.0, 1.0, dict.fromkeys(measure.PARTS, 1.0), 1.0, 0.0, 1)
-
+    point = timed(1.0, 1.0)
     monkeypatch.setattr(sweep, "wired_limit", limit)
-    monkeypatch.setattr(sweep, "measure", timed)
+    monkeypatch.setattr(sweep, "measure", lambda *arguments: (limits.append("timed"), point())[1])
     sweep.measured(DiffusionGemma(ROUGH), "a model", [(3, 4), (5, 6)], steps=1, seed=0)
     assert limits == ["open", "timed", "timed", "closed"]
+
+
+def timed(*seconds: float) -> Any:
+    """Instead of `measure`: points whose steps take so long."""
+    remaining = iter(seconds)
+    parts = dict.fromkeys(measure.PARTS, 1.0)
+    return lambda *_: measure.Times(1.0, next(remaining), parts, 1.0, 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    "probes", [[(2.0, 0.1), (9.0, 0.2), (3.0, 0.6)], [(0.1, 0.1), (0.1, 0.1), (0.1, 0.1)]]
+)
+def test_a_measured_ceiling_is_the_best_of_the_probes_and_of_the_steps(
+    probes: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other work may slow a probe: the first one, before the points, or one that follows a point."""
+    model, remaining = DiffusionGemma(ROUGH), iter(probes)
+    for module in (hardware, sweep):
+        monkeypatch.setattr(module, "probe", lambda dtype: next(remaining))
+    needed = cost.total(
+        cost.step_cost(ROUGH, cost.stored_bytes(model), prefix=3, canvas=4, itemsize=4, dense_rows=0)
+    )
+    monkeypatch.setattr(sweep, "measure", timed(needed.nbytes / 0.5e9, needed.nbytes / 1e9))
+    found = sweep.measured(model, "a model", [(3, 4), (3, 4)], steps=1, seed=0)
+    limits, points = found["ceilings"], found["points"]
+    assert limits["source"] == "measured"
+    assert limits["bandwidth_gb_per_second"] == pytest.approx(max(1.0, *(gb for gb, _ in probes)))
+    assert limits["arithmetic_tflop_per_second"] == max(tflop for _, tflop in probes)
+    fractions = [point["bandwidth_fraction"] for point in points]
+    assert fractions == pytest.approx(
+        [0.5 / limits["bandwidth_gb_per_second"], 1 / limits["bandwidth_gb_per_second"]]
+    )
+    assert max(fractions) <= 1
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "ceiling", "source", "said"),
+    [
+        (34, 68, "table", "Apple M1 (at most, from a table): 68 GB/s, 2.62 TFLOP/s"),
+        (136, 136, "exceeded", "Apple M1 (at most, steps here exceed the table): 136 GB/s, 2.62 TFLOP/s"),
+    ],
+)
+def test_a_step_beyond_the_table_is_the_ceiling(
+    bandwidth: float, ceiling: float, source: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DiffusionGemma(ROUGH)
+    monkeypatch.setattr(sweep, "ceilings", lambda dtype: hardware.from_table("Apple M1"))
+    needed = cost.total(
+        cost.step_cost(ROUGH, cost.stored_bytes(model), prefix=3, canvas=4, itemsize=4, dense_rows=0)
+    )
+    monkeypatch.setattr(sweep, "measure", timed(needed.nbytes / (bandwidth * 1e9)))
+    found = sweep.measured(model, "a model", [(3, 4)], steps=1, seed=0)
+    assert found["ceilings"]["source"] == source
+    assert found["ceilings"]["bandwidth_gb_per_second"] == pytest.approx(ceiling)
+    assert found["points"][0]["bandwidth_fraction"] == pytest.approx(bandwidth / ceiling)
+    assert found["points"][0]["bandwidth_fraction"] <= 1
+    assert said in report.table(found | {"generation": dict.fromkeys(["prompt", *sweep.GENERATION])})
 
 
 def test_default_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 from ..display.tables import aligned
 from .measure import PARTS
 
-_SOURCES = {"table": "at most, from a table", "measured": "at most, measured here"}
+_SOURCES = {
+    "table": "at most, from a table",
+    "measured": "at most, measured here",
+    "exceeded": "at most, steps here exceed the table",
+}
 _SMALL = 0.1  # steps that need less GB or TFLOP are shown in MB and GFLOP
 
 

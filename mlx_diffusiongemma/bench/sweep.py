@@ -17,10 +17,9 @@ from ..errors import InputError
 from ..generation import generate
 from ..loading import load, resolve
 from ..memory import check_fits, wired_limit
-from ..ops.metal import enabled
 from ..sampling import checked_seed
 from . import cost, synthetic
-from .hardware import Ceilings, ceilings
+from .hardware import Ceilings, ceilings, probe
 from .measure import Times, measure
 
 if TYPE_CHECKING:
@@ -88,22 +87,25 @@ def run(
 def measured(
     model: DiffusionGemma, name: str, points: list[tuple[int, int]], steps: int, seed: int
 ) -> dict[str, Any]:
-    """What `run` returns of a loaded model, for `points`: (prompt tokens, canvas length)."""
-    stored = cost.stored_bytes(model)
+    """Return what `run` returns, for a loaded model and `points`: (prompt tokens, canvas length)."""
     limits = ceilings(model.dtype)
-    mx.clear_cache()
-    results = []
+    times = []
     with wired_limit():  # as generations run
         for prompt_tokens, canvas_length in bar("points", iterable=points, unit="point"):
-            times = measure(model, prompt_tokens, canvas_length, steps, seed)
-            results.append(_point(model, stored, limits, prompt_tokens, canvas_length, times))
+            times.append(measure(model, prompt_tokens, canvas_length, steps, seed))
+            if limits.source == "measured":  # again: other work may have slowed it down before
+                limits = limits.raised(*probe(model.dtype))
+    stored = cost.stored_bytes(model)
+    needed = [_needed(model, stored, *point, timed) for point, timed in zip(points, times, strict=True)]
+    for parts, timed in zip(needed, times, strict=True):
+        limits = limits.raised(*_speeds(parts, timed))
     return {
         "model": name,
         "layers": model.config.text.num_hidden_layers,
         "weights_gb": sum(stored.values()) / 1e9,
         "dtype": str(model.dtype).removeprefix("mlx.core."),
         "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
-        "metal_kernels": enabled(),
+        "metal_kernels": list(model.checked_kernels((1, points[0][1]))),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in ("mlx-diffusiongemma", "mlx", "mlx-lm")},
@@ -111,7 +113,10 @@ def measured(
         "ceilings": asdict(limits),
         "steps": steps,
         "seed": seed,
-        "points": results,
+        "points": [
+            _point(limits, *point, timed, parts)
+            for point, timed, parts in zip(points, times, needed, strict=True)
+        ],
     }
 
 
@@ -145,15 +150,11 @@ def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
             raise InputError(f"{shortage}; lower --prompt-tokens, or --layers of a synthetic model") from None
 
 
-def _point(
-    model: DiffusionGemma,
-    stored: dict[str, int],
-    limits: Ceilings,
-    prompt_tokens: int,
-    canvas_length: int,
-    times: Times,
-) -> dict[str, Any]:
-    needed = cost.step_cost(
+def _needed(
+    model: DiffusionGemma, stored: dict[str, int], prompt_tokens: int, canvas_length: int, times: Times
+) -> dict[str, cost.Cost]:
+    """Return what a step at this point needs, part by part."""
+    return cost.step_cost(
         model.config,
         stored,
         prefix=prompt_tokens,
@@ -161,7 +162,18 @@ def _point(
         itemsize=model.dtype.size,
         dense_rows=times.dense_rows,
     )
-    gigabytes, teraflop = cost.total(needed).nbytes / 1e9, cost.total(needed).flop / 1e12
+
+
+def _speeds(needed: dict[str, cost.Cost], times: Times) -> tuple[float, float]:
+    """GB/s and TFLOP/s that a step reaches, of what it needs."""
+    total = cost.total(needed)
+    return total.nbytes / 1e9 / times.step, total.flop / 1e12 / times.step
+
+
+def _point(
+    limits: Ceilings, prompt_tokens: int, canvas_length: int, times: Times, needed: dict[str, cost.Cost]
+) -> dict[str, Any]:
+    bandwidth, arithmetic = _speeds(needed, times)
     return {
         "prompt_tokens": prompt_tokens,
         "canvas_length": canvas_length,
@@ -174,10 +186,10 @@ def _point(
         "encode_canvas_seconds": times.encode_canvas,
         "dense_soft_embedding_rows": times.dense_rows,
         "peak_memory_gb": times.peak_memory / 1e9,
-        "step_gb": gigabytes,
-        "step_tflop": teraflop,
-        "bandwidth_fraction": gigabytes / times.step / limits.bandwidth_gb_per_second,
-        "arithmetic_fraction": teraflop / times.step / limits.arithmetic_tflop_per_second,
+        "step_gb": cost.total(needed).nbytes / 1e9,
+        "step_tflop": cost.total(needed).flop / 1e12,
+        "bandwidth_fraction": bandwidth / limits.bandwidth_gb_per_second,
+        "arithmetic_fraction": arithmetic / limits.arithmetic_tflop_per_second,
         "needed": {
             name: {"gb": part.nbytes / 1e9, "tflop": part.flop / 1e12} for name, part in needed.items()
         },
