@@ -5,6 +5,7 @@ huggingface_hub reads its address when it is imported.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -43,6 +44,45 @@ def complaint(hub: Hub, home: Path, script: str, *arguments: str, **environment:
     kind, _, line = done.stderr.splitlines()[-1].partition(": ")
     assert kind.startswith("mlx_diffusiongemma.errors."), done.stderr
     return line
+
+
+def commands(hub: Hub, home: Path, *calls: list[str], **environment: str) -> list[tuple[int, str, str]]:
+    """Exit status, standard output and standard error of calls of the command, all in one process.
+
+    Nothing else may appear on its standard error.
+    """
+    done = python(hub, home, "-c", _COMMANDS, json.dumps(calls), **environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+_COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from mlx_diffusiongemma.cli import main
+for call in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(main, call)
+    print(json.dumps([result.exit_code, result.stdout, result.stderr]), flush=True)
+"""
+
+
+def cached(
+    files: dict[str, bytes], home: Path, repo: str, branch: str = "main", commit: str | None = None
+) -> Path:
+    """Put a model into the cache below `home` as the oldest versions of huggingface_hub left it: links to
+    blobs, and the branch's commit. No list of the repository's files, nothing of what it lacks.
+    """
+    root = home / "hub" / f"models--{repo.replace('/', '--')}"
+    commit = commit or hashlib.sha1(json.dumps(sorted(files)).encode()).hexdigest()
+    snapshot = root / "snapshots" / commit
+    for folder in (snapshot, root / "blobs", root / "refs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (root / "refs" / branch).write_text(commit)
+    for name, data in files.items():
+        blob = hashlib.sha1(data).hexdigest()
+        (root / "blobs" / blob).write_bytes(data)
+        (snapshot / name).symlink_to(Path("..", "..", "blobs", blob))
+    return snapshot
 
 
 def content(directory: Path) -> dict[str, bytes]:

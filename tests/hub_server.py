@@ -1,7 +1,7 @@
 """A Hugging Face hub on the loopback interface: as much of its HTTP interface as huggingface_hub uses.
 
 Revisions, file trees, files with byte ranges, login, and uploads (regular files and LFS). It counts what it
-serves, and breaks connections and refuses requests when it is told to.
+serves, and breaks connections and refuses requests where a test asks for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -46,6 +47,12 @@ class Hub(ThreadingHTTPServer):
         self.on_file: Callable[[str], None] = lambda path: None  # called before a file is served
         self.bytes_served: Counter[str] = Counter()  # path -> bytes of the bodies that were sent
         self.ranges: list[str] = []  # Range headers that were asked for
+        self.requests: list[str] = []  # method and path of every request
+        self.on_request: Callable[[], object] = lambda: None  # called before a request is answered
+
+    def handle_error(self, *address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed or has given up
+            super().handle_error(*address)
 
     @property
     def url(self) -> str:
@@ -115,6 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self, method: str) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
+        self.server.requests.append(f"{method} {path}")
+        self.server.on_request()
         for methods, pattern, action in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and method in methods:
