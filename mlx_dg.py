@@ -1,6 +1,7 @@
 """The short name of mlx_diffusiongemma: `import mlx_dg`.
 
 Everything is the same object under both names, and is imported when it is first used.
+`python -m mlx_dg` is the command `mlx_dg`.
 """
 
 from typing import TYPE_CHECKING
@@ -12,3 +13,8 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma import *  # noqa: F403
 else:
     from mlx_diffusiongemma import __getattr__ as __getattr__
+
+if __name__ == "__main__":
+    from mlx_diffusiongemma.cli import run
+
+    run()

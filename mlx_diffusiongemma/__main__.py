@@ -1,6 +1,6 @@
 """`python -m mlx_diffusiongemma`: the same as the command `mlx_dg`."""
 
-from mlx_diffusiongemma.cli import main
+from mlx_diffusiongemma.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -124,8 +124,26 @@ def test_two_slashes_begin_a_message(tmp_path: Path, answering: Any) -> None:
     assert [message["content"] for message in messages] == ["/reset", "Paris"]
 
 
-def test_what_is_behind_quit_is_not_read() -> None:
-    assert talk("/quit", "/foo").exit_code == 0
+@pytest.mark.parametrize("line", ["/quit", "q", "exit", "quit", " Quit \r"])
+def test_lines_after_quit_are_not_read(line: str) -> None:
+    result = talk(line, "/foo")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_quit_words_inside_a_message_are_text(answering: Any) -> None:
+    answering("Paris")
+    assert talk("quit smoking, how?", "q?", "//quit").stdout == "Paris\n\n" * 3
+
+
+def test_quitting_instead_of_choosing_ends_the_chat(tmp_path: Path) -> None:
+    result = talk("/n 2", "What is 345 + 78?", "q", f"/save {tmp_path}/a.json")
+    assert (result.exit_code, (tmp_path / "a.json").exists()) == (0, False)
+
+
+def test_a_cut_answer_is_told() -> None:
+    result = talk("Count to 37.", options=("--model", "demo", "--seed", "0", "--max-new-tokens", "20"))
+    assert "mlx_dg: warning: max_new_tokens 20 cut the answer off" in result.stderr
+    assert result.exit_code == 0
 
 
 def test_the_chosen_candidate_goes_on(tmp_path: Path) -> None:
@@ -164,10 +182,10 @@ def test_a_failing_step_costs_the_turn_and_not_the_conversation(
     """Like MLX's, when Metal has no memory left; in the second canvas, when a line has begun."""
     commit = Row.commit
 
-    def failing(row: Row, seconds: float) -> Block:
+    def failing(row: Row) -> Block:
         if row.blocks:
             raise kind("[metal::malloc] too\nmuch")
-        return commit(row, seconds)
+        return commit(row)
 
     monkeypatch.setattr(Row, "commit", failing)
     result = talk("What is 345 + 78?", "Count to 37.", "What is the capital of Norway?", "/stats")

@@ -1,51 +1,76 @@
 """The command `mlx_dg`: parses, calls, prints.
 
-Standard output carries the answer (with --json: one line of JSON) and nothing else; thought,
-progress, statistics and errors go to standard error. An error is one line. Exit status: 0 done,
-1 failure while working, 2 bad input or usage, 130 interrupted, 141 the reader of our output left.
+Standard output carries the answer (with --json: one line of JSON) and nothing else. Thought, progress,
+statistics and errors go to standard error. An error is one line. Exit status: 0 done, 1 failure while
+working, 2 bad input or usage, 130 interrupted, 141 the reader of the output left.
 
-One command a file. Modules that load MLX or transformers are imported inside the commands, so that
---help stays quick.
+One command a file. Modules that load MLX or transformers are imported inside the commands, so that --help
+stays quick.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
 from mlx_diffusiongemma.errors import DiffusionGemmaError
 
 from . import bench, chat, convert, doctor, eval, generate, info
-from .streams import complain, discard_stdout, fill_closed_streams
+from .streams import complain, discard_stdout, fill_closed_streams, flush_outputs
+from .usage import explained, unknown_command
 
 
 class CommandLine(click.Group):
-    """Ends every command as the module's docstring says."""
+    """Ends every command with the exit status and the line that the module's docstring promises."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            return super().parse_args(ctx, args)  # shows the help
+        with _one_line():
+            return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(unknown_command(args[0], self), ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except click.UsageError as error:
-            where = error.ctx.command_path if error.ctx else "mlx_dg"
-            complain(f"mlx_dg: error: {error.format_message()} See: {where} --help")
-            sys.exit(2)
-        except (click.exceptions.Exit, click.Abort):  # how click ends; RuntimeErrors, too
-            raise
-        except DiffusionGemmaError as error:
-            complain(f"mlx_dg: error: {error}")
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            complain("mlx_dg: interrupted")
-            sys.exit(130)
-        except BrokenPipeError:
-            discard_stdout()
-            sys.exit(141)
-        except (OSError, RuntimeError) as error:  # a full disk; MLX's, when Metal has no memory left
-            discard_stdout()
-            complain(f"mlx_dg: error: {error}")
-            sys.exit(1)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn errors into one line on stderr and an exit status."""
+    try:
+        yield
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "mlx_dg"
+        complain(f"mlx_dg: error: {explained(error)} See: {where} --help")
+        sys.exit(2)
+    except (click.exceptions.Exit, click.Abort):  # both are RuntimeErrors, and end the command normally
+        raise
+    except DiffusionGemmaError as error:
+        complain(f"mlx_dg: error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain("mlx_dg: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        discard_stdout()
+        sys.exit(141)
+    except (OSError, RuntimeError) as error:  # a full disk; MLX's, when Metal has no memory left
+        discard_stdout()
+        complain(f"mlx_dg: error: {error}")
+        sys.exit(1)
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,3 +85,22 @@ for command in (
     *(bench.bench, eval.evaluate, doctor.doctor),
 ):
     main.add_command(command)
+
+
+def run() -> NoReturn:
+    """Run the command as a process of its own.
+
+    After an interrupt, or while other threads run, the process ends without finalizing the interpreter: a
+    thread that used MLX would abort it (status 134), because its compile cache needs the interpreter to die.
+    """
+    status: str | int | None = 130
+    try:
+        main(prog_name="mlx_dg")
+    except SystemExit as end:
+        status = end.code
+    except KeyboardInterrupt:  # another one, while the first was handled
+        pass
+    if isinstance(status, int) and (status == 130 or threading.active_count() > 1):
+        flush_outputs()
+        os._exit(status)
+    sys.exit(status)

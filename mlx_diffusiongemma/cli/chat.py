@@ -11,7 +11,7 @@ import click
 
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
-from .chat_commands import run_command
+from .chat_commands import QUITS, run_command
 from .generate import NO_MODEL_GIVEN, check_settings
 from .showing import show
 from .streams import checked_utf8, complain, decoded
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, help="The seed of every turn.  [default: chosen anew each turn]")
 @click.option(
-    "--max-new-tokens", type=int, help="Most tokens to generate a turn.  [default: the checkpoint's]"
+    "--max-new-tokens",
+    type=int,
+    help="Most tokens to generate a turn.  [default: 2048, unless the checkpoint says otherwise]",
 )
 @click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
 @click.option(
@@ -48,12 +50,13 @@ def chat(
     live: bool,
     **settings: Any,
 ) -> None:
-    """Hold a conversation; /help lists the commands.
+    """Hold a conversation. /help lists the commands; q, exit or quit alone on a line ends it.
 
     At a terminal, Ctrl-C stops an answer and keeps the conversation, and Ctrl-D ends it. Answers go to
-    stdout, everything else to stderr. Lines that were typed are kept in ~/.mlx_dg_history.
+    stdout, everything else to stderr, including a warning when an answer was cut. Lines that were typed are
+    kept in ~/.mlx_dg_history.
 
-    If standard input is no terminal, each line of it is a message or a command, and an empty line follows
+    If standard input is not a terminal, each line of it is a message or a command, and an empty line follows
     each message's answer. Of several candidates the first answer is taken, unless the next line is a
     number. The exit status is 1 if one of the lines failed; the others were done.
     """
@@ -82,7 +85,7 @@ def chat(
         signal.signal(
             signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
         )  # leaves the terminal in order
-        click.echo(f"Chat with {model}. /help lists the commands, Ctrl-D quits.", err=True)
+        click.echo(f"Chat with {model}. /help lists the commands, q or Ctrl-D quits.", err=True)
     if not Conversation(chat, lines, live, at_terminal=screen is not None).run():
         sys.exit(1)
 
@@ -131,18 +134,21 @@ def terminal() -> TextIO | None:
 
 
 class Conversation:
-    """Reads, asks and shows, until the end of `lines`. Interrupts end it only where there is no terminal."""
+    """Reads, asks and shows, until the end of `lines`. Interrupts end it only where there is no terminal.
+
+    failed: a line went wrong. over: the user quit while a candidate was to be chosen.
+    """
 
     def __init__(self, chat: Chat, lines: Lines, live: bool, at_terminal: bool):
         self.chat, self.lines, self.live, self.at_terminal = chat, lines, live, at_terminal
-        self.failed = False
+        self.failed = self.over = False
 
     def run(self) -> bool:
-        """Returns whether every line went well; whoever typed them has seen that, and counts as content."""
+        """Return True if every line went well. At a terminal the user has seen the errors: always True."""
         going_on = True
         while going_on:
             try:
-                going_on = self._line()
+                going_on = self._line() and not self.over
             except KeyboardInterrupt:  # at the prompt: the line is cleared
                 if not self.at_terminal:
                     raise
@@ -151,9 +157,9 @@ class Conversation:
         return self.at_terminal or not self.failed
 
     def _line(self) -> bool:
-        """Reads and does one line; False if that is the end."""
+        """Read and do one line. Return False at the end."""
         line = self.lines.read()
-        if line is None:
+        if line is None or line.strip().lower() in QUITS:
             return False
         if not line.strip():
             return True
@@ -208,7 +214,7 @@ class Conversation:
         self.chat.keep(kept)
 
     def _chosen(self, generation: Generation) -> Generation | None:
-        """The candidate that the conversation goes on with; None if none has answered anything."""
+        """Return the candidate that the conversation goes on with, or None if there is no answer."""
         from mlx_diffusiongemma.chat import written
 
         candidates = dict(enumerate(generation.candidates, start=1))
@@ -218,7 +224,8 @@ class Conversation:
         while len(candidates) > 1:
             try:
                 choice = (self.lines.choose(f"keep which? [{answered[0]}] ") or "").strip()
-                if not choice:
+                self.over = choice.lower() in QUITS
+                if not choice or self.over:
                     break
                 if choice in map(str, answered):
                     return candidates[int(choice)]

@@ -1,4 +1,4 @@
-"""The slash commands of `mlx_dg chat`: what each does to the conversation, and the lines that it answers."""
+"""The slash commands of `mlx_dg chat`: each changes the conversation and answers with a line or more."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.chat import Chat
 
 
+QUITS = ("q", "exit", "quit")  # alone on a line
+
+
 class Command(NamedTuple):
-    """argument: how help spells it; "[...]" may be left out, "" takes none. run: returns what is told; None
-    ends the chat."""
+    """argument: its spelling in the help; "[...]" may be left out, "" takes none. run: returns the text to
+    show, or None to end the chat."""
 
     argument: str
     what: str
@@ -21,7 +24,7 @@ class Command(NamedTuple):
 
 
 def run_command(chat: Chat, line: str) -> str | None:
-    """Runs `line`, which begins with a slash; returns what to tell, None to end the chat."""
+    """Run `line`, which begins with a slash. Return the text to show, or None to end the chat."""
     name, _, argument = line[1:].partition(" ")
     argument = argument.strip()
     if name not in COMMANDS:
@@ -38,13 +41,13 @@ def run_command(chat: Chat, line: str) -> str | None:
 
 
 def chat_help() -> str:
-    """What can be typed, a line each."""
+    """Return the help: a line for each command, and the keys."""
     lines = [f"/{name} {command.argument}".ljust(18) + command.what for name, command in COMMANDS.items()]
     return "\n".join(
         [
             *lines,
             "Esc Enter or Alt-Enter begins a new line. // begins a message that starts with a slash.",
-            "Ctrl-C stops an answer, Ctrl-D quits.",
+            "Ctrl-C stops an answer. Ctrl-D quits, and so does q, exit or quit alone on a line.",
         ]
     )
 
@@ -147,7 +150,7 @@ def _counted(number: int, what: str) -> str:
 
 
 COMMANDS = {
-    "help": Command("", "what can be typed", _help),
+    "help": Command("", "list the commands", _help),
     "reset": Command("", "forget the conversation", _reset),
     "think": Command("[on|off]", "let the model think first, or not", _think),
     "budget": Command("[N|off]", "most tokens of thought", _budget),

@@ -30,10 +30,14 @@ NO_MODEL_GIVEN = (
     type=int,
     help="Most tokens of thought; then it is closed, so that an answer follows.  [default: no limit]",
 )
-@click.option("-n", "n", type=int, default=1, help="How many candidates, from one prefill.  [default: 1]")
+@click.option("-n", "n", type=int, default=1, help="Number of candidates, from one prefill.  [default: 1]")
 @click.option("--schema", metavar="FILE", help="Hold the answer to the JSON Schema in FILE.")
 @click.option("--regex", metavar="PATTERN", help="Hold the answer to a regular expression.")
-@click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the checkpoint's]")
+@click.option(
+    "--max-new-tokens",
+    type=int,
+    help="Most tokens to generate.  [default: 2048, unless the checkpoint says otherwise]",
+)
 @click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
 @click.option(
     "--entropy-bound",
@@ -53,7 +57,7 @@ NO_MODEL_GIVEN = (
     help="On a terminal, show each canvas while it denoises, with entropies as colours.",
 )
 @click.option("--stats", is_flag=True, help="Statistics on stderr, block by block, terminal or not.")
-@click.option("--json", "as_json", is_flag=True, help="Print nothing but one line of JSON, at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON at the end instead of text.")
 def generate(
     prompt: str,
     model: str | None,
@@ -68,11 +72,12 @@ def generate(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Answer PROMPT; "-" reads it from standard input.
+    """Answer PROMPT, one argument in quotes; "-" reads it from standard input.
 
     The answer appears on stdout block by block, as canvases converge. The thought goes to stderr, so a
-    pipe gets the answer alone. On a terminal, stderr also shows progress and, at the end, statistics.
-    Several candidates follow each other, with an empty line between them (with --json: a line each).
+    pipe gets the answer alone. Warnings are on stderr, too, for example that --max-new-tokens cut the answer
+    off. On a terminal, stderr also shows progress and, at the end, statistics. Several candidates follow
+    each other, with an empty line between them (with --json: a line each).
     """
     prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
     if not prompt.strip():
@@ -113,7 +118,7 @@ def generate(
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuses bad settings, as far as they can be judged without a checkpoint's own."""
+    """Refuse bad settings, as far as the command can judge them without the checkpoint's."""
     from mlx_diffusiongemma import GenerationConfig
 
     most = settings["max_new_tokens"]
@@ -123,7 +128,7 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def read_schema(file: str) -> Any:
-    """The JSON Schema in `file`; `InputError` for one that cannot be read or kept."""
+    """Return the JSON Schema in `file`. `InputError` if it cannot be read or enforced."""
     from mlx_diffusiongemma.control.schema import checked_schema
 
     try:

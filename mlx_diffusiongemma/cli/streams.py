@@ -59,3 +59,10 @@ def discard_stdout() -> None:
     """Sends what is still buffered to nowhere, or the interpreter would complain when it flushes at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout is closed, or no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush_outputs() -> None:
+    """Write what is still buffered, as the interpreter does when it exits."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no file
+            stream.flush()
