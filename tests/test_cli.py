@@ -38,7 +38,13 @@ def invoke(*arguments: str, stdin: bytes | None = None) -> Result:
     return result
 
 
-def block(index: int, answer: str = "", thought: str = "", calls: tuple[ToolCall, ...] = ()) -> Block:
+def block(
+    index: int,
+    answer: str = "",
+    thought: str = "",
+    calls: tuple[ToolCall, ...] = (),
+    warning: str | None = None,
+) -> Block:
     return Block(
         index=index,
         token_ids=[7] * 4,
@@ -49,6 +55,7 @@ def block(index: int, answer: str = "", thought: str = "", calls: tuple[ToolCall
         mean_entropy=0.001,
         converged=True,
         seconds=0.5,
+        warning=warning,
     )
 
 
@@ -62,6 +69,7 @@ class Scripted:
     candidate: int = 0
     finish_reason: str = "stop"
     blocks: list[Block] = field(default_factory=list)
+    last_warnings: list[str] = field(default_factory=list)  # of the whole, at the end
 
     def __call__(self, model: Any, tokenizer: Any, prompt: str, **settings: Any) -> Scripted:
         self.calls.append({"model": model, "prompt": prompt, **settings})
@@ -73,6 +81,12 @@ class Scripted:
                 raise part
             self.blocks.append(part)
             yield part
+        self.ended = True
+
+    @property
+    def warnings(self) -> list[str]:
+        of_blocks = [block.warning for block in self.blocks if block.warning is not None]
+        return of_blocks + (self.last_warnings if hasattr(self, "ended") else [])
 
     @property
     def candidates(self) -> list[Scripted]:
@@ -205,6 +219,22 @@ def test_json_is_all_there_is(scripted: Scripted) -> None:
     assert found["tool_calls"] == [
         {"name": "get_weather", "arguments": {"city": "Paris"}, "raw": "raw", "error": None}
     ]
+
+
+def test_every_warning_is_shown_once_where_it_belongs(scripted: Scripted) -> None:
+    scripted.script = [block(0, "one", warning="first\nline\x1b[2J"), block(1, " two")]
+    scripted.last_warnings = ["max_new_tokens 8 cut the answer off; raise it"]
+    scripted.finish_reason = "length"
+    warnings = (
+        "mlx_dg: warning: first line␛[2J\nmlx_dg: warning: max_new_tokens 8 cut the answer off; raise it\n"
+    )
+    result = invoke("generate", "--model", "m", "why?")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "one two\n", warnings)
+    scripted.blocks.clear()
+    result = invoke("generate", "--model", "m", "--json", "why?")
+    found = json.loads(result.stdout)
+    assert (found["finish_reason"], found["warnings"]) == ("length", scripted.warnings)
+    assert result.stderr == warnings
 
 
 def test_live_is_plain_where_there_is_no_terminal(scripted: Scripted) -> None:
@@ -350,6 +380,15 @@ def test_demo_model_end_to_end() -> None:
     assert first["finish_reason"] in ("stop", "length")
     assert 0 < first["stats"]["new_tokens"] <= 40
     assert first["stats"]["denoising_steps"] <= 4 * first["stats"]["blocks"]
+
+
+def test_a_cut_answer_is_told() -> None:
+    quick = ("generate", "--model", "demo", "--max-new-tokens", "20", "Count to 37.")
+    result = invoke(*quick)
+    assert "mlx_dg: warning: max_new_tokens 20 cut the answer off" in result.stderr
+    found = json.loads(invoke(*quick, "--json").stdout)
+    assert found["finish_reason"] == "length"
+    assert "max_new_tokens 20 cut the answer off" in found["warnings"][-1]
 
 
 def test_interrupt_while_denoising(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ class Candidate:
 
     def __init__(self, candidates: list[Candidate]):
         self.stats, self.candidates = Stats(canvas_length=4, prompt_tokens=9), candidates
+        self.warnings: list[str] = []
 
 
 class View:
@@ -107,6 +108,7 @@ def step(
             "canvas_ids": np.array([[PAD] * len(ids)]),
             "entropies": np.array([entropies]),
             "accepted": np.array([accepted or [True] * len(ids)]),
+            "logprobs": np.zeros((1, len(ids)), np.float32),
             "mean_entropy": np.array([np.mean(entropies)]),
             "done": np.array([False]),
             "seconds": 0.5,

@@ -56,11 +56,12 @@ def page(generation: Generation) -> str:
 
 
 def plain_text(generation: Generation) -> str:
-    """What a terminal shows of `generation`, run to its end: answer, tool calls, and what failed."""
+    """Return `generation`, run to its end, for a terminal: answer, tool calls, warnings, and what failed."""
     failure = run_to_end(generation)
     parts = [answer] if (answer := "".join(block.answer for block in generation.blocks)) else []
     for call in (call for block in generation.blocks for call in block.tool_calls):
         parts.append(_spelled(call) if call.error is None else f"⚠ tool call: {call.error}\n{call.raw}")
+    parts += [f"⚠ {warning}" for warning in generation.warnings]
     parts += [f"⚠ {failure}"] if failure else []
     return neutralised("\n".join(parts))
 
@@ -91,11 +92,11 @@ def _section(generation: Generation, numbered: bool) -> str:
     if answer := "".join(block.answer for block in blocks):
         parts.append(f'<pre class="mlx-dg-answer">{text(answer)}</pre>')
     parts += [_call(call) for block in blocks for call in block.tool_calls]
-    parts += [f"<p>⚠ {text(block.warning)}</p>" for block in blocks if block.warning]
+    parts += [f"<p>⚠ {text(warning)}</p>" for warning in generation.warnings]
     parts += [f"<p>⚠ {text(failure)}</p>"] if failure else []
     ended = "an error" if failure else generation.finish_reason or "an interrupt"
     parts.append(f'<p class="mlx-dg-dim"><small>{_statistics(generation, ended)}</small></p>')
-    if trace is not None and trace.steps:
+    if trace is not None and trace.steps and generation.tokenizer is not None:
         parts += [f"<p><small>⚠ {lost}</small></p>"] if (lost := dropped(trace)) else []
         parts.append(trace_view(trace, generation.tokenizer))
     return "<section>" + "\n".join(parts) + "</section>\n"

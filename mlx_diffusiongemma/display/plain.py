@@ -1,4 +1,4 @@
-"""What `mlx_dg generate` shows: plain text as blocks converge, or one line of JSON.
+"""Plain text of a generation as its blocks converge, or one line of JSON.
 
 Answer (or JSON) on stdout, everything else on stderr. On a terminal, control characters of a text, which
 might be anything, are shown and not obeyed.
@@ -45,7 +45,7 @@ DIM = "\x1b[2m"
 
 
 class PlainDisplay:
-    """What a generation shows, and where. `watched`: stderr is a terminal, so progress is shown."""
+    """Shows generations on stdout and stderr. `watched`: stderr is a terminal, so progress is shown."""
 
     def __init__(self, as_json: bool, statistics: bool):
         self.as_json, self.statistics = as_json, statistics
@@ -54,6 +54,8 @@ class PlainDisplay:
         self.thinking = False  # inside <thought>
         self.partial_line = False  # the answer so far does not end in a newline
         self.blocks = 0
+        self._current: Generation | None = None
+        self._warned = 0  # how many of its warnings are shown
         if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows "?"
             sys.stdout.reconfigure(errors="replace")
 
@@ -66,9 +68,10 @@ class PlainDisplay:
         self.region.draw([line[: terminal_size().columns - 1]])
 
     def begin(self, generation: Generation) -> None:
-        """Another of several candidates begins."""
+        """Begin with another of several candidates."""
         number, count = generation.candidates.index(generation), len(generation.candidates)
-        self.blocks = 0
+        self.blocks = self._warned = 0
+        self._current = generation
         if count > 1 and not self.as_json:
             if number > 0:
                 click.echo()
@@ -84,15 +87,13 @@ class PlainDisplay:
                 wrong = {} if call.error is None else {"error": call.error, "raw": call.raw}
                 line = json.dumps({"tool_call": call.name, "arguments": call.arguments} | wrong)
                 self._answer(("\n" if self.partial_line else "") + line + "\n")
-        if block.warning is not None:
-            self._own_line()
-            click.echo(f"mlx_dg: warning: {block.warning}", err=True)
+        self._warn()
         if self.statistics:
             self._own_line()
             click.secho(describe(block, canvas_length), err=True, dim=True)
 
     def end(self, generation: Generation, finished: bool = True) -> None:
-        """Not `finished`: interrupted, and what has converged is what there is."""
+        """Show what comes last. finished: False after an interrupt, with the blocks that have converged."""
         self.tidy()
         if self.as_json:
             click.echo(json.dumps(result(generation, finished), allow_nan=False))
@@ -100,12 +101,22 @@ class PlainDisplay:
             click.secho(f"{generation.stats.table()}\nseed         {generation.seed}", err=True, dim=True)
 
     def tidy(self) -> None:
-        """Ends an open line or thought, so that what follows starts on a line of its own."""
+        """End an open line or thought, so that what follows starts on its own line. Show warnings."""
         self.region.clear()
         self._thought("", over=True)
         if self.partial_line:
             self.partial_line = False
             self._write("\n")
+        self._warn()
+
+    def _warn(self) -> None:
+        """Show the warnings that are new since the last call."""
+        warnings = self._current.warnings if self._current is not None else []
+        for warning in warnings[self._warned :]:
+            self._own_line()
+            line = " ".join(warning.splitlines()).translate(CONTROLS)
+            click.echo(f"mlx_dg: warning: {line}", err=True)
+        self._warned = len(warnings)
 
     def _thought(self, text: str, over: bool = False) -> None:
         if text:
@@ -138,7 +149,7 @@ class PlainDisplay:
 
 
 def result(generation: Generation, finished: bool) -> dict[str, Any]:
-    """The object of --json, from the blocks that are there; an unfinished one has no finish_reason."""
+    """Return the object of --json, from the blocks so far. An unfinished one has no finish_reason."""
     blocks, statistics = generation.blocks, generation.stats.to_dict()
     return {
         "answer": "".join(block.answer for block in blocks),
@@ -147,7 +158,7 @@ def result(generation: Generation, finished: bool) -> dict[str, Any]:
         "finish_reason": generation.finish_reason if finished else None,
         "seed": generation.seed,
         "candidate": generation.candidate,
-        "warnings": [block.warning for block in blocks if block.warning is not None],
+        "warnings": list(generation.warnings),
         "stats": {name: statistics[name] for name in JSON_STATISTICS},
     }
 
