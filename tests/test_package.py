@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mlx_dg
 import mlx_diffusiongemma
@@ -51,9 +54,18 @@ def test_both_names_give_the_same_objects() -> None:
     assert mlx_dg.ConfigError is sys.modules["mlx_diffusiongemma.errors"].ConfigError  # type: ignore[attr-defined]
 
 
-def test_unknown_attribute() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'generrate'"):
-        mlx_dg.generrate  # type: ignore[attr-defined]  # noqa: B018
+def test_python_versions_agree() -> None:
+    """What pip accepts, what the classifiers say, and what CI runs."""
+    package = metadata("mlx-diffusiongemma")
+    stated = [
+        each.rpartition(" ")[2]
+        for each in package.get_all("Classifier", [])
+        if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", each)
+    ]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert workflow["jobs"]["linux"]["strategy"]["matrix"]["python"] == stated
+    assert package["Requires-Python"] == f">={stated[0]}"
+    assert [*map(int, (version.split(".")[1] for version in stated))] == [*range(10, 10 + len(stated))]
 
 
 def test_kernels_is_no_python_package() -> None:
