@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mlx_diffusiongemma.config import SLIDING, ModelConfig
 from mlx_diffusiongemma.display.progress import bar
 from mlx_diffusiongemma.errors import CheckpointError, InputError
+from mlx_diffusiongemma.habits import CONVERT_KEYWORDS, led_on
 from mlx_diffusiongemma.json_file import read_json
 from mlx_diffusiongemma.loading import check_weights, resolve
 from mlx_diffusiongemma.tied_weights import compare_copies, model_tensors
@@ -44,6 +45,7 @@ _COPIED = (
 _OTHER_FILES_BYTES = 50 * 10**6  # tokenizer and the like
 
 
+@led_on(CONVERT_KEYWORDS)
 def convert(
     hf_path: str | Path,
     mlx_path: str | Path = "mlx_model",
