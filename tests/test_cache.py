@@ -124,9 +124,9 @@ def test_a_compiled_step_computes_the_same_and_is_traced_for_few_shapes(
     for prompt in (2, 17, 39):
         canvases(True, prompt)
     assert not traced
-    # Whether ops take their kernels belongs to the trace: it cannot be taken for the other's.
+    # The kernels in use belong to the trace's key: it is not taken for others.
     with monkeypatch.context() as patch:
-        patch.setattr(denoising, "enabled", lambda: True)
+        patch.setattr(DiffusionGemma, "checked_kernels", lambda *_: ("row_statistics",))
         canvases(True, 1)
     assert traced
     # Weights are inputs of the compiled step.
