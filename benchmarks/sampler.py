@@ -60,7 +60,7 @@ def our_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[m
     def step() -> Sequence[mx.array]:
         uniforms, noise = mx.random.uniform(shape=(rows,)), mx.random.randint(0, vocab, (1, rows))
         seen = row_statistics(logits, uniforms, TEMPERATURE, softcap)
-        return accept_and_renoise(proposal_of(seen, noise.shape), noise, free, before, BOUNDS)
+        return accept_and_renoise(proposal_of(seen, noise.shape, 1, 1), noise, free, before, BOUNDS)
 
     return step
 

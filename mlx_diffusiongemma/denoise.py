@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,19 +14,19 @@ import numpy as np
 from .cache import CanvasView, KeysValues, Layout, PrefixCache
 from .errors import GenerationError
 from .generation_config import GenerationConfig
-from .rules import Rules, rules_of, temperature_at
-from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, settle
+from .rules import PartError, Rules, rules_of, temperature_at
+from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, logprobs_of, settle
 
 if TYPE_CHECKING:
     from .model import DiffusionGemma
 
 
 class Start(NamedTuple):
-    """How a canvas begins, where not as noise alone.
+    """Beginning of a canvas that is not noise alone.
 
-    pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`; None pins nothing. canvas:
-    int32 `[B, C]`, ids to begin with; None takes noise. steps: how many denoising steps are left, with the
-    temperatures of the last ones; None takes them all.
+    pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`. None pins nothing.
+    canvas: int32 `[B, C]`, ids to begin with. None takes noise.
+    steps: number of denoising steps, with the temperatures of the last ones. None takes them all.
     """
 
     pins: mx.array | None = None
@@ -36,14 +36,16 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """What a watcher sees after one denoising step; host arrays, `[B, C]` unless said otherwise.
+    """One denoising step for a watcher: host arrays, `[B, C]` unless said otherwise.
 
-    index: 0, 1, ...; step: the countdown that sets the temperature (max_denoising_steps ... 1).
-    draft_ids: the argmax canvas, which would be committed now if nothing mended it. canvas_ids: the next
-    step's input.
-    entropies: nats. accepted: which positions kept their sample. mean_entropy, done: `[B]`.
-    seconds: since the canvas began to be denoised.
-    rows: which of the generations that share this step these are; fewer where some are denoised again.
+    index: 0, 1, ... step: the countdown that sets the temperature (max_denoising_steps ... 1).
+    draft_ids: the argmax canvas, which would be committed now if no grammar or budget changed it.
+    canvas_ids: the next step's input. entropies: nats. accepted: positions that kept their sample.
+    logprobs: natural log-probabilities of draft_ids in this step's distribution, which is the softmax of the
+    processed logits: softcapped, then divided by `temperature`. At a pinned position that of its pin.
+    mean_entropy, done: `[B]`. A row that was done before keeps draft_ids, logprobs and mean_entropy.
+    seconds: time since the first step of this canvas began.
+    rows: indices of these rows among the generations that share the step. Only some are denoised again.
     """
 
     index: int
@@ -53,6 +55,7 @@ class Step:
     canvas_ids: np.ndarray
     entropies: np.ndarray
     accepted: np.ndarray
+    logprobs: np.ndarray
     mean_entropy: np.ndarray
     done: np.ndarray
     seconds: float
@@ -61,18 +64,45 @@ class Step:
 
 @dataclass(frozen=True)
 class DenoisedCanvas:
-    """The argmax canvas of each row's last step: ids int32 `[B, C]`, and how it came about.
+    """The argmax canvas of each row's last step, int32 `[B, C]`, and how it was reached.
 
     Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
-    stop rule that ended it, None where the step cap did. logits: `[B * C, V]` of each row's last step, before
-    softcap and temperature; None unless they were to be kept.
+    stop rule that ended it, None if the step cap did. temperatures: of the last steps.
+    logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `sampling.Remainder`.
+    None unless they were to be kept.
     """
 
     ids: mx.array
     steps: list[int]
     mean_entropy: list[float]
     stopped_by: list[Any]
+    temperatures: list[float]
+    softcap: float | None
     logits: mx.array | None = None
+    log_normalizer: mx.array | None = None
+
+    def logprobs(self, row: int, ids: Sequence[int]) -> np.ndarray | None:
+        """Log-probabilities of `ids [C]` in the last step of `row`, float32 `[C]`. See `Step`.
+
+        None unless the logits were kept.
+        """
+        if self.logits is None or self.log_normalizer is None:
+            return None
+        length = len(ids)
+        places = slice(row * length, (row + 1) * length)
+        return np.array(
+            logprobs_of(
+                mx.array(list(ids), dtype=mx.int32),
+                self.logits[places],
+                self.log_normalizer[places],
+                self.temperatures[row],
+                self.softcap,
+            )
+        )
+
+
+class Halted(Exception):
+    """The caller wants no more steps of this canvas."""
 
 
 def denoise(
@@ -83,8 +113,12 @@ def denoise(
     on_step: Callable[[Step], None] | None = None,
     start: Start = Start(),  # noqa: B008
     keep_logits: bool = False,
+    halted: Callable[[], bool] = lambda: False,
 ) -> DenoisedCanvas:
-    """Denoises one canvas per cached row until every row is done or the step cap is reached.
+    """Denoise one canvas per cached row until every row is done or the step cap is reached.
+
+    on_step: called with each step. Without it, a step reads back the stop record only.
+    halted: asked after each step. `Halted` is raised as soon as it returns True.
 
     Raises `GenerationError` when the logits of some position hold NaN or +inf, or nothing finite.
     """
@@ -99,25 +133,32 @@ def denoise(
     if start.pins is not None:
         belief = mx.where((start.pins >= 0)[..., None], model.embed(mx.maximum(start.pins, 0)), belief)
     state = initial_state(canvas, belief, start.pins)
-    kept: dict[int, mx.array] = {}  # row -> logits [C, V] of its last step
-    steps = [0] * canvas.shape[0]
+    rules.begin(state.acceptance.canvas)
+    softcap = model.config.text.final_logit_softcapping
+    kept: dict[int, tuple[mx.array, mx.array]] = {}  # row -> logits and log_normalizer of its last step
+    logprobs = np.zeros(canvas.shape, np.float32)  # of each row's draft, for a watcher
+    row_steps, temperatures = [0] * canvas.shape[0], [0.0] * canvas.shape[0]
     done = [False] * canvas.shape[0]
     limit = settings.max_denoising_steps if start.steps is None else start.steps
     for index in range(limit):
         step = limit - index
         temperature = temperature_at(step, settings)
-        state, remainder, cache.buffers = take_step(
-            *(kernels, layout, cache.buffers, offset, cache.pads),
-            *(state, mx.array(temperature), draws.step(index)),
-        )
+        try:
+            state, remainder, cache.buffers = take_step(
+                *(kernels, layout, cache.buffers, offset, cache.pads),
+                *(state, mx.array(temperature), rules.countdown(step, settings.max_denoising_steps)),
+                draws.step(index),
+            )
+        except PartError as error:
+            when = f" at step {step} of {settings.max_denoising_steps}"
+            raise PartError(error.part, error.error, when) from error.error
 
         # The stop record, the one readback of a step. (A watcher reads more.)
         record = state.acceptance
-        rules.check_ids(record.canvas, model.config.text.vocab_size)
         mx.eval(record, state.entropies, state.unchanged_steps, state.stopped_by, remainder.left_out)
         running = [row for row, was_done in enumerate(done) if not was_done]
         for row in running:
-            steps[row] = index + 1
+            row_steps[row], temperatures[row] = index + 1, temperature
         done = np.array(record.done).tolist()
         if np.array(record.invalid).any():
             cache.forget_canvas(*canvas.shape)
@@ -125,24 +166,36 @@ def denoise(
                 f"the model's logits are NaN or infinite at denoising step {index + 1}; "
                 "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
             )
+        rules.check_ids(record.canvas, model.config.text.vocab_size)
         if on_step is not None:
-            on_step(_watch(index, step, temperature, state, time.perf_counter() - clock))
+            drafted = logprobs_of(
+                record.argmax, remainder.logits, remainder.log_normalizer, temperature, softcap
+            )
+            logprobs[running] = np.array(drafted)[running]
+            seconds = time.perf_counter() - clock
+            on_step(_watch(index, step, temperature, state, logprobs.copy(), seconds))
         is_last = all(done) or index + 1 == limit
         if keep_logits:
             logits = remainder.logits.reshape(*canvas.shape, -1)
-            kept |= {row: logits[row] for row in running if done[row] or is_last}
-            mx.eval(kept)
+            normalizer = remainder.log_normalizer.reshape(canvas.shape)
+            kept |= {row: (logits[row], normalizer[row]) for row in running if done[row] or is_last}
+            mx.eval(list(kept.values()))
             del logits
         if is_last:
             break
+        if halted():
+            raise Halted
         state = settle(model, state, remainder, temperature)
         del remainder  # its logits would live through the next step
     return DenoisedCanvas(
         ids=state.acceptance.argmax,
-        steps=steps,
+        steps=row_steps,
         mean_entropy=np.array(state.acceptance.mean_entropy).tolist(),
         stopped_by=[rules.stop[by] if by >= 0 else None for by in np.array(state.stopped_by).tolist()],
-        logits=mx.concatenate([kept[row] for row in range(len(steps))]) if keep_logits else None,
+        temperatures=temperatures,
+        softcap=softcap,
+        logits=mx.concatenate([kept[row][0] for row in sorted(kept)]) if keep_logits else None,
+        log_normalizer=mx.concatenate([kept[row][1] for row in sorted(kept)]) if keep_logits else None,
     )
 
 
@@ -150,18 +203,17 @@ StepFunction = Callable[..., tuple[CanvasState, Remainder, list[KeysValues]]]
 
 
 def compiled_step(model: DiffusionGemma, rules: Rules) -> StepFunction:
-    """`denoise_step` of this model and these rules as one `mx.compile`d function, made once and kept with the
-    model.
+    """Return `denoise_step` of this model and these rules as one function. Traceable rules make it compiled.
 
-    Takes the names of the kernels that ops take, a `Layout`, the cache's buffers, offset (int32 scalar) and
-    pads, then what `denoise_step` takes before its rules. It returns also the buffers, which hold the canvas
-    now. It is traced again for shapes and layouts that it has not met. Weights are inputs of it: they may change
-    between steps.
+    Its arguments: the names of the kernels that ops take, a `Layout`, the cache's buffers, offset (int32
+    scalar) and pads, then the arguments of `denoise_step` between view and rules. It also returns the
+    buffers, which hold the canvas now. The compiled functions of the last few rules are kept with the model.
+    They are traced again for new shapes and layouts. Weights are inputs, so they may change between steps.
     """
-    if not (_compiles() and rules.are_ours):
+    if not (_compiles() and rules.traceable):
         return _step_function(model, rules)
     if model.compiled_step is None:
-        model.compiled_step = functools.cache(
+        model.compiled_step = functools.lru_cache(maxsize=8)(
             lambda rules: mx.compile(_step_function(model, rules), inputs=model)
         )
     return model.compiled_step(rules)
@@ -176,20 +228,23 @@ def _step_function(model: DiffusionGemma, rules: Rules) -> StepFunction:
         pads: mx.array | None,
         state: CanvasState,
         temperature: mx.array,
+        countdown: tuple[int | mx.array, int | mx.array],
         draws: tuple[mx.array, mx.array],
     ) -> tuple[CanvasState, Remainder, list[KeysValues]]:
         view = CanvasView(model.config, layout, offset, buffers, pads)
-        return (*denoise_step(model, view, state, temperature, draws, rules), view.buffers)
+        return (*denoise_step(model, view, state, temperature, countdown, draws, rules), view.buffers)
 
     return step
 
 
 def _compiles() -> bool:
-    """On a GPU. MLX's CPU backend runs the C++ compiler over what it fuses: 20 seconds, to gain 5% a step."""
+    """True on a GPU. On a CPU, MLX runs the C++ compiler: 20 seconds, to gain 5% of a step."""
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
-def _watch(index: int, step: int, temperature: float, state: CanvasState, seconds: float) -> Step:
+def _watch(
+    index: int, step: int, temperature: float, state: CanvasState, logprobs: np.ndarray, seconds: float
+) -> Step:
     result = state.acceptance
     return Step(
         index=index,
@@ -199,6 +254,7 @@ def _watch(index: int, step: int, temperature: float, state: CanvasState, second
         canvas_ids=np.array(result.canvas),
         entropies=np.array(state.entropies),
         accepted=np.array(result.accepted),
+        logprobs=logprobs,
         mean_entropy=np.array(result.mean_entropy),
         done=np.array(result.done),
         seconds=seconds,

@@ -1,83 +1,106 @@
-"""The rules of a generation: which parts its settings ask for, and what somebody else's parts must return."""
+"""The sampler and stop rules of a generation, and the checks of parts that users wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from . import samplers
 from .errors import InputError
-from .generation_config import GenerationConfig, in_range
+from .generation_config import GenerationConfig, in_range, is_traceable
 from .ops import Acceptance, Bounds, Proposal, accept_and_renoise, advance
-from .samplers import EntropyBound, LinearSchedule, StableAndConfident, Stalled
+from .samplers import EntropyBound, LinearSchedule, Sampler, StableAndConfident, Stalled, StopRule
 
 if TYPE_CHECKING:
     from .sampling import CanvasState
 
 
-class Rules(NamedTuple):
-    """Sampler and stop rules; the first stop rule that fires ends a canvas."""
+class PartError(InputError):
+    """An error inside a part that a user wrote.
 
-    sampler: Any
-    stop: tuple[Any, ...]
+    part: its name in the message. when: the step, which a traced part does not know; `denoise` adds it.
+    """
+
+    def __init__(self, part: str, error: Exception, when: str = ""):
+        self.part, self.error = part, error
+        super().__init__(f"{part} fails{when} ({described(error)})")
+
+
+class Rules(NamedTuple):
+    """Sampler and stop rules. The first stop rule that fires ends a canvas."""
+
+    sampler: Sampler
+    stop: tuple[StopRule, ...]
 
     @property
-    def are_ours(self) -> bool:
-        """Whether nothing here was written by somebody else, who may do in Python what no trace can hold."""
-        return all(type(part).__module__ == samplers.__name__ for part in (self.sampler, *self.stop))
+    def traceable(self) -> bool:
+        """True if every part is traceable, so the step can be compiled."""
+        return all(map(is_traceable, (self.sampler, *self.stop)))
 
     @property
     def fused(self) -> Bounds | None:
-        """The bounds of the operation that is sampler and first stop rule in one; None for others."""
+        """Bounds of the fused operation for sampler and first stop rule; None if other parts are in use."""
         first = self.stop[0]
         if type(self.sampler) is EntropyBound and type(first) is StableAndConfident:
             return Bounds(self.sampler.bound, first.stability_threshold, first.confidence_threshold)
         return None
 
+    def countdown(self, step: int, steps: int) -> tuple[int | mx.array, int | mx.array]:
+        """`step` and `steps` as the sampler gets them, see `Proposal`."""
+        return (mx.array(step), mx.array(steps)) if is_traceable(self.sampler) else (step, steps)
+
+    def begin(self, canvas: mx.array) -> None:
+        """Tell each part that has `begin`, once, that int32 `canvas [B, C]` is about to be denoised."""
+        begun: list[Any] = []
+        for name, part in (
+            ("sampler", self.sampler),
+            *((f"stop: {_name(rule)}", rule) for rule in self.stop),
+        ):
+            begin = getattr(part, "begin", None)
+            if callable(begin) and not any(part is other for other in begun):
+                begun.append(part)
+                with _named(f"{name}: begin"):
+                    begin(canvas)
+
     def apply(
         self, proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance
     ) -> tuple[Acceptance, int]:
-        """One step's acceptance, and how many stop rules have been asked for it."""
+        """Return the acceptance of one step, and the number of stop rules that it includes."""
         if self.fused is not None:
             return accept_and_renoise(proposal, noise, pins, previous, self.fused), 1
-        accepted = self.sampler.accept(proposal, pins)
+        with _named("sampler: accept"):
+            accepted = self.sampler.accept(proposal, pins)
         _check("sampler: accept", accepted, pins.shape, mx.bool_)
-        canvas = self.sampler.renoise(accepted, proposal, noise)
+        with _named("sampler: renoise"):
+            canvas = self.sampler.renoise(accepted, proposal, noise)
         _check("sampler: renoise", canvas, pins.shape, mx.integer)
         return advance(proposal, accepted, canvas.astype(mx.int32), pins, previous), 0
 
     def stops(self, index: int, state: CanvasState) -> mx.array:
-        """Which rows the rule of that `index` ends: bool `[B]`."""
-        rows = self.stop[index](state)
-        _check("stop: a rule", rows, state.stopped_by.shape, mx.bool_)
+        """Rows that the rule of that `index` ends: bool `[B]`."""
+        rule = self.stop[index]
+        with _named(f"stop: {_name(rule)}"):
+            rows = rule(state)
+        _check(f"stop: {_name(rule)}", rows, state.stopped_by.shape, mx.bool_)
         return rows
 
     def check_ids(self, canvas: mx.array, vocab_size: int) -> None:
-        """`InputError` when somebody else's sampler took ids that the model has no embedding of."""
-        if self.are_ours:
+        """`InputError` when a sampler returned ids that the model has no embedding for."""
+        if self.fused is not None:
             return
         ids = np.array(canvas)
-        if ids.min() < 0 or ids.max() >= vocab_size:  # MLX would read beyond the table without a word
+        if ids.min() < 0 or ids.max() >= vocab_size:  # MLX would read beyond the table without an error
             wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
             raise InputError(
                 f"sampler: renoise returned token {wrong}; the model's ids are 0 to {vocab_size - 1}"
             )
 
 
-def _check(what: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | mx.DtypeCategory) -> None:
-    is_array = isinstance(value, mx.array)
-    if is_array and value.shape == tuple(shape) and mx.issubdtype(value.dtype, dtype):
-        return
-    kind = "bool" if dtype == mx.bool_ else "integer"
-    found = f"{value.dtype} {list(value.shape)}" if is_array else type(value).__name__
-    raise InputError(f"{what} must return an MLX array, {kind} {list(shape)}; found {found}")
-
-
 def rules_of(settings: GenerationConfig) -> Rules:
-    """The sampler and stop rules that `settings` ask for; the checkpoint's where they name none."""
+    """Return the sampler and stop rules of `settings`, by default those of the released model."""
     sampler, stop = settings.sampler, settings.stop
     if sampler is None:
         sampler = EntropyBound(settings.entropy_bound)
@@ -88,21 +111,50 @@ def rules_of(settings: GenerationConfig) -> Rules:
 
 
 def temperature_at(step: int, settings: GenerationConfig) -> float:
-    """The schedule's temperature; `step` counts down from max_denoising_steps to 1."""
-    schedule = settings.schedule
+    """Return the schedule's temperature. `step` counts down from max_denoising_steps to 1.
+
+    Raises `InputError` when the schedule fails, or returns a temperature out of range.
+    """
+    schedule, steps = settings.schedule, settings.max_denoising_steps
     if schedule is None:
         schedule = LinearSchedule(settings.t_min, settings.t_max)
-    return float(schedule(step, settings.max_denoising_steps))
+    try:
+        temperature = float(schedule(step, steps))
+    except Exception as error:  # user code may raise anything
+        raise InputError(
+            f"schedule: fails at step {step} of {steps} ({described(error)}); "
+            "it takes step and steps, and returns a temperature"
+        ) from error
+    return float(in_range("temperature", temperature, f"schedule: temperature at step {step}"))
 
 
 def check_schedule(settings: GenerationConfig) -> None:
-    """`InputError` when the schedule fails at some step, or gives a temperature out of range."""
+    """`InputError` when the schedule fails at some step, or returns a temperature out of range."""
     for step in range(settings.max_denoising_steps, 0, -1):
-        try:
-            temperature: Any = temperature_at(step, settings)
-        except Exception as error:  # whatever somebody else's function raises
-            raise InputError(
-                f"schedule: fails at step {step} of {settings.max_denoising_steps} "
-                f"({type(error).__name__}: {error}); it takes step and steps, and returns a temperature"
-            ) from error
-        in_range("temperature", temperature, f"schedule: temperature at step {step}")
+        temperature_at(step, settings)
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # user code may raise anything
+        raise PartError(part, error) from error
+
+
+def _name(part: Any) -> str:
+    return str(getattr(part, "__name__", type(part).__name__))
+
+
+def described(error: Exception) -> str:
+    """Type and message of `error` in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def _check(name: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | mx.DtypeCategory) -> None:
+    is_array = isinstance(value, mx.array)
+    if is_array and value.shape == tuple(shape) and mx.issubdtype(value.dtype, dtype):
+        return
+    kind = "bool" if dtype == mx.bool_ else "integer"
+    actual = f"{value.dtype} {list(value.shape)}" if is_array else type(value).__name__
+    raise InputError(f"{name} must return an MLX array, {kind} {list(shape)}; found {actual}")

@@ -1,7 +1,11 @@
-"""What decides a denoising step, as parts that can be exchanged: samplers, temperature schedules, stop rules.
+"""Exchangeable parts of a denoising step: samplers, temperature schedules, stop rules.
 
-The parts here are the released model's and the usual alternatives. Anything with the same methods will do;
-all arrays stay on the device, and nothing is read back.
+The parts here are the released model's and the usual alternatives. Any object with the same methods will do.
+All arrays stay on the device, and nothing is read back.
+
+On a GPU a part is compiled with the step if it or its class says `traceable = True`. A subclass must say it
+again. Such a part is hashable and a pure function of MLX arrays that `mx.compile` can trace. All other parts
+run in Python at every step and may keep state.
 """
 
 from __future__ import annotations
@@ -20,36 +24,44 @@ if TYPE_CHECKING:
 
 
 class Sampler(Protocol):
-    """Which proposed tokens a canvas keeps, and what it holds elsewhere. Pinned positions are not its
-    concern."""
+    """Chooses the proposed tokens that a canvas keeps, and the ids of the other positions.
+
+    Pinned positions are replaced by their pins afterwards. A sampler or stop rule that keeps state may also
+    have `begin(canvas)`. It is called before the first step of each canvas, and again for each new try at it,
+    with the ids that the canvas begins with: int32 `[B, C]`, usually noise. B stays the same until the next
+    `begin`.
+    """
 
     def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
-        """The positions that are settled for now: bool `[B, C]`. pins: int32 `[B, C]`, -1 where free."""
+        """Return the positions that are settled for now: bool `[B, C]`.
+
+        pins: int32 `[B, C]`, the token that a position is pinned to, -1 where it is free.
+        """
         ...
 
     def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
-        """The next step's canvas, int32 `[B, C]`. noise: fresh uniform tokens of that shape."""
+        """Return the next step's canvas, int32 `[B, C]`. noise: fresh uniform tokens of that shape."""
         ...
 
 
 class StopRule(Protocol):
-    """Which canvases are finished."""
+    """Decides which canvases are finished. May have `begin(canvas)`, see `Sampler`."""
 
     def __call__(self, state: CanvasState) -> mx.array:
-        """bool `[B]` from what the step found."""
+        """Return bool `[B]`, from the state after a step."""
         ...
 
 
 class Schedule(Protocol):
-    """The temperature that logits are divided by."""
+    """Gives the temperature that logits are divided by."""
 
     def __call__(self, step: int, steps: int) -> float:
-        """Of one step; `step` counts down from `steps` to 1."""
+        """Return the temperature of one step. `step` counts down from `steps` to 1."""
         ...
 
 
 class _KeepSamples:
-    """Accepted positions hold what was sampled, all others noise, as the model was trained."""
+    """Accepted positions hold their sample, all others noise, as the model was trained."""
 
     def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
         return mx.where(accepted, proposal.samples, noise)
@@ -63,6 +75,7 @@ class EntropyBound(_KeepSamples):
     """
 
     bound: float = 0.1
+    traceable = True
 
     def __post_init__(self) -> None:
         in_range("entropy_bound", self.bound)
@@ -73,9 +86,10 @@ class EntropyBound(_KeepSamples):
 
 @dataclass(frozen=True)
 class ConfidenceThreshold(_KeepSamples):
-    """Accepts positions whose likeliest token is at least so probable, and always the most certain one."""
+    """Accepts positions whose argmax has at least this probability, and always the most certain one."""
 
     threshold: float = 0.9
+    traceable = True
 
     def __post_init__(self) -> None:
         in_range("probability", self.threshold)
@@ -97,14 +111,14 @@ class _Falling:
 
 
 class LinearSchedule(_Falling):
-    """From near `t_max` (first step) straight to near `t_min` (last step): the released model's."""
+    """Falls linearly from `t_max` (first step) to near `t_min` (last step). The released model's schedule."""
 
     def __call__(self, step: int, steps: int) -> float:
         return self.t_min + (self.t_max - self.t_min) * step / steps
 
 
 class CosineSchedule(_Falling):
-    """From `t_max` to near `t_min` along half a cosine: slow at both ends."""
+    """Falls from `t_max` to near `t_min` along half a cosine, slowly at both ends."""
 
     def __call__(self, step: int, steps: int) -> float:
         return self.t_min + (self.t_max - self.t_min) * (1 - math.cos(math.pi * step / steps)) / 2
@@ -112,7 +126,7 @@ class CosineSchedule(_Falling):
 
 @dataclass(frozen=True)
 class ConstantSchedule:
-    """The same at every step."""
+    """Gives every step the same temperature."""
 
     temperature: float = 0.6
 
@@ -125,33 +139,37 @@ class ConstantSchedule:
 
 @dataclass(frozen=True)
 class StableAndConfident:
-    """The argmax repeated `stability_threshold` times in a row and the mean entropy (nats) is below the
-    other.
+    """Stops when the argmax canvas is stable and certain. The released model's rule.
 
-    The released model's rule.
+    Stable: it repeated `stability_threshold` times in a row. Certain: its mean entropy is below
+    `confidence_threshold` nats.
     """
 
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
+    traceable = True
 
     def __post_init__(self) -> None:
         in_range("stability_threshold", self.stability_threshold)
         in_range("confidence_threshold", self.confidence_threshold)
 
     def __call__(self, state: CanvasState) -> mx.array:
-        found = state.acceptance
-        stable = found.stable_steps >= self.stability_threshold
-        return stable & (found.mean_entropy < self.confidence_threshold)
+        result = state.acceptance
+        stable = result.stable_steps >= self.stability_threshold
+        return stable & (result.mean_entropy < self.confidence_threshold)
 
 
 @dataclass(frozen=True)
 class Stalled:
-    """The same positions were accepted `steps` times in a row, and the mean entropy is below `mean_entropy`
-    nats:
-    more steps would change little."""
+    """Stops when more steps would change little.
+
+    That is when the same positions were accepted `steps` times in a row and the mean entropy is below
+    `mean_entropy` nats.
+    """
 
     steps: int = 8
     mean_entropy: float = 0.05
+    traceable = True
 
     def __post_init__(self) -> None:
         in_range("stability_threshold", self.steps, "steps")

@@ -1,4 +1,4 @@
-"""One denoising step as a pure function, `CanvasState -> CanvasState`, and the random draws that it takes."""
+"""One denoising step as a pure function, `CanvasState -> CanvasState`, and the random draws of it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class Draws(Protocol):
-    """Where a canvas's randomness comes from: two draws per position and step."""
+    """Random numbers of a canvas: two draws per position and step."""
 
     def initial(self) -> mx.array:
-        """The noise a canvas starts from: int32 `[B, C]`, uniform over the vocabulary."""
+        """Return the noise that a canvas starts from: int32 `[B, C]`, uniform over the vocabulary."""
         ...
 
     def step(self, index: int) -> tuple[mx.array, mx.array]:
-        """For step `index` (0, 1, ...): uniforms in [0, 1) fp32 `[B, C]` and noise tokens int32 `[B, C]`."""
+        """Return uniforms in [0, 1), fp32 `[B, C]`, and noise tokens, int32 `[B, C]`, of step 0, 1, ..."""
         ...
 
 
 def checked_seed(seed: int | None) -> int:
-    """`seed`, or a new one for None; `InputError` when it is out of range."""
+    """Return `seed`, or a new one for None. `InputError` when it is out of range."""
     if seed is None:
         return secrets.randbits(32)
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
@@ -40,7 +40,7 @@ def checked_seed(seed: int | None) -> int:
 
 
 class Stream(NamedTuple):
-    """What the draws of one row of one canvas depend on, beside the step."""
+    """Key of the draws of one row of one canvas. The step completes it."""
 
     seed: int
     candidate: int
@@ -49,7 +49,7 @@ class Stream(NamedTuple):
 
 
 class SeededDraws:
-    """Draws that depend only on each row's `Stream` and on the step, never on the batch around them."""
+    """Draws that depend only on each row's `Stream` and the step, never on the rest of the batch."""
 
     def __init__(self, streams: Sequence[Stream], length: int, vocab_size: int):
         self.streams, self.length, self.vocab_size = streams, length, vocab_size
@@ -71,13 +71,13 @@ class SeededDraws:
 
 
 class CanvasState(NamedTuple):
-    """What one step hands to the next.
+    """State between two steps.
 
     acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`).
     pins: int32 `[B, C]`, the token that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`.
     entropies: fp32 `[B, C]`, nats, 0 where pinned.
-    unchanged_steps: int32 `[B]`, how many steps in a row accepted the same positions.
-    stopped_by: int32 `[B]`, the index of the stop rule that ended the row, or -1.
+    unchanged_steps: int32 `[B]`, number of steps in a row that accepted the same positions.
+    stopped_by: int32 `[B]`, index of the stop rule that ended the row, or -1.
     """
 
     acceptance: Acceptance
@@ -89,21 +89,23 @@ class CanvasState(NamedTuple):
 
 
 class Remainder(NamedTuple):
-    """What a step's sparse soft embedding lacks.
+    """Results of a step that the next one does not read.
 
-    left_out: fp32 `[B * C]`, the probability that each position's lacks; 0 in rows that were done.
-    logits: `[B * C, V]`.
+    left_out: fp32 `[B * C]`, the probability that each position's sparse soft embedding lacks; 0 in rows that
+    were done. logits: `[B * C, V]`, before softcap and temperature. log_normalizer: fp32 `[B * C]`, the
+    logarithm of the sum of exponentials of the processed logits.
     """
 
     left_out: mx.array
     logits: mx.array
+    log_normalizer: mx.array
 
 
 def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
-    """What the first step takes: ids int32 `[B, C]` (noise, usually), and `soft_embedding [B, C, D]`, what is
-    believed of them. Pinned positions hold their pins instead.
+    """Return the state before the first step. Pinned positions hold their pins.
 
-    No token equals the argmax -1, so step 1 is never stable.
+    canvas: int32 `[B, C]`, usually noise. soft_embedding: `[B, C, D]`, the self-conditioning. No token equals
+    the argmax -1, so the first step is never stable.
     """
     rows = canvas.shape[0]
     if pins is None:
@@ -132,10 +134,14 @@ def denoise_step(
     view: CanvasView,
     state: CanvasState,
     temperature: float | mx.array,
+    countdown: tuple[int | mx.array, int | mx.array],
     draws: tuple[mx.array, mx.array],
     rules: Rules,
 ) -> tuple[CanvasState, Remainder]:
-    """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here."""
+    """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here.
+
+    countdown: step and steps, see `Proposal`.
+    """
     uniforms, noise = draws
     before = state.acceptance
     shape = before.canvas.shape  # [B, C]
@@ -143,11 +149,11 @@ def denoise_step(
     hidden = model.decode_hidden(before.canvas, view, state.soft_embedding)
     logits = model.logits(hidden).flatten(0, 1)  # [B * C, V]
     softcap = model.config.text.final_logit_softcapping
-    seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-    proposal = proposal_of(seen, shape)
+    statistics = row_statistics(logits, uniforms.flatten(), temperature, softcap)
+    proposal = proposal_of(statistics, shape, *countdown)
     after, asked = rules.apply(proposal, noise, state.pins, before)
 
-    soft, left_out = model.soft_embedding(logits, seen, temperature)
+    soft, left_out = model.soft_embedding(logits, statistics, temperature)
     pinned, done = state.pins >= 0, before.done[:, None]
     soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
     soft = mx.where(pinned[..., None], model.embed(mx.maximum(state.pins, 0)), soft)  # one-hot
@@ -164,18 +170,43 @@ def denoise_step(
     )
     for index in range(asked, len(rules.stop)):
         state = _stopped(state, rules.stops(index, state), index)
-    return state, Remainder(left_out, logits)
+    return state, Remainder(left_out, logits, statistics.log_normalizer)
 
 
-def proposal_of(seen: RowStatistics, shape: Sequence[int]) -> Proposal:
-    """What the statistics of `[B * C]` rows propose for a canvas of `shape [B, C]`."""
-    confidence = mx.exp(seen.chunk_peaks.max(axis=-1) - seen.log_normalizer)
-    rows = (seen.entropy, seen.sample, seen.argmax, seen.invalid, confidence)
-    return Proposal(*(x.reshape(shape) for x in rows))
+def proposal_of(
+    statistics: RowStatistics, shape: Sequence[int], step: int | mx.array, steps: int | mx.array
+) -> Proposal:
+    """Return the proposal for a canvas of `shape [B, C]` from the statistics of its `B * C` positions."""
+    confidences = mx.exp(statistics.chunk_peaks.max(axis=-1) - statistics.log_normalizer)
+    return Proposal(
+        entropies=statistics.entropy.reshape(shape),
+        samples=statistics.sample.reshape(shape),
+        argmaxes=statistics.argmax.reshape(shape),
+        invalid=statistics.invalid.reshape(shape),
+        confidences=confidences.reshape(shape),
+        step=step,
+        steps=steps,
+    )
+
+
+def logprobs_of(
+    ids: mx.array,
+    logits: mx.array,
+    log_normalizer: mx.array,
+    temperature: float | mx.array,
+    softcap: float | None,
+) -> mx.array:
+    """Natural log-probabilities of `ids [B, C]`, fp32 `[B, C]`, in the softmax of the processed logits.
+
+    logits, log_normalizer: `[B * C, V]` and `[B * C]`, as in `Remainder`.
+    """
+    chosen = mx.take_along_axis(logits, ids.reshape(-1, 1), axis=-1)
+    logprobs = processed_logits(chosen, temperature, softcap)[:, 0] - log_normalizer
+    return mx.minimum(logprobs, 0).reshape(ids.shape)  # rounding could lift a certain token's above 0
 
 
 def _stopped(state: CanvasState, rows: mx.array, by: int) -> CanvasState:
-    """`state` with those of `rows`, bool `[B]`, done that were not."""
+    """`state` after the rule of index `by` ended `rows`, bool `[B]`."""
     rows = rows & ~state.acceptance.done
     return state._replace(
         acceptance=state.acceptance._replace(done=state.acceptance.done | rows),
@@ -183,16 +214,16 @@ def _stopped(state: CanvasState, rows: mx.array, by: int) -> CanvasState:
     )
 
 
-# Rows that take the dense product at a time: each needs some 20 bytes per logit of its own.
+# Rows of one dense product. Each needs about 20 bytes per logit.
 _DENSE_ROWS = 64
 
 
 def settle(
     model: DiffusionGemma, state: CanvasState, remainder: Remainder, temperature: float
 ) -> CanvasState:
-    """`state` after a step, with the dense soft embedding where the sparse one leaves out too much.
+    """Return `state` with the dense soft embedding where the sparse one leaves out too much.
 
-    Reads `left_out`. Lazy otherwise: a soft embedding that no step follows is never computed.
+    Reads `left_out`. Otherwise lazy: a soft embedding that no step follows is never computed.
     """
     lacking = np.flatnonzero(np.array(remainder.left_out) > TOLERANCE)
     if not lacking.size:

@@ -1,4 +1,4 @@
-"""What each denoising step of a generation looked like, kept for those who look at it afterwards."""
+"""Denoising steps of a generation, kept for viewers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from .denoise import Step
 from .sampling import Stream
 
-MOST_STEPS = 2048  # of canvases of 256 tokens they take 10 MB at most
+MOST_STEPS = 1536  # of canvases of 256 tokens, 10 MB at most
 
 
 @dataclass(frozen=True, slots=True)
 class TracedStep:
-    """One denoising step of one canvas; host arrays `[C]`, what they mean as in `Step`.
+    """One denoising step of one canvas. Host arrays `[C]`, with the meaning that they have in `Step`.
 
-    block: the canvas's number; attempt: how often it was denoised again before. seconds: since the try began.
+    block: number of the canvas. attempt: number of earlier tries at it. seconds: since this try began.
     """
 
     block: int
@@ -33,15 +33,17 @@ class TracedStep:
     canvas_ids: np.ndarray  # int32
     entropies: np.ndarray  # float32, nats
     accepted: np.ndarray  # bool
+    logprobs: np.ndarray  # float32, natural logarithms, of draft_ids
 
 
 @dataclass(frozen=True)
 class TracedCanvas:
-    """The steps of one try at a canvas.
+    """Steps of one try at a canvas.
 
-    committed_ids: int32 `[C]`, what was committed of this try; None when it was denoised again, or when an
-    interrupt or an error ended it. token_count: how many of these ids the block has; the others are behind
-    the stop id or beyond max_new_tokens.
+    committed_ids: int32 `[C]`, the ids that were committed of this try. None if it was denoised again, or if
+    an interrupt or an error ended it. token_count: number of these ids in the block. The others are behind
+    the stop id or beyond max_new_tokens. committed_logprobs: float32 `[C]`, log-probabilities of
+    committed_ids in the last step, if they are not its draft and its logits were kept.
     """
 
     block: int
@@ -49,6 +51,7 @@ class TracedCanvas:
     steps: list[TracedStep]
     committed_ids: np.ndarray | None = None
     token_count: int = 0
+    committed_logprobs: np.ndarray | None = None
 
     @property
     def committed(self) -> bool:
@@ -56,16 +59,30 @@ class TracedCanvas:
 
     @property
     def finished(self) -> np.ndarray:
-        """Positions of the block's tokens that are not the last draft's, but the grammar's or the thinking
-        budget's, which finished the canvas themselves."""
+        """Positions of the block's tokens that a grammar or a thinking budget set after the last step."""
         if self.committed_ids is None:
             return np.zeros(0, np.intp)
         return np.flatnonzero((self.committed_ids != self.steps[-1].draft_ids)[: self.token_count])
 
     @property
+    def logprobs(self) -> np.ndarray:
+        """float32 `[C]`: natural log-probabilities of the committed tokens, or of the last draft.
+
+        Their distribution is that of the last step, at its temperature, see `Step`. No earlier step decides:
+        each one decides every position again. A token that was pinned, or set by a grammar or a thinking
+        budget, has the probability that the model gave it there, which may be small. It is NaN in the rare
+        case that nobody kept the model's logits.
+        """
+        if self.committed_logprobs is not None:
+            return self.committed_logprobs
+        last = self.steps[-1]
+        if self.committed_ids is None:
+            return last.logprobs
+        return np.where(self.committed_ids == last.draft_ids, last.logprobs, np.float32(np.nan))
+
+    @property
     def draft_ids(self) -> np.ndarray:
-        """int32 `[S, C]`: the likeliest tokens of each step, which would be committed then if nothing mended
-        them."""
+        """int32 `[S, C]`: the likeliest tokens at each step."""
         return np.stack([step.draft_ids for step in self.steps])
 
     @property
@@ -75,31 +92,32 @@ class TracedCanvas:
 
     @property
     def accepted(self) -> np.ndarray:
-        """bool `[S, C]`: which positions kept their sample."""
+        """bool `[S, C]`: positions that kept their sample."""
         return np.stack([step.accepted for step in self.steps])
 
     @property
     def last_changed(self) -> np.ndarray:
-        """int `[C]`: index in `steps` of the last step that changed the draft's token; 0: none did."""
+        """int `[C]`: index in `steps` of the last step that changed the draft's token, 0 if none did."""
         drafts = self.draft_ids
         changed = np.vstack([np.zeros_like(drafts[:1], dtype=bool), drafts[1:] != drafts[:-1]])
         return (len(drafts) - 1 - changed[::-1].argmax(axis=0)) * changed.any(axis=0)
 
 
 class Trace:
-    """The denoising steps of one generation, those of canvases that were denoised again included.
+    """Denoising steps of one generation, including those of canvases that were denoised again.
 
-    Bounded: of a longer generation the last `MOST_STEPS` steps are kept. total_steps: how many there were.
+    Bounded: a longer generation keeps its last `MOST_STEPS` steps. total_steps: number of all of them.
     """
 
     def __init__(self) -> None:
         self.steps: deque[TracedStep] = deque(maxlen=MOST_STEPS)
         self.total_steps = 0
-        self._commits: dict[tuple[int, int], tuple[np.ndarray, int]] = {}  # of the tries whose steps are kept
+        # By block and attempt, for tries whose steps are kept: arguments of `TracedCanvas`.
+        self._commits: dict[tuple[int, int], tuple[np.ndarray, int, np.ndarray | None]] = {}
 
     @property
     def canvases(self) -> list[TracedCanvas]:
-        """The steps kept, by try, oldest first. A canvas whose first steps were dropped begins later."""
+        """Kept steps by try, oldest first. A canvas whose first steps were dropped begins later."""
         return [
             TracedCanvas(*key, list(steps), *self._commits.get(key, ()))
             for key, steps in groupby(self.steps, key=lambda step: (step.block, step.attempt))
@@ -107,12 +125,12 @@ class Trace:
 
     @property
     def last_tries(self) -> list[TracedCanvas]:
-        """The tries that were committed, and the last one if an interrupt or an error ended it."""
+        """Tries that were committed, and the last one if an interrupt or an error ended it."""
         canvases = self.canvases
         return [canvas for canvas in canvases if canvas.committed or canvas is canvases[-1]]
 
     def record(self, step: Step, row: int, stream: Stream) -> None:
-        """Keeps row `row` of `step`, unless that was done before and only its batch goes on."""
+        """Keep row `row` of `step`, unless the row was done before and only its batch goes on."""
         before = self.steps[-1] if self.steps else None
         if before and (before.block, before.attempt) == (stream.block, stream.attempt) and before.done:
             return
@@ -131,11 +149,17 @@ class Trace:
                 canvas_ids=step.canvas_ids[row].copy(),
                 entropies=step.entropies[row].copy(),
                 accepted=step.accepted[row].copy(),
+                logprobs=step.logprobs[row].copy(),
             )
         )
 
-    def commit(self, stream: Stream, ids: list[int], token_count: int) -> None:
-        """Keeps what was committed of the try at `stream`, `token_count` tokens of it for its block."""
+    def commit(
+        self, stream: Stream, ids: list[int], token_count: int, logprobs: np.ndarray | None = None
+    ) -> None:
+        """Keep the ids that were committed of the try at `stream`, `token_count` of them for its block.
+
+        logprobs: of `ids` in the last step, for ids that differ from its draft.
+        """
         oldest = (self.steps[0].block, self.steps[0].attempt) if self.steps else (0, 0)
         self._commits = {key: commit for key, commit in self._commits.items() if key >= oldest}
-        self._commits[stream.block, stream.attempt] = np.array(ids, np.int32), token_count
+        self._commits[stream.block, stream.attempt] = np.array(ids, np.int32), token_count, logprobs

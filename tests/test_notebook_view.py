@@ -138,6 +138,7 @@ def made_trace(drafts: np.ndarray, rng: np.random.Generator, **fields: Any) -> T
             canvas_ids=ids,
             entropies=rng.exponential(1, ids.shape).astype(np.float32),
             accepted=rng.random(ids.shape) < 0.5,
+            logprobs=np.zeros(ids.shape, np.float32),
         )
         for index, ids in enumerate(drafts)
     ]

@@ -1,7 +1,8 @@
-"""Samplers, schedules and stop rules as parts: ours are what they say, and anybody's fit in."""
+"""Samplers, schedules and stop rules as parts: the built-in ones, and those that users write."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,11 @@ from scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.generation_config import GenerationConfig
+from mlx_diffusiongemma.generation_config import GenerationConfig, is_traceable
 from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import FREE, Proposal
+from mlx_diffusiongemma.prompt_cache import PromptCache
 from mlx_diffusiongemma.rules import Rules, rules_of
 from mlx_diffusiongemma.samplers import (
     ConfidenceThreshold,
@@ -28,10 +30,10 @@ from mlx_diffusiongemma.samplers import (
     StableAndConfident,
     Stalled,
 )
-from mlx_diffusiongemma.sampling import initial_state
+from mlx_diffusiongemma.sampling import CanvasState, SeededDraws, initial_state
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
-# Prompts of the demo that take a few steps, with a pin-free canvas and several blocks among them.
+# Prompts of the demo that take a few steps, and some several blocks.
 PROMPTS = (("What is 99 + 88?", False), ("Count to 37.", True), ("Tell me about Rome in JSON", True))
 
 
@@ -52,7 +54,7 @@ def told(demo: Any, prompt: str, thinking: bool, **settings: Any) -> tuple[list[
 
 @dataclass(frozen=True)
 class Mine:
-    """The entropy bound, written by somebody else."""
+    """The entropy bound, written by a user in NumPy."""
 
     bound: float
 
@@ -243,7 +245,7 @@ def test_the_first_rule_that_fires_ends_a_canvas(tokenizer: Tokenizer) -> None:
         assert (block.denoising_steps, block.converged) == (steps, True)
 
 
-def test_the_fused_operation_is_taken_for_what_it_computes_and_nothing_else() -> None:
+def test_the_fused_operation_serves_its_own_parts_only() -> None:
     default = rules_of(GenerationConfig())
     assert default.fused == (0.1, 1, 0.005)
     assert rules_of(GenerationConfig(guard_stalled=True)).fused == default.fused
@@ -254,9 +256,76 @@ def test_the_fused_operation_is_taken_for_what_it_computes_and_nothing_else() ->
         pass
 
     assert Rules(Careful(0.1), default.stop).fused is None
-    assert default.are_ours
-    assert not Rules(Careful(0.1), default.stop).are_ours
-    assert not Rules(default.sampler, (mine_stops,)).are_ours
+
+
+def test_a_part_says_itself_that_it_is_traceable() -> None:
+    """Its module decides nothing, and a subclass may override anything, so it says so again."""
+
+    class Careful(EntropyBound):
+        pass
+
+    @dataclass(frozen=True)
+    class Traceable(EntropyBound):
+        traceable = True
+
+    def rule(state: Any) -> mx.array:
+        return state.acceptance.done  # type: ignore[no-any-return]
+
+    assert not is_traceable(rule)
+    rule.traceable = True  # type: ignore[attr-defined]
+    untraceable = Traceable(0.1)
+    object.__setattr__(untraceable, "traceable", False)
+    for part, expected in (
+        (EntropyBound(), True),
+        (ConfidenceThreshold(), True),
+        (StableAndConfident(), True),
+        (Stalled(), True),
+        (Careful(), False),
+        (Traceable(), True),
+        (untraceable, False),
+        (Mine(0.1), False),
+        (mine_stops, False),
+        (rule, True),
+        (Slotted(), False),
+    ):
+        assert is_traceable(part) == expected, part
+    default = rules_of(GenerationConfig())
+    assert default.traceable
+    assert Rules(Traceable(), (rule, Stalled())).traceable
+    assert not Rules(Careful(), default.stop).traceable
+    assert not Rules(default.sampler, (*default.stop, mine_stops)).traceable
+
+
+class Slotted:
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sampler": EntropyBound(0.2), "entropy_bound": 0.1}, "sampler replaces entropy_bound; give one"),
+        ({"schedule": ConstantSchedule(), "t_min": 0.9}, "schedule replaces t_min; give one"),
+        ({"schedule": ConstantSchedule(), "t_max": 0.7}, "schedule replaces t_max; give one"),
+        ({"schedule": ConstantSchedule(), "t_min": 0.3, "t_max": 0.7}, "schedule replaces t_min and t_max;"),
+        ({"stop": mine_stops, "stability_threshold": 2}, "stop replaces stability_threshold;"),
+        ({"stop": [Stalled()], "confidence_threshold": 0.1}, "stop replaces confidence_threshold;"),
+    ],
+)
+def test_a_part_and_the_numbers_that_it_replaces(
+    tokenizer: Tokenizer, given: dict[str, Any], message: str
+) -> None:
+    """Both from the caller are refused. A model's own numbers are not the caller's, and None is no value."""
+    model: Any = Scripted([[TURN_END]])
+    with pytest.raises(InputError, match=message):
+        generate(model, tokenizer, "hi", **given)
+    numbers = dict(given)
+    part = {name: numbers.pop(name) for name in given if name in ("sampler", "schedule", "stop")}
+    model.generation_config = dataclasses.replace(GenerationConfig(), **{"t_max": 2.0, **numbers})
+    assert generate(model, tokenizer, "hi", **part, **dict.fromkeys(numbers)).settings
+    # A number has no effect beside a part of the model's own settings either.
+    model.generation_config = GenerationConfig().override(**part)
+    with pytest.raises(InputError, match=message):
+        generate(model, tokenizer, "hi", **numbers)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +342,17 @@ def test_the_fused_operation_is_taken_for_what_it_computes_and_nothing_else() ->
             {"schedule": lambda step, steps: 5 - step},
             "schedule: temperature at step 256 must be .* found -251",
         ),
+        (
+            {"schedule": lambda step, steps: {}[step]},
+            r"schedule: fails at step 256 of 256 \(KeyError: 256\); it takes step and steps",
+        ),
         ({"stop": "never"}, "stop must have a stop rule or several"),
         ({"stop": []}, "stop must have a stop rule or several"),
         ({"stop": [StableAndConfident(), 3]}, "stop must have .* found 3"),
+        (
+            {"stop": mx.zeros((2, 2))},
+            r"stop must have .* found array\(\[\[0, 0\], \[0, 0\]\], dtype=float32\)$",
+        ),
     ],
 )
 def test_bad_parts_are_refused_before_anything_runs(
@@ -310,7 +387,7 @@ def test_parts_refuse_numbers_out_of_range(make: Any, message: str) -> None:
 
 
 class Returning:
-    """A sampler that returns what it is told to."""
+    """A sampler and a stop rule that returns what a test wants."""
 
     def __init__(self, accept: Any = None, renoise: Any = None):
         self.returned = accept, renoise
@@ -323,6 +400,9 @@ class Returning:
 
     def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> Any:
         return proposal.samples if self.returned[1] is None else self.returned[1]
+
+    def __call__(self, state: CanvasState) -> mx.array:
+        return state.acceptance.accepted
 
 
 @pytest.mark.parametrize(
@@ -342,10 +422,10 @@ class Returning:
             "renoise returned token 704; the model's ids are 0 to 703",
         ),
         ({"sampler": Returning(renoise=mx.full((1, 64), -1))}, "renoise returned token -1"),
-        ({"stop": lambda state: True}, r"stop: a rule must return an MLX array, bool \[1\]; found bool"),
+        ({"stop": lambda state: True}, r"stop: <lambda> must return an MLX array, bool \[1\]; found bool"),
         (
-            {"stop": lambda state: state.acceptance.accepted},
-            r"stop: a rule must return .* found mlx.core.bool \[1, 64\]",
+            {"stop": [StableAndConfident(), Returning()]},
+            r"stop: Returning must return .* found mlx.core.bool \[1, 64\]",
         ),
     ],
 )
@@ -353,6 +433,206 @@ def test_what_parts_return_is_checked(tokenizer: Tokenizer, settings: dict[str, 
     model: Any = Scripted([[TURN_END]])
     with pytest.raises(InputError, match=message):
         str(generate(model, tokenizer, "hi", guard_empty=False, **settings))
+
+
+class Counting:
+    """A sampler and stop rule that keeps state: it ends every canvas at its third step."""
+
+    def __init__(self) -> None:
+        self.canvases: list[np.ndarray] = []
+        self.steps: list[list[tuple[Any, Any]]] = []
+
+    def begin(self, canvas: mx.array) -> None:
+        assert canvas.dtype == mx.int32
+        self.canvases.append(np.array(canvas))
+        self.steps.append([])
+
+    def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
+        self.steps[-1].append((proposal.step, proposal.steps))
+        return proposal.entropies < 0.1
+
+    def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
+        return mx.where(accepted, proposal.samples, noise)
+
+    def __call__(self, state: CanvasState) -> mx.array:
+        return mx.full(state.stopped_by.shape, len(self.steps[-1]) == 3)
+
+
+def test_a_part_begins_every_canvas_and_knows_its_steps(demo: Any) -> None:
+    """Also those that are denoised again, with fewer rows then. One object in two roles begins once."""
+    model: Any = Scripted(lambda block, attempt: [TURN_END] if attempt == 0 else [*yes, TURN_END])
+    tokenizer, part, drawn = demo[1], Counting(), list[np.ndarray]()
+    yes = tokenizer.encode("yes")
+
+    class Spied(SeededDraws):
+        def initial(self) -> mx.array:
+            drawn.append(np.array(super().initial()))
+            return mx.array(drawn[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlx_diffusiongemma.run.SeededDraws", Spied)
+        generation = generate(model, tokenizer, "hi", n=2, sampler=part, stop=[part, Stalled()], seed=0)
+        assert generation.answer == "yes"
+    assert generation.stats.empty_rerolls == 1
+    assert [canvas.shape for canvas in part.canvases] == [(2, 64), (2, 64)]
+    np.testing.assert_array_equal(part.canvases, drawn)
+    assert part.steps == [[(48, 48), (47, 48), (46, 48)]] * 2
+    assert all(type(step) is int for step, _ in part.steps[0])
+
+    # A draft has fewer steps to go, with the temperatures of the last ones. Pins are in its canvas.
+    part, draft = Counting(), "yes no yes no yes no"
+    temperatures: list[tuple[int, float]] = []
+    asked: dict[str, Any] = {
+        "seed": 0,
+        "draft": draft,
+        "noise_level": 0.5,
+        "pins": {9: 77},
+        "max_denoising_steps": 20,
+    }
+    generation = generate(
+        *(Scripted([[*yes, TURN_END]]), tokenizer, "hi"),
+        sampler=part,
+        on_step=lambda step: temperatures.append((step.step, step.temperature)),
+        **asked,
+    )
+    list(generation)
+    assert part.canvases[0][0, 9] == 77
+    ids = tokenizer.encode(draft)
+    assert 3 < (part.canvases[0][0, : len(ids)] == ids).sum() < len(ids)
+    first, _ = part.steps[0][0]
+    assert 1 < first < 20
+    assert part.steps[0] == [(first - index, 20) for index in range(len(temperatures))]
+    schedule = LinearSchedule(generation.settings.t_min, generation.settings.t_max)
+    assert temperatures == [(step, pytest.approx(schedule(step, 20))) for step, _ in part.steps[0]]
+
+
+def test_state_that_begins_anew_gives_the_same_again(demo: Any) -> None:
+    """A sampler that keeps what it once accepted, over several blocks and generations with one object."""
+
+    class Sticky:
+        def begin(self, canvas: mx.array) -> None:
+            self.kept = mx.full(canvas.shape, FREE)
+
+        def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
+            self.kept = mx.where((self.kept < 0) & (proposal.entropies < 0.01), proposal.argmaxes, self.kept)
+            return self.kept >= 0
+
+        def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
+            return mx.where(accepted, self.kept, noise)
+
+    sticky = Sticky()
+    first = told(demo, "Count to 37.", True, sampler=sticky)
+    assert len(first[1]) > 1
+    assert "35 36 37" in demo[1].decode(first[0])
+    assert told(demo, "Count to 37.", True, sampler=sticky) == first
+    assert told(demo, "Count to 37.", True, sampler=Sticky()) == first
+
+
+class Failing(Counting):
+    """Fails in one of its methods, at its second step."""
+
+    def __init__(self, method: str, error: Exception):
+        super().__init__()
+        self.method, self.error, self.calls = method, error, 0
+
+    def _fail(self, method: str) -> None:
+        if method == self.method:
+            self.calls += 1
+            if method == "begin" or self.calls == 2:
+                raise self.error
+
+    def begin(self, canvas: mx.array) -> None:
+        self._fail("begin")
+        super().begin(canvas)
+
+    def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
+        accepted = super().accept(proposal, pins)
+        self._fail("accept")
+        return accepted
+
+    def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
+        self._fail("renoise")
+        return super().renoise(accepted, proposal, noise)
+
+    def __call__(self, state: CanvasState) -> mx.array:
+        self._fail("stop")
+        return mx.zeros(state.stopped_by.shape, dtype=mx.bool_)
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "error", "message"),
+    [
+        ("sampler", "accept", ValueError("no"), "sampler: accept fails at step 47 of 48 (ValueError: no)"),
+        (
+            *("sampler", "renoise", IndexError("two\n  lines")),
+            "sampler: renoise fails at step 47 of 48 (IndexError: two lines)",
+        ),
+        ("stop", "stop", KeyError("x"), "stop: Failing fails at step 47 of 48 (KeyError: 'x')"),
+        ("sampler", "begin", OSError("disk"), "sampler: begin fails (OSError: disk)"),
+        ("stop", "begin", OSError("disk"), "stop: Failing: begin fails (OSError: disk)"),
+        # Generations run in generators, where this error has a meaning of its own.
+        ("sampler", "accept", StopIteration(), "sampler: accept fails at step 47 of 48 (StopIteration)"),
+        ("sampler", "accept", InputError("own"), "sampler: accept fails at step 47 of 48 (InputError: own)"),
+    ],
+)
+def test_errors_inside_parts_name_part_and_step(
+    demo: Any, role: str, method: str, error: Exception, message: str
+) -> None:
+    """And leave a prompt cache as it was."""
+    model, tokenizer = demo
+    cache, part = PromptCache(model), Failing(method, error)
+    asked: dict[str, Any] = {"seed": 0, "prompt_cache": cache}
+    parts = {"sampler": part} if role == "sampler" else {"sampler": Counting(), "stop": part}
+    generation = generate(model, tokenizer, "What is 345 + 78?", **parts, **asked)
+    with pytest.raises(InputError) as raised:
+        str(generation)
+    assert str(raised.value) == message
+    assert raised.value.__cause__ is error
+    again = generate(model, tokenizer, "What is 345 + 78?", **asked)
+    assert again.token_ids == generate(model, tokenizer, "What is 345 + 78?", seed=0).token_ids
+
+
+def test_a_schedule_that_fails_later(demo: Any) -> None:
+    """It is asked for every temperature beforehand, and again at each step."""
+
+    class Fickle:
+        asked = 0
+
+        def __call__(self, step: int, steps: int) -> float:
+            self.asked += 1
+            return 0.5 if self.asked < steps + 2 else self.later()
+
+        def later(self) -> float:
+            raise ValueError("gone")
+
+    class Hot(Fickle):
+        def later(self) -> float:
+            return 1e9
+
+    for schedule, message in (
+        (Fickle(), r"schedule: fails at step 47 of 48 \(ValueError: gone\)"),
+        (Hot(), "schedule: temperature at step 47 must be a number from 0.001 to 100, found 1000000000"),
+    ):
+        with pytest.raises(InputError, match=message):
+            str(generate(*demo, "What is 345 + 78?", seed=0, schedule=schedule))
+
+
+@pytest.mark.parametrize("role", ["sampler", "stop"])
+def test_a_traceable_part_is_fit_for_it(tokenizer: Tokenizer, role: str) -> None:
+    class Both(Counting):
+        traceable = True
+
+    class Comparable(Returning):
+        traceable = True
+
+        def __eq__(self, other: object) -> bool:  # so it has no hash
+            return isinstance(other, Comparable)
+
+    model: Any = Scripted([[TURN_END]])
+    with pytest.raises(InputError, match=f"{role}: .* is traceable and has begin, but a compiled step"):
+        generate(model, tokenizer, "hi", **{role: Both()})
+    with pytest.raises(InputError, match=f"{role}: .* is traceable and must be hashable .*frozen dataclass"):
+        generate(model, tokenizer, "hi", **{role: Comparable()})
 
 
 def test_pinned_positions_have_no_entropy_to_wait_for(tokenizer: Tokenizer) -> None:

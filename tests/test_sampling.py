@@ -43,7 +43,7 @@ def step(
     model.encode(mx.tile(mx.arange(20, 40), (rows, 1)), cache)
     draws = mx.full((rows, length), 0.5), mx.full((rows, length), 77, dtype=mx.int32)
     with cache.canvas(rows, length) as view:
-        return denoise_step(model, view, state, temperature, draws, RULES)
+        return denoise_step(model, view, state, temperature, (1, 1), draws, RULES)
 
 
 def noise(rows: int) -> mx.array:
@@ -102,7 +102,7 @@ def test_the_dense_product_comes_in_exactly_where_too_much_is_left_out(model: Di
     for lacking in ([], [3], [0, 69, 70, 139], list(range(5, 75)), list(range(rows))):
         left_out = np.full(rows, TOLERANCE / 2, dtype=np.float32)
         left_out[lacking] = TOLERANCE * 2
-        settled = settle(model, state, Remainder(mx.array(left_out), logits), 0.8)
+        settled = settle(model, state, Remainder(mx.array(left_out), logits, mx.zeros((rows,))), 0.8)
         expected = sparse.copy()
         expected[lacking] = dense[lacking]
         np.testing.assert_allclose(np.array(settled.soft_embedding.flatten(0, 1)), expected, atol=1e-5)

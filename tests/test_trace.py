@@ -1,4 +1,4 @@
-"""A trace is what a watcher would have seen, row by row; asked for or not there, and bounded."""
+"""A trace holds each row's steps as a watcher sees them. It is made on request only, and bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlx_diffusiongemma.tokenizer import Tokenizer
 from mlx_diffusiongemma.trace import Trace, TracedCanvas
 
 LENGTH = 64
-ARRAYS = ("draft_ids", "canvas_ids", "entropies", "accepted")
+ARRAYS = ("draft_ids", "canvas_ids", "entropies", "accepted", "logprobs")
 HARD = 'Spell "internationalisation" backwards.'  # takes several steps
 
 
@@ -45,6 +45,7 @@ def made_step(index: int = 0, rows: int = 1, done: bool = False, **arrays: np.nd
         canvas_ids=ids,
         entropies=ids.astype(np.float32),
         accepted=ids.astype(bool),
+        logprobs=ids.astype(np.float32),
         mean_entropy=np.zeros(rows, np.float32),
         done=np.full(rows, done),
         seconds=0.0,
@@ -60,15 +61,17 @@ def recorded(steps: list[tuple[Step, Stream]]) -> Trace:
 
 
 def test_nothing_is_kept_unless_asked_for(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is a step brought to the host for it."""
+    """Then no step is brought to the host, and no log-probability is computed."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a Step was made")
 
     monkeypatch.setattr("mlx_diffusiongemma.denoise.Step", refuse)
+    monkeypatch.setattr("mlx_diffusiongemma.denoise.logprobs_of", refuse)
     generation = mlx_dg.generate(*demo, "What is 345 + 78?", thinking=True, seed=0)
     assert generation.answer == "423"
     assert generation.trace is None
+    assert mlx_dg.generate(*demo, "Hi", seed=0, choices=["zebra", "yak"]).answer in ("zebra", "yak")
     assert all(each.trace is None for each in mlx_dg.generate_batch(*demo, ["Hi", "Help"], seed=0))
     with pytest.raises(AssertionError, match="a Step was made"):
         list(mlx_dg.generate(*demo, "Hi", seed=0, trace=True))
@@ -111,12 +114,13 @@ def test_traces_of_a_batch(demo: Any) -> None:
 
 def check_row(generation: Any, seen: list[Step], row: int) -> None:
     """The trace equals those of `seen` that were the row's, up to where it was done in each canvas."""
-    expected, finished, tries = [], True, 0
+    expected, finished, tries, batches = [], True, 0, []
     for step in seen:
         if row not in step.rows:
             continue
         if step.index == 0:
             finished, tries = False, tries + 1
+            batches.append(len(step.rows))
         if not finished:
             expected.append((tries, step.rows.index(row), step))
             finished = bool(step.done[step.rows.index(row)])
@@ -131,14 +135,14 @@ def check_row(generation: Any, seen: list[Step], row: int) -> None:
             np.testing.assert_array_equal(getattr(ours, name), getattr(step, name)[at])
             assert getattr(ours, name).dtype == getattr(step, name).dtype
     assert len(traced.canvases) == tries
-    for block, canvas in zip(generation.blocks, traced.canvases, strict=True):
+    for block, canvas, rows in zip(generation.blocks, traced.canvases, batches, strict=True):
         assert (canvas.block, canvas.attempt, canvas.committed) == (block.index, 0, True)
         assert canvas.draft_ids[-1].tolist()[: len(block.token_ids)] == block.token_ids
         assert canvas.committed_ids is not None
         assert canvas.committed_ids[: canvas.token_count].tolist() == block.token_ids
         assert canvas.finished.size == 0
         assert canvas.steps[-1].mean_entropy == pytest.approx(block.mean_entropy)
-        assert 0 < canvas.steps[0].seconds < canvas.steps[-1].seconds <= block.seconds
+        assert 0 < canvas.steps[0].seconds < canvas.steps[-1].seconds <= block.seconds * rows
 
 
 def test_a_canvas_that_is_denoised_again_is_another_try(tokenizer: Tokenizer) -> None:
@@ -175,6 +179,61 @@ def test_what_the_grammar_or_the_budget_finished(demo: Any, control: dict[str, A
         assert canvas.finished.tolist() == differ
     if not thinking:
         assert found[0].finished.size > 3
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        {"thinking": True},
+        {"regex": "x{70}", "max_new_tokens": 128},
+        {"choices": ["zebra", "yak"]},
+        {"thinking": True, "thinking_budget": 3},
+        {"pins": {1: 300, 70: 301}},
+    ],
+)
+def test_logprobs_of_committed_tokens(
+    demo: Any, control: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to float64's from the logits of each try's last step, also for tokens that were set."""
+    model, _ = demo
+    rows: list[np.ndarray] = []
+    logits = type(model).logits
+
+    def watched(self: Any, hidden: Any) -> Any:
+        rows.append(np.array(logits(self, hidden)).astype(np.float64)[0])
+        return logits(self, hidden)
+
+    monkeypatch.setattr(type(model), "logits", watched)
+    monkeypatch.setattr("mlx_diffusiongemma.denoise._compiles", lambda: False)
+    generation = mlx_dg.generate(*demo, HARD, seed=0, trace=True, **control)
+    list(generation)
+    trace = generation.trace
+    assert trace is not None
+    assert len(rows) == len(trace.steps)
+    unlikely, last, softcap = 0, -1, model.config.text.final_logit_softcapping
+    for canvas in trace.canvases:
+        last += len(canvas.steps)
+        x = softcap * np.tanh(rows[last] / softcap) / canvas.steps[-1].temperature
+        normalizer = np.log(np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1)) + x.max(axis=-1)
+        ids = canvas.committed_ids if canvas.committed_ids is not None else canvas.steps[-1].draft_ids
+        expected = x[np.arange(LENGTH), ids] - normalizer
+        np.testing.assert_allclose(canvas.logprobs, expected, atol=2e-4, rtol=1e-5)
+        assert canvas.logprobs.dtype == np.float32
+        assert canvas.logprobs.max() <= 0
+        unlikely += int((expected < -5).sum())
+    assert (unlikely > 0) == ("thinking" not in control or "thinking_budget" in control)
+
+
+def test_logprobs_without_logits() -> None:
+    """A set token has none. A canvas that was not committed has those of its draft."""
+    step, stream = made_step(logprobs=np.array([[-1.0, -2.0, -3.0]], np.float32)), Stream(0, 0, 0, 0)
+    trace = recorded([(step, stream)])
+    (canvas,) = trace.canvases
+    assert canvas.logprobs.tolist() == [-1, -2, -3]
+    trace.commit(stream, [0, 9, 0], 3)
+    (canvas,) = trace.canvases
+    np.testing.assert_array_equal(canvas.logprobs, np.array([-1, np.nan, -3], np.float32))
+    assert canvas.logprobs.dtype == np.float32
 
 
 def test_an_interrupted_canvas_is_not_committed(tokenizer: Tokenizer) -> None:
@@ -222,6 +281,7 @@ def test_most_steps_of_the_released_canvas_take_ten_megabytes() -> None:
         "canvas_ids": ids[1],
         "entropies": rng.random((4, 256), np.float32),
         "accepted": rng.random((4, 256)) < 0.5,
+        "logprobs": -rng.random((4, 256), np.float32),
     }
     gc.collect()
     tracemalloc.start()
@@ -231,7 +291,7 @@ def test_most_steps_of_the_released_canvas_take_ten_megabytes() -> None:
             step, stream = made_step(1000 + index, rows=4, **big), Stream(0, 0, 1000 + index // 2, 1000)
             trace.record(dataclasses.replace(step, seconds=0.1 * index, temperature=0.1 * index), 0, stream)
             if index % 2:
-                trace.commit(stream, list(range(1000, 1256)), 256)
+                trace.commit(stream, list(range(1000, 1256)), 256, step.logprobs[1].copy())
         del step
         gc.collect()
         held, _ = tracemalloc.get_traced_memory()

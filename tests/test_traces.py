@@ -140,6 +140,33 @@ def test_denoising_step_by_step(models: Any, name: str, dialect: str) -> None:
             np.array([rule is not None for rule in ours.canvas.stopped_by]), trace["done"][steps][-1]
         )
         assert difference(np.array(ours.canvas.mean_entropy), mean_entropy_at_end(trace, steps)) <= TOLERANCE
+        if "processed" in trace.arrays:
+            expected = draft_logprobs(trace, steps)
+            tolerance = 2 * TOLERANCE / float(trace["temperature"].min())
+            assert difference(ours.stacked("logprobs"), expected) <= tolerance
+            assert difference(kept_logprobs(ours), expected[-1]) <= tolerance
+
+
+def draft_logprobs(trace: traces.Trace, steps: slice) -> np.ndarray:
+    """Log-probabilities [S, B, C] of the drafts under the reference's processed logits, in float64.
+
+    A row that is done keeps those of its last step.
+    """
+    x = trace["processed"][steps].astype(np.float64)
+    normalizer = np.log(np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1)) + x.max(axis=-1)
+    chosen = np.take_along_axis(x, trace["draft"][steps][..., None].astype(np.int64), axis=-1)[..., 0]
+    logprobs, done = chosen - normalizer, trace["done"][steps]
+    for step in range(1, len(logprobs)):
+        logprobs[step][done[step - 1]] = logprobs[step - 1][done[step - 1]]
+    return logprobs
+
+
+def kept_logprobs(ours: replay.ReplayedBlock) -> np.ndarray:
+    """Log-probabilities [B, C] of the committed ids, from the logits that `denoise` keeps."""
+    rows = enumerate(np.array(ours.canvas.ids).tolist())
+    logprobs = [ours.canvas.logprobs(row, ids) for row, ids in rows]
+    assert all(each is not None for each in logprobs)
+    return np.stack(logprobs)  # type: ignore[arg-type]
 
 
 def mean_entropy_at_end(trace: traces.Trace, steps: slice) -> np.ndarray:

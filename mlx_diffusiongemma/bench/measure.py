@@ -136,7 +136,8 @@ def step_in_parts(
     """`sampling.denoise_step` of one row with barriers: the state after it, and its dense rows."""
     shape = state.pins.shape  # [1, C]
     softcap = model.config.text.final_logit_softcapping
-    temperature = temperature_at(max(1, settings.max_denoising_steps - index), settings)
+    step, steps = max(1, settings.max_denoising_steps - index), settings.max_denoising_steps
+    temperature = temperature_at(step, settings)
     model.checked_kernels(shape)
     clock.start()
     with cache.canvas(*shape) as view:
@@ -149,12 +150,13 @@ def step_in_parts(
 
     uniforms, noise = draws.step(index)
     seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-    acceptance, _ = rules_of(settings).apply(proposal_of(seen, shape), noise, state.pins, state.acceptance)
+    proposal = proposal_of(seen, shape, step, steps)
+    acceptance, _ = rules_of(settings).apply(proposal, noise, state.pins, state.acceptance)
     clock.lap("sampler", acceptance, seen)
 
     soft, left_out = model.soft_embedding(logits, seen, temperature)
     state = state._replace(acceptance=acceptance, soft_embedding=soft.reshape(*shape, -1))
-    state = settle(model, state, Remainder(left_out, logits), temperature)
+    state = settle(model, state, Remainder(left_out, logits, seen.log_normalizer), temperature)
     clock.lap("soft_embedding", state.soft_embedding)
     lacking = int(np.count_nonzero(np.array(left_out) > TOLERANCE))
     return state, lacking if is_sparse(model.decoder.embed_tokens) else shape[1]

@@ -112,7 +112,8 @@ def denoise_all(model: Any, trace: Trace) -> list[ReplayedBlock]:
     encode(model, trace["prompt"], cache)
     for block in range(len(trace["initial"])):
         steps: list[Step] = []
-        canvas = denoise(model, cache, settings_of(trace), RecordedDraws(trace, block), on_step=steps.append)
+        draws = RecordedDraws(trace, block)
+        canvas = denoise(model, cache, settings_of(trace), draws, on_step=steps.append, keep_logits=True)
         out.append(ReplayedBlock(canvas, steps))
         encode(model, trace["appended"][block], cache)
     return out
