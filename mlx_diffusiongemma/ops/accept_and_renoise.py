@@ -15,9 +15,10 @@ class Proposal(NamedTuple):
     """Proposed tokens of each position, `[B, C]`, from `row_statistics`.
 
     entropies: fp32, nats. samples, argmaxes: int32. invalid: bool, the logits are not a distribution.
-    confidences: fp32, probability of the argmax. step, steps: the numbers that the schedule gets. `step` counts
-    down to 1, from `steps` or from fewer for a canvas that has fewer steps to go. They are Python ints; a
-    traceable sampler gets int32 scalars, so that one compiled step serves them all.
+    confidences: fp32, probability of the argmax.
+    step, steps: the numbers that the schedule gets. `step` counts down to 1, from `steps` or from fewer for a
+    canvas that has fewer steps to go. They are Python ints. A traceable sampler gets int32 scalars, so that
+    one compiled step serves them all.
     """
 
     entropies: mx.array
