@@ -78,6 +78,7 @@ def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path)
             "are refused",
             *(directory, tokens, embeddings, embeddings),
         )
+        tokenizer.limit(embeddings)
 
 
 def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:

@@ -9,7 +9,7 @@ does not know, are not consulted.
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -133,6 +133,11 @@ class Tokenizer:
     def __call__(self, text: str | list[str], *, add_special_tokens: bool = True) -> Any:
         """Return the `input_ids` and `attention_mask` of `text`, as Transformers does."""
         return self._hf(text, add_special_tokens=add_special_tokens, padding=False, truncation=False)
+
+    def limit(self, embeddings: int) -> None:
+        """Forget structural tokens beyond the model's embedding table, which no canvas may hold."""
+        known = {name: token for name, token in asdict(self.special).items() if (token or 0) < embeddings}
+        self.special = SpecialTokens(**known)
 
     def encode(self, text: str, what: str = "prompt", *, allow_special_tokens: bool = True) -> list[int]:
         """Return the ids of `text`, without bos.

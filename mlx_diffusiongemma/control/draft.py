@@ -63,6 +63,10 @@ def checked_draft(
         *tokenizer.encode(text, "draft", allow_special_tokens=False),
         tokenizer.turn_end(settings.eos_token_id, config.text.vocab_size),
     ]
+    if max(ids) >= config.text.vocab_size:  # MLX would read beyond the embedding table without a word
+        raise InputError(
+            f"draft: it has token id {max(ids)}, but the model's ids end at {config.text.vocab_size - 1}"
+        )
     if len(ids) > settings.max_new_tokens:
         raise InputError(
             f"draft: {len(ids)} tokens with its end, but max_new_tokens is {settings.max_new_tokens}; "
