@@ -20,6 +20,7 @@ from .json_file import JsonObject, read_json, token_ids
 logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "diffusion_gemma"
+_EOS_TOKEN_ID = 1  # where a file names none, as in Transformers
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 # What Transformers writes into every file and no forward pass reads.
@@ -146,9 +147,9 @@ class ModelConfig:
             raise ConfigError(f"{read.name('text_config')} is missing (needed to build the model)")
         text = TextConfig.from_dict(values["text_config"])
         _report_unknown(values, "", set())
-        eos = values.get("eos_token_id")
-        if eos is None:  # Transformers saves it in text_config only
-            eos = values["text_config"].get("eos_token_id", 1)
+        # Transformers saves it in text_config only.
+        named = (values.get("eos_token_id"), values["text_config"].get("eos_token_id"))
+        eos = next((value for value in named if value is not None), _EOS_TOKEN_ID)
         return cls(
             text=text,
             canvas_length=read.size("canvas_length", "to size the canvas"),

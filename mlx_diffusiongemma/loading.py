@@ -125,7 +125,7 @@ def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path 
     if exists:
         described = foreign_files.describe_file(path)
         if described is not None:
-            raise CheckpointError(f"{path} is {described}")
+            raise CheckpointError(f"{path} holds {described}")
         raise InputError(
             f"{path} is a file; give the model's directory, a hub id such as owner/name, or 'demo'"
         )

@@ -109,6 +109,22 @@ def test_other_models_are_refused() -> None:
         ModelConfig.from_dict(released() | {"model_type": "gemma3"})
 
 
+@pytest.mark.parametrize(
+    ("top", "text", "expected"),
+    [
+        ({"eos_token_id": [1, 106]}, {"eos_token_id": 1}, (1, 106)),
+        ({}, {"eos_token_id": 106}, (106,)),
+        ({"eos_token_id": None}, {"eos_token_id": [0, 106]}, (0, 106)),
+        ({"eos_token_id": None}, {"eos_token_id": None}, (1,)),
+        ({}, {}, (1,)),
+    ],
+)
+def test_stop_ids_are_those_of_either_place(
+    top: dict[str, Any], text: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    assert ModelConfig.from_dict(released(**text) | top).eos_token_id == expected
+
+
 def test_unknown_keys_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         ModelConfig.from_dict(released(num_extra_heads=3))
@@ -158,8 +174,8 @@ def test_settings_out_of_range_name_the_range(name: str, value: Any, range_: str
 
 
 def test_unknown_settings_are_refused_and_none_keeps_a_value() -> None:
-    with pytest.raises(InputError, match="unknown setting 'temperature'; known settings are max_new_tokens"):
-        GenerationConfig().override(temperature=0.5)
+    with pytest.raises(InputError, match="unknown setting 'frobnicate'; known settings are max_new_tokens"):
+        GenerationConfig().override(frobnicate=0.5)
     assert GenerationConfig().override(t_min=None) == GenerationConfig()
     with pytest.raises(InputError, match=r"t_min 0\.9 is above t_max 0\.8"):
         GenerationConfig().override(t_min=0.9)
