@@ -20,7 +20,7 @@ import mlx_dg
 from mlx_diffusiongemma import denoise
 from mlx_diffusiongemma.denoise import Step
 from mlx_diffusiongemma.errors import GenerationError, InputError
-from mlx_diffusiongemma.ops import checked_kernels, metal, self_check
+from mlx_diffusiongemma.ops import TOLERANCE, checked_kernels, metal, self_check, trials
 
 pytestmark = pytest.mark.skipif(
     ON_METAL, reason="broken kernels are for the emulator; runs wherever there is no Metal"
@@ -144,6 +144,15 @@ def test_kernels_that_are_right_pass(vocab: int, kind: str, monkeypatch: pytest.
             table, group_size=32 if "32" in kind else 64, bits=int(kind[7])
         )
     assert checked_kernels(table, dtype, (2, 12)) == KERNELS, metal.failures
+
+
+@pytest.mark.parametrize("vocab", [16, 33, 96, 1100, 16384, 32768, 65536, 262144])
+def test_what_a_trial_asks_for_is_what_both_can_do(vocab: int) -> None:
+    """The reference reads few chunks: it would leave out tokens that lie in more of them."""
+    trial = trials.soft_embedding_trial(12, nn.Embedding(vocab, 4), mx.float32, mx.float32)
+    left_out = np.array(trial.reference().left_out)
+    assert (left_out[:-1] <= TOLERANCE).all()
+    assert (left_out[-1] > TOLERANCE) == (vocab >= 16384)  # the flat row, where it is not dense
 
 
 def test_nothing_is_checked_where_kernels_are_off(monkeypatch: pytest.MonkeyPatch) -> None:

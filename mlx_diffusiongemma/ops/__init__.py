@@ -10,7 +10,6 @@ from .accept_and_renoise import (
     advance,
     within_entropy_bound,
 )
-from .metal import enabled
 from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
 from .self_check import checked_kernels
@@ -29,7 +28,6 @@ __all__ = [
     "advance",
     "checked_kernels",
     "dense_soft_embedding",
-    "enabled",
     "is_sparse",
     "processed_logits",
     "project",

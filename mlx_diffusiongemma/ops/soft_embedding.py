@@ -46,7 +46,7 @@ def soft_embedding(
 
 def is_sparse(table: Table) -> bool:
     """Return True if `soft_embedding` leaves out anything. With a small vocabulary it is dense."""
-    return (_KERNEL.in_use and suits_table(table)) or _chosen_chunks(table.weight.shape[0]) > 0
+    return (_KERNEL.in_use and suits_table(table)) or chosen_chunks(table.weight.shape[0]) > 0
 
 
 def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array:
@@ -76,7 +76,7 @@ def soft_embedding_reference(
 
     A small vocabulary, or one not made of whole chunks, has no such sixteenth: there it is the dense product.
     """
-    rows, count = logits.shape[0], _chosen_chunks(logits.shape[1])
+    rows, count = logits.shape[0], chosen_chunks(logits.shape[1])
     if not count:
         x = processed_logits(logits, temperature, softcap)
         return SoftEmbedding(dense_soft_embedding(x, table, dtype), left_out=mx.zeros((rows,)))
@@ -92,7 +92,8 @@ def soft_embedding_reference(
     return SoftEmbedding(parts.reshape(rows, count, -1).sum(axis=1), left_out)
 
 
-def _chosen_chunks(vocab: int) -> int:
+def chosen_chunks(vocab: int) -> int:
+    """Chunks of each row that the reference reads, or 0 where it takes the dense product."""
     return 0 if vocab % CHUNK else vocab // CHUNK // _CHUNKS_PER_CHOSEN
 
 

@@ -28,6 +28,7 @@ from .row_statistics import RowStatistics, row_statistics_kernel, row_statistics
 from .soft_embedding import (
     TOLERANCE,
     SoftEmbedding,
+    chosen_chunks,
     soft_embedding_kernel,
     soft_embedding_reference,
     support_limit,
@@ -277,13 +278,14 @@ def soft_embedding_trial(
 ) -> Trial:
     """Rows of 1 to 12 likely tokens, in turns with the last and the first of the vocabulary among them.
 
+    Fewer where the kernel's limit is lower, or the reference reads fewer chunks, in which each may be alone.
     The last two rows: a token and a tail that is just likely enough to be summed; and a flat one, which is
     too broad for the kernel. dtype: of the model, which is that of the result.
     """
     rng = np.random.default_rng(3)
     vocab = table.weight.shape[0]
     limit = support_limit(vocab)
-    most = min(_MOST_LIKELY, limit)
+    most = min(_MOST_LIKELY, limit, chosen_chunks(vocab) or _MOST_LIKELY)
     chosen = 1 + np.stack([rng.choice(vocab - 2, _MOST_LIKELY, replace=False) for _ in range(rows)])
     chosen[:, 0] = np.where(np.arange(rows) % 2, 0, vocab - 1)
     # The row's other chosen tokens are as unlikely as all the rest.
