@@ -14,7 +14,7 @@ import numpy as np
 from .cache import CanvasView, KeysValues, Layout, PrefixCache
 from .errors import GenerationError
 from .generation_config import GenerationConfig
-from .rules import PartError, Rules, rules_of, temperature_at
+from .rules import Rules, naming_the_step, rules_of, temperature_at
 from .sampling import CanvasState, Draws, Remainder, denoise_step, initial_state, logprobs_of, settle
 
 if TYPE_CHECKING:
@@ -133,25 +133,23 @@ def denoise(
     if start.pins is not None:
         belief = mx.where((start.pins >= 0)[..., None], model.embed(mx.maximum(start.pins, 0)), belief)
     state = initial_state(canvas, belief, start.pins)
-    rules.begin(state.acceptance.canvas)
     softcap = model.config.text.final_logit_softcapping
     kept: dict[int, tuple[mx.array, mx.array]] = {}  # row -> logits and log_normalizer of its last step
     logprobs = np.zeros(canvas.shape, np.float32)  # of each row's draft, for a watcher
     row_steps, temperatures = [0] * canvas.shape[0], [0.0] * canvas.shape[0]
     done = [False] * canvas.shape[0]
-    limit = settings.max_denoising_steps if start.steps is None else start.steps
+    most = settings.max_denoising_steps
+    limit = most if start.steps is None else start.steps
+    with naming_the_step(f"before step {limit} of {most}"):
+        rules.begin(state.acceptance.canvas)
     for index in range(limit):
         step = limit - index
         temperature = temperature_at(step, settings)
-        try:
+        with naming_the_step(f"at step {step} of {most}"):
             state, remainder, cache.buffers = take_step(
                 *(kernels, layout, cache.buffers, offset, cache.pads),
-                *(state, mx.array(temperature), rules.countdown(step, settings.max_denoising_steps)),
-                draws.step(index),
+                *(state, mx.array(temperature), rules.countdown(step, most), draws.step(index)),
             )
-        except PartError as error:
-            when = f" at step {step} of {settings.max_denoising_steps}"
-            raise PartError(error.part, error.error, when) from error.error
 
         # The stop record, the one readback of a step. (A watcher reads more.)
         record = state.acceptance

@@ -167,7 +167,8 @@ def _check_parts(config: GenerationConfig, changes: Container[str]) -> None:
         useless = [name for name in replaced if name in changes]
         if useless and getattr(config, part) is not None:
             raise InputError(
-                f"{part} replaces {' and '.join(useless)}; give one or the other, or the numbers to the part"
+                f"{part} replaces {' and '.join(useless)}, so they cannot be given together; leave one out, "
+                "or set the number in the part itself"
             )
 
 

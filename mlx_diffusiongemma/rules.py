@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 
 
 class PartError(InputError):
-    """An error inside a part that a user wrote.
+    """An error inside a part. It does not name the step, which a traced part does not know."""
 
-    part: its name in the message. when: the step, which a traced part does not know; `denoise` adds it.
-    """
-
-    def __init__(self, part: str, error: Exception, when: str = ""):
+    def __init__(self, part: str, error: Exception):
         self.part, self.error = part, error
-        super().__init__(f"{part} fails{when} ({described(error)})")
+        super().__init__(f"{part} fails ({_described(error)})")
+
+
+@contextmanager
+def naming_the_step(when: str) -> Iterator[None]:
+    """Raise an error inside a part as an `InputError` that says `when`, from the original."""
+    try:
+        yield
+    except PartError as failure:
+        raise InputError(f"{failure.part} fails {when} ({_described(failure.error)})") from failure.error
 
 
 class Rules(NamedTuple):
@@ -122,7 +128,7 @@ def temperature_at(step: int, settings: GenerationConfig) -> float:
         temperature = float(schedule(step, steps))
     except Exception as error:  # user code may raise anything
         raise InputError(
-            f"schedule: fails at step {step} of {steps} ({described(error)}); "
+            f"schedule: fails at step {step} of {steps} ({_described(error)}); "
             "it takes step and steps, and returns a temperature"
         ) from error
     return float(in_range("temperature", temperature, f"schedule: temperature at step {step}"))
@@ -146,7 +152,7 @@ def _name(part: Any) -> str:
     return str(getattr(part, "__name__", type(part).__name__))
 
 
-def described(error: Exception) -> str:
+def _described(error: Exception) -> str:
     """Type and message of `error` in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 

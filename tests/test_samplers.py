@@ -303,12 +303,15 @@ class Slotted:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sampler": EntropyBound(0.2), "entropy_bound": 0.1}, "sampler replaces entropy_bound; give one"),
-        ({"schedule": ConstantSchedule(), "t_min": 0.9}, "schedule replaces t_min; give one"),
-        ({"schedule": ConstantSchedule(), "t_max": 0.7}, "schedule replaces t_max; give one"),
-        ({"schedule": ConstantSchedule(), "t_min": 0.3, "t_max": 0.7}, "schedule replaces t_min and t_max;"),
-        ({"stop": mine_stops, "stability_threshold": 2}, "stop replaces stability_threshold;"),
-        ({"stop": [Stalled()], "confidence_threshold": 0.1}, "stop replaces confidence_threshold;"),
+        ({"sampler": EntropyBound(0.2), "entropy_bound": 0.1}, "sampler replaces entropy_bound, so they"),
+        ({"schedule": ConstantSchedule(), "t_min": 0.9}, "schedule replaces t_min, so they"),
+        ({"schedule": ConstantSchedule(), "t_max": 0.7}, "schedule replaces t_max, so they"),
+        (
+            {"schedule": ConstantSchedule(), "t_min": 0.3, "t_max": 0.7},
+            "schedule replaces t_min and t_max, so they",
+        ),
+        ({"stop": mine_stops, "stability_threshold": 2}, "stop replaces stability_threshold, so they"),
+        ({"stop": [Stalled()], "confidence_threshold": 0.1}, "stop replaces confidence_threshold, so they"),
     ],
 )
 def test_a_part_and_the_numbers_that_it_replaces(
@@ -568,8 +571,8 @@ class Failing(Counting):
             "sampler: renoise fails at step 47 of 48 (IndexError: two lines)",
         ),
         ("stop", "stop", KeyError("x"), "stop: Failing fails at step 47 of 48 (KeyError: 'x')"),
-        ("sampler", "begin", OSError("disk"), "sampler: begin fails (OSError: disk)"),
-        ("stop", "begin", OSError("disk"), "stop: Failing: begin fails (OSError: disk)"),
+        ("sampler", "begin", OSError("disk"), "sampler: begin fails before step 48 of 48 (OSError: disk)"),
+        ("stop", "begin", OSError("disk"), "stop: Failing: begin fails before step 48 of 48 (OSError: disk)"),
         # Generations run in generators, where this error has a meaning of its own.
         ("sampler", "accept", StopIteration(), "sampler: accept fails at step 47 of 48 (StopIteration)"),
         ("sampler", "accept", InputError("own"), "sampler: accept fails at step 47 of 48 (InputError: own)"),
@@ -587,6 +590,7 @@ def test_errors_inside_parts_name_part_and_step(
     with pytest.raises(InputError) as raised:
         str(generation)
     assert str(raised.value) == message
+    assert type(raised.value) is InputError
     assert raised.value.__cause__ is error
     again = generate(model, tokenizer, "What is 345 + 78?", **asked)
     assert again.token_ids == generate(model, tokenizer, "What is 345 + 78?", seed=0).token_ids
