@@ -24,6 +24,7 @@ from ..ops import (
     project,
     soft_embedding,
 )
+from ..threads import release_at_thread_end
 from .attention import Chunk
 from .layers import DecoderLayer
 from .self_conditioning import SelfConditioning
@@ -74,6 +75,7 @@ class DiffusionGemma(nn.Module):
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
+        release_at_thread_end()
         scalars = self.model.encoder["language_model"]["layers"]
         *body, last = self.decoder.layers
         rows, length = input_ids.shape

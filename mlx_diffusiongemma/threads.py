@@ -1,0 +1,26 @@
+"""Releases what MLX keeps for a thread."""
+
+from __future__ import annotations
+
+import threading
+
+import mlx.core as mx
+
+
+class _Release:
+    def __del__(self) -> None:
+        mx.clear_streams()
+
+
+_thread = threading.local()
+
+
+def release_at_thread_end() -> None:
+    """Make MLX drop this thread's streams and compile cache when the thread ends.
+
+    MLX itself drops them later, with the operating system's thread. The interpreter may be gone by then, and
+    the process aborts (status 134). The main thread needs nothing: MLX clears its cache when the interpreter
+    exits.
+    """
+    if threading.current_thread() is not threading.main_thread() and not hasattr(_thread, "release"):
+        _thread.release = _Release()  # Python drops a thread's own objects in that thread, at its end
