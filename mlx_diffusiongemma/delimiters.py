@@ -9,7 +9,7 @@ the caller, also where the template joins strings that only together spell a del
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,7 @@ class Delimiters:
         # A spelling of one character cannot be cut.
         self._spellings = frozenset(spelling for spelling in spellings if len(spelling) > 1)
         self._lengths = sorted({len(spelling) for spelling in self._spellings})
+        self._beginnings = frozenset(spelling[:2] for spelling in self._spellings)
         self.initials = frozenset(spelling[0] for spelling in self._spellings)
 
     def pieces(self, text: str, places: Iterable[int]) -> list[str]:
@@ -33,7 +34,7 @@ class Delimiters:
         return [text[start:end] for start, end in pairwise(ends)]
 
     def _begins(self, text: str, place: int) -> bool:
-        return text[place] in self.initials and any(
+        return text[place : place + 2] in self._beginnings and any(
             text[place : place + length] in self._spellings for length in self._lengths
         )
 
@@ -56,12 +57,9 @@ class StandIns:
             raise InputError("prompt: holds all private-use characters of Unicode; leave some out")
         self._initials = {ord(stand_in): initial for initial, stand_in in self._of.items()}
 
-    def put(self, value: Any, visible: Iterable[str] = ()) -> Any:
+    def put(self, value: Any, visible: Sequence[str] = ()) -> Any:
         """Copy `value` with stand-ins in all strings and keys, but not where a `visible` one is spelled."""
-        initials = "".join(map(re.escape, self._of))
-        pattern = re.compile(
-            "|".join([*(f"({re.escape(spelling)})" for spelling in visible), f"[{initials}]"])
-        )
+        pattern = re.compile("|".join(map(re.escape, [*visible, *self._of])))
         return _mapped(value, lambda text: pattern.sub(lambda match: self._of.get(match[0], match[0]), text))
 
     def restored(self, rendered: str) -> str:
@@ -69,7 +67,7 @@ class StandIns:
 
     def places(self, rendered: str) -> list[int]:
         """Indices of the stand-ins."""
-        return [index for index, character in enumerate(rendered) if ord(character) in self._initials]
+        return [match.start() for match in re.finditer("|".join(self._of.values()), rendered)]
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -83,7 +81,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _mapped(value: Any, change: Any) -> Any:
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

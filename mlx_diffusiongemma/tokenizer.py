@@ -155,10 +155,10 @@ class Tokenizer:
 
     def _encode_pieces(self, pieces: Sequence[str]) -> list[int]:
         """Ids of the pieces of one text, in which no token reaches from one piece into the next."""
-        ids = self._encode(pieces[0])
+        ids, newline = self._encode(pieces[0]), self._encode("\n")
         for piece in pieces[1:]:
             # Behind a newline, because some tokenizers treat the beginning of a text in another way.
-            newline, behind = self._encode("\n"), self._encode("\n" + piece)
+            behind = self._encode("\n" + piece)
             if behind[: len(newline)] == newline:
                 ids += behind[len(newline) :]
             else:  # the newline has become part of another token
@@ -217,9 +217,10 @@ class Tokenizer:
         if not tokenize:
             return text
         ids = self.encode(text)
-        if allow_special_tokens:
+        pieces = [text] if allow_special_tokens else self._template.pieces(chat, text, **options)
+        if pieces == [text]:
             return ids
-        literal = self._encode_pieces(self._template.pieces(chat, text, **options))
+        literal = self._encode_pieces(pieces)
 
         def structure(ids: list[int]) -> list[int]:
             return [token for token in ids if token in self.hidden_ids]

@@ -138,6 +138,7 @@ WIND = {"speed": 3, "to": ["N", None], "name": "Föhn"}
         ({"role": "model", "content": "a"}, answer("a")),
         ({"role": "assistant", "content": "a", "tool_calls": None, "refusal": None}, answer("a")),
         (calling(F, thinking="hm"), calling(F, reasoning_content="hm")),
+        (calling(F, thinking="hm", reasoning=""), calling(F, reasoning_content="hm")),
         ({"role": "assistant", "reasoning": "hm"}, answer("", reasoning="hm")),
         (calling({"function": {"name": "f"}}), calling_with({})),
         *(

@@ -173,6 +173,20 @@ def test_a_template_that_keeps_thoughts_keeps_them_as_text(tmp_path: Path) -> No
     assert f"<|turn>model\n{content}<turn|>\n" in tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [("a</t>b", "b"), ("<|tu</t>b", "b"), ("a</t><|turn>", "a</t><|turn>"), ("a<|tu", "a<|tu")],
+)
+def test_what_else_a_template_looks_for_in_the_text(tmp_path: Path, content: str, read: str) -> None:
+    """It sees the text as it is, unless that would give a delimiter."""
+    template = "{% for m in messages %}<|turn>{{ m.content.split('</t>') | last }}<turn|>{% endfor %}"
+    (write_tokenizer(tmp_path) / "chat_template.jinja").write_text(template)
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = tokenizer.prompt_ids(content)
+    assert tokenizer.decode(ids) == f"<|turn>{read}<turn|>"
+    assert same_structure(tokenizer, content, "a")
+
+
 def test_private_characters_cannot_pass_for_the_templates(chat_tokenizer: Tokenizer) -> None:
     """Stand-ins are characters that the text does not hold, whichever it holds."""
     for count in (1, 2, 300):
