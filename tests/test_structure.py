@@ -11,86 +11,19 @@ import jsonschema
 import numpy as np
 import pytest
 from fixtures_tokenizer import write_tokenizer
+from grammars import STOPS, TOKENIZER, compiled
+from held_answers import Untrained, text_of, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemas import schemas
 
 from mlx_diffusiongemma.control.completion import shortest_completion
-from mlx_diffusiongemma.control.grammar import Grammar, compile_grammar
+from mlx_diffusiongemma.control.grammar import compile_grammar
 from mlx_diffusiongemma.control.structure import Structure
 from mlx_diffusiongemma.errors import GenerationError
-from mlx_diffusiongemma.loading import resolve
 from mlx_diffusiongemma.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.load(resolve("demo"))
-V, STOPS = 704, (1, 106, 50)
 TURN_END = 106
-
-
-def compiled(**what: Any) -> Grammar:
-    grammar = compile_grammar(TOKENIZER, V, STOPS, **what)
-    assert grammar is not None
-    return grammar
-
-
-class Untrained:
-    """Writes and prefers tokens at random; every so often it writes what could stand there."""
-
-    def __init__(self, seed: int, sense: float = 0.5):
-        self.random, self.sense = np.random.default_rng(seed), sense
-
-    def canvas(self, length: int) -> list[int]:
-        ids = self.random.integers(0, V, length)
-        plausible = self.random.choice(TOKENIZER.encode('", "a": 1}]\\[{"'), length)
-        return np.where(self.random.random(length) < self.sense, plausible, ids).tolist()
-
-    def best(self, position: int, allowed: np.ndarray) -> int:
-        assert allowed.shape == (V,)
-        assert allowed.dtype == bool
-        return int(self.random.choice(np.flatnonzero(allowed)))
-
-
-def written(grammar: Grammar, model: Any, most: int, length: int, thought: int = 0) -> list[int]:
-    """What a caller of `Structure` writes, canvas by canvas, after a thought of some length."""
-    structure = Structure(grammar)
-    answer: list[int] = []
-    remaining, start = thought + most, thought
-    while remaining > 0:
-        pinned: list[int] = []
-        ids = model.canvas(length)
-        here = min(start, length)
-        for _ in range(length + 1):
-            prefix = structure.review(ids, here, remaining, model.best)
-            if prefix is None:
-                break
-            done = any(token in STOPS for token in prefix[here:])
-            assert prefix[:here] == ids[:here]
-            assert len(prefix) > len(pinned) or done
-            assert len(prefix) <= length
-            pinned = prefix
-            ids = prefix + model.canvas(length)[len(prefix) :]
-            if done or len(prefix) == length:
-                break
-        else:
-            pytest.fail("the same canvas was objected to again and again")
-        ids = ids[:remaining]
-        stop = next((at for at, token in enumerate(ids) if at >= here and token in STOPS), None)
-        ids = ids if stop is None else ids[: stop + 1]
-        structure.commit(ids, here)
-        answer += ids[here:]
-        remaining -= len(ids)
-        start -= here
-        if stop is not None:
-            assert structure.finished
-            assert structure.walks >= structure.repairs
-            return answer
-    pytest.fail(f"no stop id within {most} tokens: {TOKENIZER.decode(answer)}")
-
-
-def text_of(ids: list[int]) -> str:
-    assert ids[-1] in STOPS
-    assert not set(ids[:-1]) & TOKENIZER.hidden_ids
-    return TOKENIZER.decode(ids[:-1])
 
 
 def check_json(schema: dict[str, Any], text: str) -> None:

@@ -235,8 +235,8 @@ def test_rows_of_a_batch_are_mended_by_their_own_logits(demo: Any) -> None:
     ("arguments", "message"),
     [
         (
-            {"schema": {"type": "string", "frobnicate": 1}},
-            "schema: keyword 'frobnicate' at the top is unknown",
+            {"schema": {"type": "string", "minLenght": 1}},
+            "schema: at the top: keyword 'minLenght' is unknown; did you mean 'minLength'",
         ),
         ({"regex": r"[^\s\S]"}, "regex: found nothing short that matches it"),
         ({"regex": "a("}, "regex: .*"),

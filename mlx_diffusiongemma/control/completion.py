@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _OPEN, _CLOSE, _MARKS = b"{[(", b"}])", (b",", b"{", b"[", b"}", b"]", b":")
 
 # Whether the text before the path ended within quotes, no matcher says, but what follows may show it.
-_CLOSING_QUOTE, _AFTER_STRING = re.compile(rb'[^"]*"[:,}\]]'), (b":", b",", b"}", b"]")
+# A bracket, comma or colon before the quote opens a text: `["}"]`.
+_CLOSING_QUOTE, _AFTER_STRING = re.compile(rb'[^"\[{,:]*"[:,}\]]'), (b":", b",", b"}", b"]")
 
 
 class _Effort(NamedTuple):
@@ -48,8 +49,9 @@ _EFFORTS = (_Effort(400, 1, False, False), _Effort(400, 1, False, True), _Effort
 _MANY = 256
 
 # What it costs to take the second choice instead of the first, to open a bracket that need not be, to look
-# the same after a step, and to do so further down than ever.
-_DISCREPANCY, _OPENING, _STALE, _RECURSION = 0.5, 1.0, 0.005, 1.0
+# the same after a step, and to do so further down than ever. And the worth of being past a key or an item,
+# so that a long object is not begun again for every difficulty near its end.
+_DISCREPANCY, _OPENING, _STALE, _RECURSION, _PASSED = 0.5, 1.0, 0.005, 1.0, 2.0
 
 
 class _Within(NamedTuple):
@@ -139,7 +141,9 @@ class _Search:
                 self.alike[self._kind(origin, step)] += 1
                 again = state.look in origin.looks and state.depth > origin.deepest
                 stale = self._stale(origin, self.leads[origin.look, step])
-                self._push(queue, order, cost + _STALE * stale + _RECURSION * again, state)
+                passed = len(state.trail) == 1 and state.look not in origin.looks
+                cost += _STALE * stale + _RECURSION * again - _PASSED * passed
+                self._push(queue, order, cost, state)
         return best
 
     def _push(self, queue: list[Any], order: Iterator[int], cost: float, state: _State) -> None:
@@ -158,7 +162,7 @@ class _Search:
         if lead is not None:
             deeper = lead.depth
         if deeper < 0 or (spelled[0] == ord(",") and not state.within.quoted):
-            return 0, deeper, -1  # what closes, and what goes on to the next item
+            return 0, deeper, -_MANY  # what closes, and what goes on to the next item
         stale = 2 if within.escaped or step in state.hinted else self._stale(state, lead)
         # Among what changes nothing, the longest is of most use.
         return (
@@ -239,6 +243,9 @@ class _Search:
     def _steps(self, state: _State) -> Iterator[tuple[int, ...]]:
         """Steps to try from a state, the more promising first."""
         vocabulary = self.grammar.vocabulary
+        for value in self.grammar.values:
+            if state.matcher.validate_tokens(list(value)) == len(value):
+                yield value
         if not state.free and int.from_bytes(state.mask, "little").bit_count() <= _MANY:
             yield from _extremes(self.grammar, state)
             return

@@ -9,23 +9,28 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from .patterns import python_pattern
+
 # Python's parser of patterns; its module was renamed. The dialect differs little from the grammar compiler's.
 _parser: Any = import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 _MOST = 4096  # characters
+_LONGEST = 20_000  # characters of a pattern
 _CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n\t"
 
 
 def example(pattern: str) -> str | None:
-    """A text that `pattern` matches, few characters long; None for a pattern that Python cannot read.
+    """Return a short text that `pattern` matches; None if Python cannot read it or if no short text matches.
 
-    Assertions are ignored, so it may not match after all: who takes it has to check.
+    Assertions are ignored, so callers must check that the text matches.
     """
+    readable = python_pattern(pattern) if len(pattern) <= _LONGEST else None
+    if readable is None:
+        return None
     try:
-        text = "".join(_text(operation, value) for operation, value in _parser.parse(pattern))
+        return _all(_parser.parse(readable))
     except (re.error, RecursionError, OverflowError, ValueError):
         return None
-    return text if len(text) <= _MOST else None
 
 
 def _text(operation: Any, value: Any) -> str:
@@ -40,7 +45,7 @@ def _text(operation: Any, value: Any) -> str:
         return next((character for character in _CHARACTERS if matches(character)), _first(members))
     if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
         least, _, inner = value
-        return min(least, _MOST + 1) * _all(inner)
+        return _repeated(_all(inner), least) if least else ""
     if name == "BRANCH":
         return min((_all(option) for option in value[1]), key=len)
     if name == "SUBPATTERN":
@@ -50,8 +55,20 @@ def _text(operation: Any, value: Any) -> str:
     return ""  # an assertion
 
 
+def _repeated(text: str, times: int) -> str:
+    """`text` so many times. Raises OverflowError before it gets long: repetitions multiply."""
+    if len(text) * times > _MOST:
+        raise OverflowError("no short text matches")
+    return text * times if text else ""
+
+
 def _all(items: Any) -> str:
-    return "".join(_text(operation, value) for operation, value in items)
+    text = ""
+    for operation, value in items:
+        text += _text(operation, value)
+        if len(text) > _MOST:
+            raise OverflowError("no short text matches")
+    return text
 
 
 _CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}

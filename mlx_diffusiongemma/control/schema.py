@@ -1,143 +1,118 @@
-"""Checks a JSON Schema before it is compiled: what would be ignored is refused instead."""
+"""JSON Schemas as the grammar compiler takes them, with the places of their parts for its errors."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from ..errors import InputError
 from ..prompts import one_line
+from .examples import example
+from .schema_keywords import FORMATS
+from .schema_objects import definition
+from .schema_reader import SchemaReader, refuse, where
+from .schema_refs import step
+from .schema_types import json_schema_of, parser_of
 
-_ENFORCED = {
-    "$ref", "additionalItems", "additionalProperties", "allOf", "anyOf", "const", "enum", "exclusiveMaximum",
-    "exclusiveMinimum", "format", "items", "maxItems", "maxLength", "maxProperties", "maximum", "minItems",
-    "minLength", "minProperties", "minimum", "multipleOf", "oneOf", "pattern", "patternProperties",
-    "prefixItems", "properties", "required", "type",
-}  # fmt: skip
-# They say nothing about which values are valid. `discriminator` is what pydantic adds to some `oneOf`.
-_REMARKS = {
-    "$anchor", "$comment", "$defs", "$id", "$schema", "contentEncoding", "contentMediaType", "default",
-    "definitions", "deprecated", "description", "discriminator", "examples", "id", "readOnly", "title",
-    "writeOnly",
-}  # fmt: skip
-_NAMED = ("$defs", "definitions", "patternProperties", "properties")  # name -> schema
-_LISTED = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
-_SINGLE = ("additionalItems", "additionalProperties", "items")
-_COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+__all__ = ["CheckedSchema", "checked_schema", "parser_of"]
+
+_MOST_CHECKED = 200  # parts of a schema that are compiled alone to find the one at fault
 
 
-def checked_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
-    """A JSON Schema (a dict or a pydantic model class) as plain JSON, and the patterns in it.
+@dataclass(frozen=True)
+class CheckedSchema:
+    """A schema that the grammar compiler enforces in full.
 
-    Raises InputError for another type, for what is not JSON, and for a keyword that would not be kept.
+    plain: the schema in the compiler's keywords, with every reference into its `$defs`. patterns: the
+    regular expressions in it. examples: texts that its patterns and formats match. warnings: what is not
+    enforced, a line each. places: id of a part of `plain` -> where it stood in the caller's schema, as a JSON
+    pointer.
     """
-    if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
-        try:
-            schema = schema.model_json_schema()
-        except Exception as error:  # pydantic's own, for types that JSON has not
-            raise InputError(f"schema: {schema.__name__} has no JSON Schema ({one_line(error)})") from None
-    if not isinstance(schema, dict):
-        raise InputError(
-            f"schema: found {type(schema).__name__}; give a JSON Schema as a dict, or a pydantic model class"
-        )
+
+    plain: dict[str, Any]
+    patterns: tuple[str, ...]
+    examples: tuple[str, ...]
+    warnings: tuple[str, ...]
+    places: dict[int, str]
+
+    def located(self, report: str, compile_part: Callable[[dict[str, Any]], str]) -> str:
+        """The compiler's report with its place: that of the smallest part that fails by itself.
+
+        compile_part: a schema -> the report on it, empty if it can be compiled.
+        """
+        definitions = self.plain.get("$defs", {})
+        pointer, checked = "", set[int]()
+        pending = list(_parts(self.plain, definitions))
+        while pending and len(checked) < _MOST_CHECKED:
+            part = pending.pop(0)
+            if id(part) not in checked:
+                checked.add(id(part))
+                inner = compile_part({**part, "$defs": definitions})
+                if inner:
+                    report, pointer = inner, self.places.get(id(part), pointer)
+                    pending = list(_parts(part, definitions))
+
+        def place(match: re.Match[str]) -> str:
+            return self.places.get(id(definition(match[0], definitions)), "") or "the top"
+
+        return f"{where(pointer)}: {re.sub(r'#/[$]defs/[0-9]+', place, report)}"
+
+
+def checked_schema(schema: Any) -> CheckedSchema:
+    """`schema` for the grammar compiler.
+
+    schema: a JSON Schema (a dict, True or False), or a type that pydantic describes.
+    Raises InputError, with the place, for what is not a schema and for what cannot be enforced.
+    """
+    plain = _as_json(json_schema_of(schema))
+    if plain is False:
+        raise InputError("schema: false allows no answer at all; loosen it")
+    try:
+        reader = SchemaReader({} if plain is True else plain)
+        top = reader.read()
+    except RecursionError:
+        raise InputError("schema: nested too deeply; put inner parts under $defs") from None
+    if reader.definitions:
+        top["$defs"] = reader.definitions
+    patterns = tuple(reader.patterns)
+    found = [*map(example, patterns), *(FORMATS[name] for name in reader.formats)]
+    examples = tuple(dict.fromkeys(text for text in found if text is not None))
+    return CheckedSchema(top, patterns, examples, tuple(reader.warnings), reader.places)
+
+
+def _as_json(schema: Any) -> Any:
+    """`schema` with JSON's own types."""
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode()
-        plain: dict[str, Any] = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"schema: not JSON ({one_line(error)}); use plain JSON values") from None
-    patterns = [pattern for path, node in _nodes(plain) for pattern in _checked(path, node)]
-    nodes = [node for _, node in _nodes(plain)]
-    apart = not any(node.keys() & _COMBINING and ("properties" in node or "allOf" in node) for node in nodes)
-    for node in nodes:
-        _tighten(node, apart)
-    # Under an older draft's name llguidance would ignore the keywords that came later.
-    return {name: value for name, value in plain.items() if name != "$schema"}, patterns
+        return json.loads(text)
+    except RecursionError:
+        raise InputError("schema: nested too deeply; put inner parts under $defs") from None
+    except (TypeError, ValueError) as error:
+        pointer, reason = _not_json(schema, "", error)
+        refuse(pointer, f"not JSON ({reason}); use plain JSON values")
 
 
-def _nodes(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema in `schema`, with its path, also those that only a `$ref` makes one."""
-    pending: list[tuple[str, Any]] = [("", schema)]
-    seen: set[int] = set()
-    while pending:
-        path, node = pending.pop()
-        if not isinstance(node, dict) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield path or "the top", node
-        for key in _NAMED:
-            if isinstance(node.get(key), dict):
-                pending += [(f"{path}/{key}/{name}", inner) for name, inner in node[key].items()]
-        for key in _LISTED:
-            if isinstance(node.get(key), list):
-                pending += [(f"{path}/{key}/{index}", inner) for index, inner in enumerate(node[key])]
-        pending += [(f"{path}/{key}", node[key]) for key in _SINGLE if key in node]
-        reference = node.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#/"):
-            pending.append((reference, _target(schema, reference)))
+def _not_json(value: Any, pointer: str, error: Exception) -> tuple[str, str]:
+    """Where in `value` the innermost part stands that cannot be written as JSON, and why not."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if "Circular" not in str(error):
+        for key, each in inner:
+            try:
+                json.dumps(each, allow_nan=False, ensure_ascii=False).encode()
+            except (TypeError, ValueError) as found:
+                return _not_json(each, pointer + step(key), found)
+    return pointer, one_line(error)
 
 
-def _tighten(node: dict[str, Any], apart: bool) -> None:
-    """Makes `node` allow somewhat less where llguidance would allow more than it says.
-
-    apart: no object's keys are described in several places.
-    """
-    named, required = node.get("properties"), node.get("required", [])
-    is_open = isinstance(named, dict) and not {"patternProperties", "additionalProperties"} & node.keys()
-    if apart and is_open and isinstance(required, list) and set(map(str, required)) <= set(named or ()):
-        # An extra key could repeat a named one in an escaped spelling, with a value of another type.
-        node["additionalProperties"] = False
-    low: Any = node.get("exclusiveMinimum")
-    high: Any = node.get("exclusiveMaximum", node.get("maximum"))
-    if node.get("type") == "number" and _is_number(low) and _is_number(high) and 0 < high - low <= 1:
-        node["minimum"] = low + (high - low) / 1024  # of such a range it would allow the excluded end
-        del node["exclusiveMinimum"]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _target(schema: Any, reference: str) -> Any:
-    """What a local `$ref` points to; None, which the compiler reports, when that is nothing."""
-    for part in reference[2:].split("/"):
-        name = unquote(part).replace("~1", "/").replace("~0", "~")
-        if isinstance(schema, list) and name.isdecimal() and int(name) < len(schema):
-            schema = schema[int(name)]
-        else:
-            schema = schema.get(name) if isinstance(schema, dict) else None
-    return schema
-
-
-def _checked(path: str, node: dict[str, Any]) -> list[str]:
-    """The patterns of one schema. Raises InputError for what would be ignored or could not be kept."""
-    where = one_line(ValueError(path))[:80]
-    for key in node:
-        if key not in _ENFORCED and key not in _REMARKS:
-            name = one_line(ValueError(key))[:40]
-            raise InputError(f"schema: keyword {name!r} at {where} is unknown or not supported; take it out")
-    required = node.get("required")
-    needed = required if isinstance(required, list) else []
-    least = node.get("minProperties")
-    if isinstance(least, int | float) and least > len(set(map(str, needed))) + 1:
-        # Extra keys may repeat, and a repeated key counts once.
-        raise InputError(
-            f"schema: minProperties {least} at {where} cannot be kept beside {len(needed)} required names; "
-            "name more of them"
-        )
-    properties = node.get("properties")
-    names = [*(properties if isinstance(properties, dict) else ()), *needed]
-    closed = node.get("additionalProperties") is False and "patternProperties" not in node
-    if not closed and any(isinstance(name, str) and _CONTROL.search(name) for name in names):
-        # `\n` and `\u000a` are one name: an extra key could repeat it with a value of another type.
-        raise InputError(
-            f"schema: a property name with a control character at {where}; "
-            "set additionalProperties to false beside it"
-        )
-    found = node.get("patternProperties")
-    patterns = [*(found if isinstance(found, dict) else ()), node.get("pattern")]
-    return [pattern for pattern in patterns if isinstance(pattern, str)]
+def _parts(node: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schemas directly within a rewritten one."""
+    inner: list[Any] = [*node.get("properties", {}).values(), *node.get("patternProperties", {}).values()]
+    inner += [part for key in ("allOf", "anyOf", "oneOf", "prefixItems") for part in node.get(key, ())]
+    inner += [node[key] for key in ("additionalProperties", "items") if key in node]
+    if "$ref" in node:
+        inner.append(definition(node["$ref"], definitions))
+    yield from (part for part in inner if isinstance(part, dict))

@@ -1,0 +1,306 @@
+"""Rewrites a JSON Schema in keywords that the grammar compiler enforces, or says what it cannot enforce.
+
+The compiler ignores keywords that it does not know, reads some numbers inexactly, and reports errors without
+their place. What says nothing about validity is dropped here, other spellings (OpenAPI, Gemini, older drafts)
+become those of JSON Schema 2020-12, and the rest is an error that names its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from ..errors import InputError
+from .patterns import has_look_around, rust_pattern
+from .schema_alternatives import simplify_one_of
+from .schema_keywords import (
+    FORMAT_PATTERNS,
+    FORMATS,
+    KINDS,
+    REFUSED,
+    VALUES,
+    is_remark,
+    looks_like_schema,
+    misspelled,
+)
+from .schema_numbers import enforce_bounds, inexact_number
+from .schema_objects import close_evaluated, close_objects, name_types
+from .schema_refs import References, step
+from .schema_rewrites import APPLIED, list_first_items
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def where(pointer: str) -> str:
+    """A place in a schema, a JSON pointer, in the words of an error message."""
+    text = printable(pointer)
+    return f"at {text if len(text) <= 100 else '...' + text[-97:]}" if text else "at the top"
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what a terminal would obey."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def refuse(pointer: str, problem: str) -> NoReturn:
+    """Raise the error of one place in a schema."""
+    raise InputError(f"schema: {where(pointer)}: {problem}")
+
+
+class SchemaReader:
+    """Rewrites one schema: `read()` once, then the attributes.
+
+    definitions: what references lead to, by name. places: id of a part of the result -> where it stood, as a
+    JSON pointer. patterns, formats: the regular expressions in it, and the formats that are enforced.
+    warnings: what is not enforced, a line each.
+    """
+
+    def __init__(self, root: Any):
+        self._root, self._references = root, References(root)
+        self._names: dict[str, str] = {}  # pointer of a definition -> its name in the result
+        self._pending: list[tuple[str, Any, str, str]] = []
+        self._nodes: list[dict[str, Any]] = []
+        self._ignored: dict[str, str] = {}  # formats -> where each stands first
+        self._unknown: dict[str, str] = {}
+        self._left_out: list[str] = []
+        self.definitions: dict[str, Any] = {}
+        self.places: dict[int, str] = {}
+        self.patterns: dict[str, None] = {}
+        self.formats: dict[str, None] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Return the schema, rewritten, without its definitions."""
+        top = self._schema(self._root, "", "")
+        while self._pending:
+            name, node, pointer, base = self._pending.pop()
+            self.definitions[name] = self._schema(node, pointer, base) if pointer else top
+        if top is False:
+            refuse("", "nothing satisfies it; loosen it")
+        if "" in self._names:
+            top = self._made("", {"$ref": f"#/$defs/{self._names['']}"})
+        for node in self._nodes:
+            rest = node.pop("unevaluatedProperties", True)
+            if not close_evaluated(node, rest, self.definitions):
+                self._cannot(self.places[id(node)], "unevaluatedProperties")
+        name_types(self._nodes, self.definitions)
+        closed = close_objects(self._nodes, self.definitions)
+        overlapping = simplify_one_of(self._nodes, self.definitions, closed)
+        if overlapping is not None:
+            refuse(
+                self.places[id(overlapping)],
+                "the alternatives of oneOf may overlap; use anyOf, or give each a required property with a "
+                "const of its own",
+            )
+        for node in self._nodes:
+            enforce_bounds(node)
+            _check_keys(node, self.places[id(node)])
+        return {} if top is True else dict(top)
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        if self._ignored:
+            yield f"schema: {_listed('format', self._ignored)} not enforced; use pattern if the form matters"
+        if self._unknown:
+            yield f"schema: {_listed('keyword', self._unknown)} unknown and ignored"
+        for pointer in self._left_out:
+            yield f"schema: the alternative {where(pointer)} is left out: no grammar follows look-around"
+
+    def _made(self, pointer: str, node: dict[str, Any]) -> dict[str, Any]:
+        """`node`, known as a part of the result."""
+        self.places[id(node)] = pointer
+        self._nodes.append(node)
+        return node
+
+    def _schema(self, node: Any, pointer: str, base: str) -> Any:
+        """A schema, rewritten: a dict, True or False."""
+        if isinstance(node, bool):
+            return node
+        if not isinstance(node, dict):
+            refuse(pointer, f"a schema is an object, true or false, found {_shown(node)}")
+        base = self._references.base(node, base)
+        for key, value in node.items():
+            self._check_keyword(key, value, node, pointer)
+        result: dict[str, Any] = {}
+        for key, value in node.items():
+            if key in KINDS and not (key == "required" and value is False):  # draft 3: not required
+                result[key] = self._value(key, value, pointer, base)
+        list_first_items(result)
+        for key in APPLIED:
+            if key in node:
+                place = self._named_schema(node[key], pointer + step(key), base)
+                if not APPLIED[key](result, self._schema(*place)):
+                    self._cannot(pointer, key)
+        if result.pop("not", None) is not None:
+            return False
+        self._tidy_strings(result, pointer)
+        self._tidy_objects(result, node)
+        if "anyOf" in result:
+            result["anyOf"] = self._followed(result["anyOf"], pointer)
+        made = self._made(pointer, result)
+        if node.get("nullable") is True:  # OpenAPI 3.0, Gemini
+            return self._made(pointer, {"anyOf": [made, self._made(pointer, {"type": "null"})]})
+        return made
+
+    def _check_keyword(self, key: str, value: Any, node: dict[str, Any], pointer: str) -> None:
+        """Refuse a keyword that would be ignored although it says something."""
+        if key in KINDS or key in APPLIED or is_remark(key) or _says_nothing(key, value, node):
+            return
+        name = f"'{printable(key[:40])}'"
+        if key in REFUSED:
+            self._cannot(pointer, key)
+        meant = misspelled(key)
+        if meant is not None:
+            refuse(pointer, f"keyword {name} is unknown; did you mean {meant!r}?")
+        if looks_like_schema(value):
+            refuse(
+                pointer,
+                f"{name} holds a schema, but is not a keyword; put it under properties, or give it alone",
+            )
+        self._unknown.setdefault(name, pointer)
+
+    def _cannot(self, pointer: str, key: str) -> NoReturn:
+        refuse(pointer, f"keyword {key!r} cannot be enforced; {REFUSED[key]}")
+
+    def _value(self, key: str, value: Any, pointer: str, base: str) -> Any:
+        """The value of an enforced keyword, checked and rewritten."""
+        kind, place = KINDS[key], pointer + step(key)
+        if kind in VALUES:
+            rewrite, wanted = VALUES[kind]
+            rewritten = rewrite(value)
+            if rewritten is None:
+                refuse(pointer, f"{key} is {wanted}, found {_shown(value)}")
+            return rewritten
+        if kind == "constants":
+            number = inexact_number(value)
+            if number is not None:
+                refuse(place, f"{_shown(number)} cannot be kept exactly; use at most 15 digits, or a text")
+            if key == "enum" and not (isinstance(value, list) and value):
+                refuse(pointer, f"enum is a list of at least one value, found {_shown(value)}")
+            return value
+        if kind == "reference":
+            return self._reference(value, pointer, base)
+        if kind == "named":
+            if not isinstance(value, dict):
+                refuse(pointer, f"{key} is an object of schemas, found {_shown(value)}")
+            return {name: self._schema(inner, place + step(name), base) for name, inner in value.items()}
+        if kind == "list" or isinstance(value, list):
+            if not isinstance(value, list) or not (value or key == "items"):
+                refuse(pointer, f"{key} is a list of at least one schema, found {_shown(value)}")
+            return [self._schema(inner, place + step(index), base) for index, inner in enumerate(value)]
+        return self._schema(value, place, base)
+
+    def _reference(self, reference: Any, pointer: str, base: str) -> str:
+        target = self._references.target(reference, base) if isinstance(reference, str) else None
+        if target is None or not isinstance(target.node, dict | bool):
+            refuse(
+                pointer,
+                f"$ref {_shown(reference)} leads to no schema within this one; put it under $defs",
+            )
+        name = self._names.get(target.pointer)
+        if name is None:
+            name = self._names[target.pointer] = str(len(self._names))
+            self._pending.append((name, target.node, target.pointer, target.base))
+        return f"#/$defs/{name}"
+
+    def _named_schema(self, node: Any, pointer: str, base: str) -> tuple[Any, str, str]:
+        """A schema, or the one that it only refers to, with its place."""
+        target = None
+        if (
+            isinstance(node, dict)
+            and isinstance(node.get("$ref"), str)
+            and all(map(is_remark, node.keys() - {"$ref"}))
+        ):
+            target = self._references.target(node["$ref"], base)
+        return (node, pointer, base) if target is None else tuple(target)
+
+    def _tidy_strings(self, node: dict[str, Any], pointer: str) -> None:
+        """Take out formats that are not enforced, and put patterns in the compiler's dialect."""
+        if "format" in node and node["format"] in FORMATS:
+            self.formats[node["format"]] = None
+            if node["format"] in FORMAT_PATTERNS:
+                form = self._made(pointer, {"pattern": FORMAT_PATTERNS[node.pop("format")]})
+                node["allOf"] = [*node.get("allOf", ()), form]
+        elif "format" in node:
+            self._ignored.setdefault(f"'{printable(node.pop('format')[:40])}'", pointer)
+        if "pattern" in node:
+            node["pattern"] = rust_pattern(node["pattern"])
+            self.patterns[node["pattern"]] = None
+        if "patternProperties" in node:
+            node["patternProperties"] = {
+                rust_pattern(key): value for key, value in node["patternProperties"].items()
+            }
+            self.patterns |= dict.fromkeys(node["patternProperties"])
+
+    def _tidy_objects(self, node: dict[str, Any], source: dict[str, Any]) -> None:
+        """Put properties in the order that Gemini's keyword asks for: they are written in that order."""
+        order = source.get("propertyOrdering")
+        if isinstance(order, list) and "properties" in node:
+            own = node["properties"]
+            first = [name for name in dict.fromkeys(map(str, order)) if name in own]
+            node["properties"] = {name: own[name] for name in dict.fromkeys([*first, *own])}
+
+    def _followed(self, options: list[Any], pointer: str) -> list[Any]:
+        """The alternatives that a grammar can follow, where there are such."""
+        kept = [each for each in options if not has_look_around(_pattern(each))]
+        if not kept:
+            return options
+        for index, each in enumerate(options):
+            if has_look_around(_pattern(each)):
+                self._left_out.append(f"{pointer}/anyOf/{index}")
+        return kept
+
+
+def _pattern(node: Any) -> str:
+    return node.get("pattern", "") if isinstance(node, dict) else ""
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _listed(noun: str, places: dict[str, str]) -> str:
+    """Names with the places where they stand first."""
+    shown = [f"{name} ({where(pointer)})" for name, pointer in list(places.items())[:5]]
+    more = [f"{len(places) - 5} more"] if len(places) > 5 else []
+    return (
+        f"{noun}{'s' * (len(places) > 1)} {', '.join([*shown, *more])} {'are' if len(places) > 1 else 'is'}"
+    )
+
+
+def _says_nothing(key: str, value: Any, node: dict[str, Any]) -> bool:
+    """True for a keyword that means nothing with this value, or beside these keywords."""
+    if key == "nullable":
+        return isinstance(value, bool)  # `_schema` sees to true
+    if key == "uniqueItems":
+        return value is False
+    if key in ("dependentRequired", "dependentSchemas", "dependencies"):
+        return value == {}
+    if key in ("then", "else"):
+        return "if" not in node
+    if key == "if":
+        return not node.keys() & {"then", "else"}
+    if key in ("minContains", "maxContains"):
+        return "contains" not in node
+    if key == "propertyOrdering":
+        return isinstance(value, list)
+    return (key == "strict" and isinstance(value, bool)) or (key == "name" and isinstance(value, str))
+
+
+def _check_keys(node: dict[str, Any], pointer: str) -> None:
+    """Refuse objects whose extra keys the compiler would let repeat what is described."""
+    needed, least = node.get("required", ()), node.get("minProperties", 0)
+    if least > len(needed) + 1:  # extra keys may repeat, and a repeated key counts once
+        refuse(
+            pointer,
+            f"minProperties {least} cannot be enforced with {len(needed)} required names; name more of them",
+        )
+    is_closed = node.get("additionalProperties") is False and "patternProperties" not in node
+    if not is_closed and any(_CONTROL.search(name) for name in (*node.get("properties", ()), *needed)):
+        # `\n` and `\u000a` are one name: an extra key could repeat it with a value of another type.
+        refuse(
+            pointer,
+            "a property name has a control character; set additionalProperties to false beside it",
+        )

@@ -1,0 +1,136 @@
+"""Python types as schemas: pydantic describes them, and reads the answers."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any
+
+from ..errors import GenerationError, InputError
+from ..prompts import one_line
+
+
+def json_schema_of(schema: Any) -> Any:
+    """The JSON Schema of what a caller gives as `schema`.
+
+    schema: a JSON Schema (a dict, True or False), which is returned as it is. Or a type: a pydantic model
+    class, a `TypeAdapter`, a dataclass, TypedDict, Enum, or an annotation such as `list[City]`.
+    Raises InputError for anything else, and where pydantic is needed and missing.
+    """
+    if isinstance(schema, dict | bool):
+        return schema
+    adapter = _adapter(schema)
+    from pydantic import BaseModel
+
+    try:
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            return schema.model_json_schema(schema_generator=_generator())  # the class may have its own
+        return adapter.json_schema(schema_generator=_generator())
+    except Exception as error:  # pydantic's own, for types that JSON does not have
+        raise InputError(
+            f"schema: {_name(schema)} has no JSON Schema ({_reason(error)}); give one as a dict"
+        ) from error
+
+
+def parser_of(schema: Any) -> Callable[[str], Any]:
+    """A function from the text of an answer to the value that `schema` describes.
+
+    The value is an instance of the type where `schema` is one, and plain JSON values otherwise. The function
+    raises GenerationError for text that was cut and for what the type's own validators refuse.
+    """
+    if isinstance(schema, dict | bool):
+        return _json_value
+    adapter, name = _adapter(schema), _name(schema)
+
+    def parse(text: str) -> Any:
+        _json_value(text)
+        try:
+            return adapter.validate_json(text)
+        except Exception as error:  # also whatever the caller's validators raise
+            raise GenerationError(
+                f"parsed: the answer is JSON, but {name} refuses it ({_reason(error)}); "
+                "generate again, or say in the prompt what it must be like"
+            ) from error
+
+    return parse
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GenerationError(
+            f"parsed: the answer is not whole JSON ({one_line(error)}); was it cut? raise max_new_tokens"
+        ) from error
+
+
+def _generator() -> Any:
+    """pydantic's generator, changed where its schemas say less or more than its validation."""
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Generator(GenerateJsonSchema):
+        # Printed otherwise. Neither changes which answers are valid.
+        ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
+        def set_schema(self, schema: Any) -> dict[str, Any]:
+            return _with_repetitions(super().set_schema(schema))
+
+        def frozenset_schema(self, schema: Any) -> dict[str, Any]:
+            return _with_repetitions(super().frozenset_schema(schema))
+
+    return Generator
+
+
+def _with_repetitions(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a set: a list with repetitions is one, too, unless it must have several items."""
+    if schema.get("minItems", 0) <= 1:
+        schema.pop("uniqueItems", None)
+    return schema
+
+
+def _adapter(schema: Any) -> Any:
+    """pydantic's adapter of a type. Raises InputError for what is not a type."""
+    kind = type(schema).__name__
+    if isinstance(schema, str | bytes):
+        raise InputError(f"schema: found {kind}; give a dict (json.loads of the text) or a type")
+    if isinstance(schema, int | float | list | tuple | set) or schema is None:
+        raise InputError(f"schema: found {kind}; give a JSON Schema as a dict, or a type such as list[str]")
+    if is_dataclass(type(schema)) or hasattr(type(schema), "model_json_schema"):
+        raise InputError(f"schema: found an instance of {kind}; give the class itself")
+    if inspect.isroutine(schema):
+        raise InputError(f"schema: found {kind} {_name(schema)}; give a type, not a function")
+    try:
+        from pydantic import TypeAdapter
+    except ImportError:
+        raise InputError(
+            f"schema: types such as {_name(schema)} need pydantic 2; install it, or give a JSON Schema (dict)"
+        ) from None
+    if isinstance(schema, TypeAdapter):
+        return schema
+    try:
+        return TypeAdapter(schema)
+    except Exception as error:  # pydantic's own, a NameError of an annotation, and more
+        raise InputError(
+            f"schema: pydantic cannot use {_name(schema)} ({_reason(error)}); give a JSON Schema as a dict"
+        ) from error
+
+
+def _name(schema: Any) -> str:
+    name = (
+        getattr(schema, "__name__", None) if isinstance(schema, type) or inspect.isroutine(schema) else None
+    )
+    return name or one_line(ValueError(repr(schema)))[:60]
+
+
+def _reason(error: Exception) -> str:
+    """The first thing that an error of pydantic says, on one line."""
+    details = getattr(error, "errors", None)
+    if callable(details):
+        first, *rest = details(include_url=False) or [{}]
+        place = ".".join(map(str, first.get("loc", ())))
+        more = f", and {len(rest)} more" if rest else ""
+        return one_line(ValueError(f"{place}: {first.get('msg')}" if place else str(first.get("msg")))) + more
+    text = one_line(error).partition(" For further information visit")[0]
+    return text if len(text) <= 160 else text[:157] + "..."

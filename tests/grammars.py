@@ -1,0 +1,52 @@
+"""Grammars over the demo's tokens, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlx_diffusiongemma.control.grammar import Grammar, compile_grammar
+from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.loading import resolve
+from mlx_diffusiongemma.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.load(resolve("demo"))
+V, STOPS = 704, (1, 106, 50)
+BYTES = {value: token for token, value in TOKENIZER.byte_values.items()}
+
+
+def compiled(**what: Any) -> Grammar:
+    """The grammar of one of schema, regex, grammar and choices."""
+    grammar = compile_grammar(TOKENIZER, V, STOPS, **what)
+    assert grammar is not None
+    return grammar
+
+
+def accepts(grammar: Grammar, text: str) -> bool:
+    """True if `text` is a whole answer."""
+    matcher, vocabulary = grammar.matcher(), grammar.vocabulary
+    ids = (
+        vocabulary.spell(text.encode())
+        if vocabulary.spells(text)
+        else [BYTES[byte] for byte in text.encode()]
+    )
+    return matcher.validate_tokens(ids) == len(ids) and matcher.consume_tokens(ids) and matcher.is_accepting()
+
+
+def shortest(grammar: Grammar) -> str:
+    """The text of the shortest answer that was found."""
+    assert grammar.shortest[-1] == grammar.vocabulary.stop
+    assert grammar.vocabulary.are_text(grammar.shortest[:-1])
+    return TOKENIZER.decode(grammar.shortest[:-1])
+
+
+def refusal(**what: Any) -> str:
+    """The error message for what cannot be compiled: one line, which begins with the keyword."""
+    with pytest.raises(InputError) as caught:
+        compile_grammar(TOKENIZER, V, STOPS, **what)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 260
+    assert message.startswith(next(iter(what)))
+    return message

@@ -1,0 +1,186 @@
+"""Regular expressions between the dialects of JSON Schema, the grammar compiler and Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from typing import Any
+
+import pytest
+from grammars import accepts, compiled, refusal, shortest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_diffusiongemma.control.examples import example
+from mlx_diffusiongemma.control.patterns import has_look_around, rust_pattern
+
+FAR = (
+    r".*a.*a", r".+-.+-.+", r"(.*\n){3}", r".*</b>", r"(.|\n)*</done>", r"(\d+\. .+\n){10}",
+    r"(.+, ){4}and .+", r"(.+)-(.+)-(.+)", r"[^@]+@[^@]+\.[a-z]{2,}", r"[^\w\s]{3}é?", r"(ab|c)+?d{2,3}",
+    r"\D\S\W[^a-z]", r"x{3}|yy", r".*[]-]{2}.*[^]a]", r"[a\]]{2}.*\[",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", FAR)
+def test_patterns_whose_end_no_mask_shows_are_found_out(pattern: str) -> None:
+    text = example(pattern)
+    assert text is not None
+    assert re.fullmatch(pattern, text)
+    assert re.fullmatch(pattern, shortest(compiled(regex=pattern)))
+    schema = {"type": "string", "pattern": f"^(?:{pattern})$"}
+    assert re.fullmatch(pattern, json.loads(shortest(compiled(schema=schema))))
+
+
+# What each POSIX class holds, by Python's own functions.
+POSIX = {
+    "alnum": str.isalnum, "alpha": str.isalpha, "ascii": str.isascii, "digit": str.isdigit,
+    "lower": str.islower, "upper": str.isupper, "print": str.isprintable, "space": str.isspace,
+    "blank": lambda text: text in " \t", "cntrl": lambda text: not text.isprintable(),
+    "graph": lambda text: text.isprintable() and text != " ",
+    "punct": lambda text: text in string.punctuation,
+    "word": lambda text: text.isalnum() or text == "_", "xdigit": lambda text: text in string.hexdigits,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POSIX)
+def test_posix_classes(name: str) -> None:
+    """No warning either: warnings are errors here. Separators 28 to 31 are space to Python alone."""
+    text = example(f"[[:{name}:]]")
+    assert text is not None
+    assert POSIX[name](text)
+    negated = example(f"[^a[:{name}:]]")
+    assert negated is None or not POSIX[name](negated)
+    grammar = compiled(regex=f"[[:{name}:]]")
+    for character in map(chr, range(128)):
+        if not 28 <= ord(character) <= 31:
+            assert accepts(grammar, character) == POSIX[name](character), character
+    assert POSIX[name](shortest(grammar))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "differs"),
+    [
+        ("[[:alpha:][:digit:]_]{3}", "a1_", "a-b"), ("[^[:space:]]+", "ab", "a b"),
+        ("[[:^alpha:]]", "1", "a"), ("[a-z--[aeiou]]", "b", "a"), ("[a-z&&[^x]]", "a", "x"),
+        ("[a-c~~b-d]", "d", "b"), ("[a||b]", "|", "c"), ("[a[bc]]", "c", "d"),
+        ("[a&b]", "&", "c"), ("[a-]", "-", "b"), ("[+--]", "+", "-"), (r"[\[a]", "[", "b"),
+        ("(?i)ab", "AB", "x"), ("[]a]", "]", "b"), ("[^]a]", "b", "]"), (r"[\]]", "]", "a"),
+        ("[&&a]", "", "b"), ("a(?i)b", "aB", "Ab"), ("[[a-c]&&[b-d]]x", "bx", "ax"),
+    ],
+)  # fmt: skip
+def test_class_operators_are_the_compilers(pattern: str, fits: str, differs: str) -> None:
+    if not fits:
+        refusal(regex=pattern)
+        return
+    grammar = compiled(regex=pattern)
+    assert accepts(grammar, fits)
+    assert not accepts(grammar, differs)
+    text = example(pattern)
+    assert text is None or accepts(grammar, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "differs"),
+    [
+        ("^[[(][0-9]+[)\\]]$", "[1]", "{1}"), ("^[^[]+$", "ab", "a["), ("^[[:alpha:]]$", "a]", "b"),
+        ("^[a&&b]$", "&", "c"), ("^[+--]$", ",", "."), ("^[a~~b]$", "~", "c"), ("^[a||b]$", "|", "c"),
+        (r"^[\[\]&~-]$", "&", "a"), ("^[a-z[]$", "[", "A"), (r"^\[a&&b\]$", "[a&&b]", "a"),
+        ("^a$|^b$", "b", "c"), ("^(a$|b)", "bx", "ax"), (r"^\/\-\.$", "/-.", "a"), (r"^A$", "A", "a"),
+    ],
+)  # fmt: skip
+def test_a_schemas_pattern_is_that_of_ecmascript(pattern: str, fits: str, differs: str) -> None:
+    """In a class, the compiler's operators are characters. Python agrees, with a warning."""
+    schema = {"type": "string", "pattern": pattern}
+    grammar = compiled(schema=schema)
+    assert accepts(grammar, json.dumps(fits))
+    assert not accepts(grammar, json.dumps(differs))
+    keys = compiled(
+        schema={"type": "object", "patternProperties": {pattern: {}}, "additionalProperties": False}
+    )
+    assert accepts(keys, json.dumps({fits: 1}))
+    assert not accepts(keys, json.dumps({differs: 1}))
+
+
+CLASSES = st.lists(
+    st.sampled_from([*"ab1-&~|[:^]", "--", "&&", "~~", "||", "a-c", r"\]", r"\d", r"\[", r"\-", "[:alpha:]"]),
+    min_size=1,
+    max_size=6,
+).map(lambda parts: "[" + "".join(parts).lstrip("^]") + "]")
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(CLASSES, st.sampled_from(["", "^x", "+$"]))
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+def test_rewritten_classes_match_what_python_matches(members: str, rest: str) -> None:
+    pattern = f"^{members}" + rest.replace("^", "")
+    try:
+        old, new = re.compile(pattern), re.compile(rust_pattern(pattern))
+    except re.error:
+        return
+    for text in ("a", "b", "1", "-", "&", "~", "|", "[", ":", "^", "]", "ax", "c", "\\", "1]", "-]"):
+        assert (old.match(text) is None) == (new.match(text) is None), rust_pattern(pattern)
+
+
+def test_rewriting_changes_nothing_else() -> None:
+    for pattern in (
+        r"^\d{3}-\d{4}$",
+        r"[a-z]+\[\]",
+        "a&&b--c[d]",
+        r"\\[a]",
+        r"[\\]",
+        "[é-ü]",
+        "[a",
+        "[]",
+        "[a\\",
+    ):
+        assert rust_pattern(pattern) == pattern
+        assert rust_pattern(rust_pattern("[[&&]" + pattern)) == rust_pattern("[[&&]" + pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a(", "(?P<n", r"\p{L}", "a" * 5000, "[a--b]", "[[:^alpha:]]", "[a[b]]", "a(?i)b"]
+)
+def test_there_is_not_always_an_example(pattern: str) -> None:
+    assert example(pattern) is None
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?:(?:a{4000}){4000}){400}",
+        "(((((a{99}){99}){99}){99}){99}){99}",
+        "(a{4096}b|c{4097}){2}",
+        "(ab?){3000}" * 9,
+    ],
+)
+def test_an_example_is_given_up_before_it_gets_long(pattern: str) -> None:
+    assert example(pattern) is None
+
+
+def test_long_patterns_are_read_in_one_pass() -> None:
+    for part in ("[", "[^", "[a\\", "(", "\\", "[[:alpha:]", "[a-", "{1,"):
+        pattern = part * (30_000 // len(part))
+        assert rust_pattern(pattern)
+        assert example(pattern) is None
+        refusal(regex=pattern)
+
+
+def test_an_example_is_the_shortest_of_the_alternatives() -> None:
+    assert example("(aaa|bb|c{4})(?:d|e)") == "bbd"
+    assert example("(?:){5000}x") == "x"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("(?=a)b", True),
+        (r"\\(?!a)", True),
+        ("a(?<=b)", True),
+        ("(?<!b)", True),
+        (r"\(?=a", False),
+        ("(?<n>a)", False),
+    ],
+)
+def test_look_around(pattern: str, found: Any) -> None:
+    assert has_look_around(pattern) == found
