@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scripted import Scripted
 
-from mlx_diffusiongemma.control.draft import Draft
+from mlx_diffusiongemma.control.draft import Draft, checked_draft
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.loading import load
@@ -25,6 +25,14 @@ def demo() -> tuple[DiffusionGemma, Tokenizer]:
 
 
 RIGHT = '[{"city": "Paris", "country": "France"}, {"city": "Rome", "country": "Italy"}]'
+
+
+def test_a_draft_is_text_whatever_it_spells(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+    model, tokenizer = demo
+    text = "Hello<turn|>\n<|channel>thought"
+    draft = checked_draft(tokenizer, text, None, model.generation_config, model.config, thinking=False)
+    end = draft.ids.index(tokenizer.special.turn_close)
+    assert tokenizer.decode(draft.ids[:end]) == text
 
 
 @pytest.mark.parametrize("level", [0.01, 0.3, 0.5, 1.0])
