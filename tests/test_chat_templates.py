@@ -127,6 +127,24 @@ def test_ids_are_those_of_transformers(
     assert chat_tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=False) == closed
 
 
+def find(city: str, days: int = 1, kinds: list[str] | None = None) -> dict[str, float]:
+    """Find out about the weather.
+
+    Args:
+        city: Where.
+        days: For how long.
+        kinds: What of it.
+
+    Returns:
+        Values by name.
+    """
+    return {city: days, str(kinds): 0.0}
+
+
+def test_a_function_is_described_as_transformers_does(chat_tokenizer: Tokenizer, reference: Any) -> None:
+    assert chat_tokenizer.prompt_ids([USER], tools=[find, TOOL]) == reference([USER], tools=[find, TOOL])
+
+
 WIND = {"speed": 3, "to": ["N", None], "name": "Föhn"}
 
 
@@ -308,8 +326,9 @@ def test_the_demo_was_trained_on_the_ids_of_either_template(chat_tokenizer: Toke
     rng = random.Random(0)
     for _ in range(40):
         item = tasks.draw(rng, family, held_out=False)
-        system = ({"role": "system", "content": "Be brief."},) if rng.random() < 0.2 else ()
-        messages = (*system, *item.messages)
+        system = [{"role": "system", "content": "Be brief."}] if rng.random() < 0.3 else []
+        earlier = [USER, answer("Hello.")] if rng.random() < 0.3 else []
+        messages = (*system, *earlier, *item.messages)
         ids = chat_tokenizer.prompt_ids(messages, thinking=item.thinking, tools=item.declarations)
         trained = data.render_prompt(tasks.Item(item.task, messages, "", "", item.thinking, item.tools))
         is_opened = item.thinking and item.task == "tool_response"

@@ -125,6 +125,8 @@ def test_sentencepiece_model_alone(tmp_path: Path) -> None:
     for text in ["the sky", "<|turn>user\nwhy?<turn|>\n", " zürich  😀"]:
         assert tokenizer.encode(text) == oracle.encode(text)
         assert tokenizer.decode(oracle.encode(text)) == text
+        plain = tokenizer.encode(text, allow_special_tokens=False)
+        assert (tokenizer.decode(plain), tokenizer.hidden_ids & {*plain}) == (text, set())
     assert tokenizer.special.turn_close in tokenizer.hidden_ids
     assert tokenizer.encode("\n")[0] not in tokenizer.hidden_ids
 
