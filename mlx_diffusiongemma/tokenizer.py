@@ -1,9 +1,9 @@
 """The checkpoint's own tokenizer and chat template, behind a small interface.
 
 Transformers does the work (byte-pair encoding, rendering templates) and is imported by `Tokenizer.load`
-only. `tokenizer.json` is taken as it is: `tokenizer_class` in tokenizer_config.json, which makes
-Transformers rebuild parts of some tokenizers, and config.json, whose model type an older Transformers
-does not know, are not consulted.
+only. Nothing in `tokenizer.json` is changed. Two other files are not asked: `tokenizer_class` in
+tokenizer_config.json makes Transformers rebuild parts of some tokenizers, and an older Transformers does not
+know the model type in config.json.
 """
 
 import os
@@ -30,7 +30,7 @@ def _spelled(text: str) -> Any:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the tokens that carry structure, by spelling; None where the vocabulary has no such token."""
+    """Ids of the tokens that carry structure, by spelling. None where the vocabulary has no such token."""
 
     bos: int | None = _spelled("<bos>")
     eos: int | None = _spelled("<eos>")  # not the configured eos_token, which may be the end of a turn
@@ -58,7 +58,7 @@ class SpecialTokens:
         return cls(**{token.name: vocabulary.get(token.metadata["spelling"]) for token in fields(cls)})
 
     def ids(self) -> set[int]:
-        """All ids that there are."""
+        """Return all ids that are not None."""
         return {getattr(self, token.name) for token in fields(self)} - {None}
 
 
@@ -76,7 +76,7 @@ class Tokenizer:
         self._hf = hf_tokenizer
         self._source = source
         self._backend = hf_tokenizer.backend_tokenizer
-        self._backend.no_truncation()  # tokenizer.json may ask for both; a prompt is never cut or filled up
+        self._backend.no_truncation()  # tokenizer.json may ask for both
         self._backend.no_padding()
         vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
@@ -92,10 +92,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "Tokenizer":
-        """The tokenizer of a checkpoint: its tokenizer.json, or else its sentencepiece tokenizer.model.
+        """Return the tokenizer of a checkpoint, from tokenizer.json or from a sentencepiece tokenizer.model.
 
-        tokenizer_config.json and the chat template are read when they are there. Nothing is downloaded.
-        Raises TokenizerError when the directory holds no tokenizer or a file of it cannot be used.
+        It has the special tokens of tokenizer_config.json and the chat template, if there are any. Nothing is
+        downloaded. Raises TokenizerError for a directory without a tokenizer and for a file that is unusable.
         """
         path = Path(directory)
         if not path.is_dir():
@@ -154,7 +154,7 @@ class Tokenizer:
         return self._encode_pieces(self._delimiters.pieces(text, places))
 
     def _encode_pieces(self, pieces: Sequence[str]) -> list[int]:
-        """Ids of the pieces of one text, in which no token reaches from one piece into the next."""
+        """Return the ids of a text in pieces. No token reaches from one piece into the next."""
         ids, newline = self._encode(pieces[0]), self._encode("\n")
         for piece in pieces[1:]:
             # Behind a newline, because some tokenizers treat the beginning of a text in another way.
@@ -169,17 +169,17 @@ class Tokenizer:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """The text of `ids`; ids beyond the vocabulary are skipped."""
+        """Return the text of `ids`. Ids beyond the vocabulary are skipped."""
         return str(self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens))
 
     def to_json(self) -> str:
-        """The tokenizer as the text of a tokenizer.json, for libraries that build their own from it."""
+        """Return the text of a tokenizer.json, for libraries that build their own tokenizer from it."""
         return str(self._backend.to_str())
 
     def turn_end(self, stop_ids: Sequence[int], vocab_size: int) -> int:
-        """The one of `stop_ids` that ends a text: the end of a turn, if it is among them.
+        """Return the one of `stop_ids` that ends a text: the end of a turn, if it is among them.
 
-        Raises InputError for one that a model of `vocab_size` has no embedding of.
+        Raises InputError if a model of `vocab_size` has no embedding of it.
         """
         close = self.special.turn_close
         chosen = close if close is not None and close in stop_ids else stop_ids[0]
@@ -249,6 +249,11 @@ class Tokenizer:
         if hasattr(prompt, "tolist"):  # an array of ids
             prompt = prompt.tolist()
         if isinstance(prompt, str):
+            if prompt.startswith("<bos><|turn>"):  # it would be rendered twice
+                raise InputError(
+                    "prompt: a chat that was rendered already; give its messages, or its ids "
+                    "(apply_chat_template without tokenize=False)"
+                )
             items: list[Any] = [{"role": "user", "content": prompt}] if prompt.strip() else []
         elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
             items = list(prompt)
@@ -284,7 +289,7 @@ class Tokenizer:
 
 
 def _load_transformers(path: Path) -> Any:
-    """The fast tokenizer of Transformers, from tokenizer.json or tokenizer.model in `path`."""
+    """Return the fast tokenizer of Transformers, from tokenizer.json or tokenizer.model in `path`."""
     file = path / "tokenizer.json"
     if not file.is_file():
         file = path / "tokenizer.model"

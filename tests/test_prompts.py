@@ -216,6 +216,9 @@ def test_the_habits_of_transformers(chat_tokenizer: Tokenizer) -> None:
     assert apply([MAIN, USER], add_generation_prompt=True, enable_thinking=True) == thinking
     text = apply([MAIN, USER], tokenize=False, enable_thinking=True)
     assert text == chat_tokenizer.decode(thinking)
+    with pytest.raises(InputError, match="rendered already; give its messages, or its ids"):
+        chat_tokenizer.prompt_ids(text)
+    assert chat_tokenizer.prompt_ids(thinking) == thinking
     assert apply([USER], add_generation_prompt=False, tokenize=False) + "<|turn>model\n" == apply(
         [USER], tokenize=False
     )
