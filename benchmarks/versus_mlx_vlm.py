@@ -120,11 +120,11 @@ class Demo:
         ]
 
     def count_right(self, answers: list[list[int]]) -> int:
-        return sum(self._is_right(*pair) for pair in zip(self.items, answers, strict=True))
+        return sum(self._is_right(*each) for each in zip(self.items, self.prompts, answers, strict=True))
 
-    def _is_right(self, item: tasks.Item, token_ids: list[int]) -> bool:
+    def _is_right(self, item: tasks.Item, prompt: list[int], token_ids: list[int]) -> bool:
         """As the suite `demo` grades: ended by itself, right, and thought about exactly when asked to."""
-        parser = ChannelParser(self.tokenizer)
+        parser = ChannelParser(self.tokenizer, prompt)
         seen = parser.feed(token_ids) + parser.finish()
         calls = [(call.name, call.arguments) for call in seen.tool_calls]
         ended = bool(token_ids) and token_ids[-1] in self.stop_ids

@@ -7,8 +7,9 @@ thought, a second `<|turn>model\\n`, a `<channel|>` that closes nothing) leaves 
 """
 
 import codecs
+import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -82,6 +83,11 @@ class TextStream:
         """What is held back: nothing, or U+FFFD for a character that never became complete."""
         return self._utf8.decode(b"", final=True)
 
+    def restart(self) -> None:
+        """Decode the next ids like the first of a text, unless they complete a character."""
+        if not self._utf8.getstate()[0]:
+            self._context = []
+
 
 class _Section:
     """A stretch of one channel, perhaps with a header line that names the channel and is no text."""
@@ -90,7 +96,8 @@ class _Section:
         self.channel = channel
         self._stream = TextStream(tokenizer)
         self.in_header = headed
-        self._header = ""  # as far as it is known
+        self.header = ""  # as far as it is known
+        self._prompted = 0  # characters of it that the prompt holds
         self._header_ids = 0
         self._has_text = False
         self._blank = ""  # a thought's white space so far, as long as nothing else has come
@@ -116,6 +123,12 @@ class _Section:
         """The held-back rest. A header that was cut off is dropped: it is a header all the same."""
         return self._unless_blank(self._after_header(self._stream.finish()))
 
+    def restart(self) -> None:
+        """Count and return only what comes from now on."""
+        self._prompted, self._header_ids = len(self.header), 0
+        if not self.in_header:
+            self._stream.restart()
+
     def _unless_blank(self, text: str) -> str:
         """`text`, held back while a thought is nothing but white space: an empty thought leaves no trace."""
         if self.channel != "thought" or self._has_text:
@@ -127,27 +140,31 @@ class _Section:
     def _after_header(self, text: str) -> str:
         if not self.in_header:
             return text
-        self._header += text
-        header = _HEADER.match(self._header)
-        if header is None and _HEADER_SO_FAR.fullmatch(self._header):
+        self.header += text
+        header = _HEADER.match(self.header)
+        if header is None and _HEADER_SO_FAR.fullmatch(self.header):
             return ""
         self.in_header = False
         if header is None:  # a channel without a header: all of it is text
-            return self._header
+            return self.header[self._prompted :]
         if header[1] not in ("", "thought"):
             self.channel = "answer"
         self._header_ids = 0
-        return self._header[header.end() :]
+        return self.header[header.end() :]
 
 
 class ChannelParser:
-    """Sorts the ids of one answer into channels; feed() may cut them anywhere.
+    """Sort the ids of one answer into channels. feed() may cut them anywhere.
 
     The deltas of each channel join to the same text however the ids were cut. Special tokens never show
-    in the text, so a stop id or padding that was fed by mistake does no harm.
+    in the text, so a stop id or padding that was fed by mistake does no harm. Nothing counts behind the end
+    of the turn (`<turn|>`, `<eos>`) or behind `<|tool_response>`, which is not the model's to write.
+
+    prompt_ids: ids that the answer continues. The parser starts in the state in which they end: inside a
+    thought that a template opened, inside its header, or inside a tool call. Their own text is not returned.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._special = tokenizer.special
         special = self._special
@@ -158,10 +175,12 @@ class ChannelParser:
             special.tool_call_open,
             special.tool_call_close,
             special.tool_response_open,
+            special.tool_response_close,
             special.turn_open,
             special.turn_close,
             special.eos,
         }
+        self._ends = {special.turn_close, special.eos, special.tool_response_open}
         self._answer = _Section(tokenizer, "answer")
         self._section = self._answer
         self._call: list[int] | None = None  # ids of the tool call that is open
@@ -169,24 +188,49 @@ class ChannelParser:
         self._calls: list[ToolCall] = []
         self._answer_tokens = 0
         self._thought_tokens = 0
+        self._ended = False
+        self._read_prompt(prompt_ids)
+
+    def _read_prompt(self, ids: Sequence[int]) -> None:
+        """Enter the state in which `ids` end."""
+        special = self._special
+        before = {special.turn_close, special.eos, special.tool_response_open, special.tool_response_close}
+        last = next((at for at in reversed(range(len(ids))) if int(ids[at]) in self._structure), None)
+        if last is None:
+            return
+        # A turn begins in the answer. So does what follows a tool's response.
+        resets = before | {special.turn_open}
+        start = next((at for at in range(last, -1, -1) if int(ids[at]) in resets), 0)
+        self.feed(ids[start + (int(ids[start]) in before) :])
+        self._section.restart()
+        self._answer.restart()
+
+    def copy(self) -> "ChannelParser":
+        """Return a parser in the same state, which goes its own way."""
+        return copy.deepcopy(self, {id(self._tokenizer): self._tokenizer})
 
     @property
     def in_header(self) -> bool:
-        """Whether the header of a channel has begun and not ended."""
+        """True while the header of a channel has begun and not ended."""
         return self._section.in_header
 
     @property
+    def header(self) -> str:
+        """Text of the header so far."""
+        return self._section.header
+
+    @property
     def in_call(self) -> bool:
-        """Whether a tool call is open."""
+        """True while a tool call is open."""
         return self._call is not None
 
     @property
     def in_thought(self) -> bool:
-        """Whether what comes next belongs to the thought (also while its header is being written)."""
+        """True if what comes next belongs to the thought (also while its header is being written)."""
         return self._section.channel == "thought"
 
     def feed(self, ids: Iterable[int]) -> ChannelDelta:
-        """What `ids`, a block or any other stretch of the output, adds to each channel."""
+        """Return what `ids`, a block or any other stretch of the output, adds to each channel."""
         for is_special, group in groupby(map(int, ids), key=self._tokenizer.hidden_ids.__contains__):
             if is_special:
                 for token in group:
@@ -203,6 +247,8 @@ class ChannelParser:
         return self._take()
 
     def _text(self, ids: list[int]) -> None:
+        if self._ended:
+            return
         if self._call is not None:
             self._call += ids
             self._answer_tokens += len(ids)
@@ -217,9 +263,10 @@ class ChannelParser:
     def _control(self, token: int) -> None:
         if token == self._special.quote and self._call is not None:
             self._call.append(token)
-        if token not in self._structure:
+        if token not in self._structure or self._ended:
             return
         self._end_call(closed=token == self._special.tool_call_close)
+        self._ended = token in self._ends
         if token == self._special.tool_call_open:
             self._call = []
         elif token == self._special.channel_open:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
 
 from .channels import ToolCall
 from .control.draft import checked_draft
 from .control.grammar import Grammar, compile_grammar
 from .control.pins import PinnedTokens, Pins
 from .denoise import Step
-from .errors import InputError
+from .errors import GenerationError, InputError
 from .generation_config import GenerationConfig, in_range
+from .memory import fits
 from .model import DiffusionGemma
 from .prompt_cache import PromptCache
-from .row import Block, Row, checked_grammar
+from .row import Block, FinishReason, Row, checked_grammar
 from .rules import check_schedule
 from .run import Run
 from .sampling import checked_seed
@@ -22,13 +28,13 @@ from .stats import Stats
 from .tokenizer import Tokenizer
 from .trace import Trace
 
-__all__ = ["Block", "Generation", "generate", "generate_batch"]
+__all__ = ["Block", "Generation", "Preview", "generate", "generate_batch"]
 
 
 def generate(
     model: DiffusionGemma,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[dict[str, Any]] | Sequence[int],
+    prompt: str | Sequence[Mapping[str, Any]] | Sequence[int],
     *,
     thinking: bool = False,
     system: str | None = None,
@@ -46,50 +52,70 @@ def generate(
     trace: bool = False,
     on_step: Callable[[Step], None] | None = None,
     prompt_cache: PromptCache | None = None,
+    timeout: float | None = None,
+    allow_special_tokens: bool = False,
     **settings: Any,
 ) -> Generation:
-    """Prepares a generation; nothing runs before it is iterated or asked for a result.
+    """Prepare a generation. Nothing runs before it is iterated or asked for a result.
 
-    prompt: a question, chat messages (dicts of role and content), or token ids that are taken as they are.
-    thinking: let the model think before it answers. system: a system message.
-    tools: functions with type hints, or their JSON descriptions.
-    seed: same seed, same text; None chooses one (see `.seed`).
-    n: how many candidates, from one prefill and with noise of their own (see `Generation.candidates`).
-    candidate: number of the first; candidate 2 of a seed is the same alone and among others.
-    schema (JSON Schema, or a pydantic model), regex, grammar (Lark), choices: one of them; the answer, not
-    the thought, is held to it and complete within max_new_tokens.
-    draft: a text to begin with instead of noise. noise_level: up to 1, how much of it noise replaces (0.5).
-    pins: place among the ids of thought and answer -> the token id there; or a function that is asked before
-    each block, with its index, for those of its canvas.
-    trace: keep what each step looked like (see `Generation.trace`), in at most 10 MB a candidate.
-    on_step: called with a `Step` after every denoising step; brings canvases to the host, so leave it out
-    when nobody watches.
-    prompt_cache: keeps what is encoded for the next generation, and is not asked to encode it again.
-    settings: fields of `GenerationConfig` that replace the checkpoint's, such as `max_new_tokens=1024`.
+    Args:
+        prompt: a question, chat messages (dicts of role and content), or token ids, which are not changed.
+        thinking: let the model think before it answers.
+        system: a system message.
+        tools: functions with type hints, or their JSON descriptions.
+        seed: same seed, same text. None chooses one (see `.seed`).
+        n: number of candidates, from one prefill and with noise of their own (see `Generation.candidates`).
+        candidate: number of the first. Candidate 2 of a seed is the same alone and among others.
+        schema, regex, grammar, choices: one of them. The answer, not the thought, is held to it and is
+            complete within max_new_tokens. schema: a JSON Schema, or a type that pydantic understands, such as
+            a model class or `list[City]` (see `Generation.parsed`); grammar: in Lark's syntax.
+        draft: a text to begin with instead of noise. noise_level: above 0, up to 1, the share of it that noise
+            replaces; default 0.5.
+        pins: place among the ids of thought and answer -> the token id there. Or a function that gets the
+            index of each block and returns the pins of its canvas.
+        trace: keep every denoising step (see `Generation.trace`), in at most 10 MB a candidate.
+        on_step: called with a `Step` after every denoising step. It brings canvases to the host, so leave it
+            out if nobody watches.
+        prompt_cache: keeps what is encoded for the next generation.
+        timeout: seconds, from the first step on. When they are over, the generation ends with its blocks so
+            far and `finish_reason` "length".
+        allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be structure
+            of the prompt. By default they are plain text.
+        settings: fields of `GenerationConfig` that replace the checkpoint's, such as `max_new_tokens=1024`.
 
-    Raises `InputError` for an empty prompt, one beyond the context limit, a bad setting, schema or pattern,
-    or when the memory that it would take is more than there is.
+    Raises:
+        InputError: an empty prompt, one beyond the context limit, a bad setting, schema or pattern, or more
+            memory than there is.
     """
     if prompt_cache is not None and prompt_cache.model is not model:
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
     first, count = in_range("candidate", candidate), in_range("n", n)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
-    plan = _Plan(model, tokenizer, settings, structure, tools, trace)
+    plan = _Plan(model, tokenizer, settings, structure, tools, trace, timeout)
+    how: dict[str, Any] = {"thinking": thinking, "system": system, "tools": tools}
+    ids = tokenizer.prompt_ids(prompt, **how, allow_special_tokens=allow_special_tokens)
+    held = prompt_cache.nbytes if prompt_cache is not None else 0
+    plan.shrink_default(len(ids), count, held)
     started = None
     if draft is not None or noise_level is not None:
         started = checked_draft(tokenizer, draft, noise_level, plan.settings, model.config, thinking)
-    ids = tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools)
     chosen = checked_seed(seed)
     pinned = plan.pinned(pins) if pins is not None else None
     rows = [plan.row(ids, chosen, thinking, candidate=first + index, pinned=pinned) for index in range(count)]
-    return _generations(Run(model, plan.settings, rows, on_step, prompt_cache, started))[0]
+    if started is not None and rows[0].start.in_thought:
+        raise InputError(
+            "draft: the prompt ends inside a thought, and a draft is an answer; close the thought"
+        )
+    run = Run(model, plan.settings, rows, on_step, prompt_cache, started, timeout=plan.timeout)
+    return _generations(run, schema)[0]
 
 
 def generate_batch(
     model: DiffusionGemma,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | Sequence[dict[str, Any]] | Sequence[int]],
+    prompts: Iterable[str | Sequence[Mapping[str, Any]] | Sequence[int]],
     *,
+    batch_size: int | None = None,
     thinking: bool = False,
     system: str | None = None,
     tools: Sequence[Any] | None = None,
@@ -100,31 +126,69 @@ def generate_batch(
     choices: Sequence[str] | None = None,
     trace: bool = False,
     on_step: Callable[[Step], None] | None = None,
+    timeout: float | None = None,
+    allow_special_tokens: bool = False,
+    progress: bool = True,
     **settings: Any,
 ) -> list[Generation]:
-    """One `Generation` a prompt, denoised together; see `generate` for the arguments.
+    """Return one `Generation` for each prompt, denoised together. See `generate` for the other arguments.
 
-    Each text is what its prompt gives alone with that seed, up to rounding. Asking one for its next block
-    runs all that have not ended. Shorter prompts are padded on the left; a row that has ended costs nothing
-    more from the next block on.
+    Each text is the one that its prompt gives alone with that seed, up to rounding. Asking one for its next
+    block runs all of its batch that have not ended. Shorter prompts are padded on the left. A row that has
+    ended costs nothing from the next block on. Statistics of a row count its share of the shared time.
+
+    Args:
+        prompts: a list, an array, a pandas Series or any other iterable of prompts.
+        batch_size: most prompts that are denoised together; None: all. A larger batch needs more memory.
+        progress: show a bar of finished prompts on a terminal.
+        timeout: seconds for each batch.
     """
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         raise InputError("prompts: give a list of prompts, each a question, messages or token ids")
+    items = list(prompts)
+    if not items:
+        raise InputError("prompts: empty; give a list of prompts, each a question, messages or token ids")
+    size = len(items) if batch_size is None else in_range("batch_size", batch_size)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
-    plan = _Plan(model, tokenizer, settings, structure, tools, trace)
+    plan = _Plan(model, tokenizer, settings, structure, tools, trace, timeout)
+    how: dict[str, Any] = {"thinking": thinking, "system": system, "tools": tools}
     chosen = checked_seed(seed)
-    rows = []
-    for index, prompt in enumerate(prompts):
+    encoded = []
+    for index, prompt in enumerate(items):
         try:
-            ids = tokenizer.prompt_ids(prompt, thinking=thinking, system=system, tools=tools)
+            encoded.append(tokenizer.prompt_ids(prompt, **how, allow_special_tokens=allow_special_tokens))
         except InputError as error:
             raise InputError(f"prompts: item {index}: {error}") from error
-        rows.append(plan.row(ids, chosen, thinking))
-    return _generations(Run(model, plan.settings, rows, on_step))
+    plan.shrink_default(max(map(len, encoded)), min(size, len(items)))
+    bar = _Bar(len(items)) if progress and len(items) > 1 else None
+    generations = []
+    for start in range(0, len(items), size):
+        rows = [plan.row(ids, chosen, thinking) for ids in encoded[start : start + size]]
+        on_end = bar.update if bar is not None else None
+        run = Run(model, plan.settings, rows, on_step, timeout=plan.timeout, on_end=on_end)
+        generations += _generations(run, schema)
+    return generations
+
+
+class _Bar:
+    """A progress bar that appears when the first prompt has ended."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._bar: Any = None
+
+    def update(self, ended: int) -> None:
+        from .display.progress import bar
+
+        if self._bar is None:
+            self._bar = bar("prompts", total=self._total, unit="prompt")
+        self._bar.update(ended)
+        if self._bar.n >= self._total:
+            self._bar.close()
 
 
 class _Plan:
-    """What all rows of a run have in common."""
+    """Everything that the rows of a run have in common."""
 
     def __init__(
         self,
@@ -134,14 +198,19 @@ class _Plan:
         structure: dict[str, Any],
         tools: Any,
         trace: bool,
+        timeout: float | None,
     ):
         if not isinstance(trace, bool):
             raise InputError(f"trace must be True or False, found {trace!r}")
         self.trace = trace
+        self.timeout = None if timeout is None else in_range("timeout", timeout)
         self.model, self.tokenizer = model, tokenizer
         self.settings = model.generation_config.override(**settings)
-        check_schedule(self.settings)
         self.vocab_size = model.config.text.vocab_size
+        if settings.get("eos_token_id") is None:
+            self.settings = dataclasses.replace(self.settings, eos_token_id=self._stop_ids())
+        self._is_default = settings.get("max_new_tokens") is None
+        check_schedule(self.settings)
         compiled: Grammar | None = compile_grammar(
             tokenizer, self.vocab_size, self.settings.eos_token_id, **structure
         )
@@ -149,11 +218,30 @@ class _Plan:
         if self.grammar is not None and tools:
             raise InputError("tools: a call is not what schema, regex, grammar or choices allow; give one")
 
+    def _stop_ids(self) -> tuple[int, ...]:
+        """The checkpoint's, and those that always end the model's turn."""
+        special, known = self.tokenizer.special, self.settings.eos_token_id
+        ends = [special.turn_close, special.tool_response_open]
+        more = [end for end in ends if end is not None and end < self.vocab_size and end not in known]
+        return (*known, *more)
+
+    def shrink_default(self, prompt_tokens: int, rows: int, held: int = 0) -> None:
+        """Lower max_new_tokens to what context and memory have room for, unless the caller gave it."""
+        if not self._is_default:
+            return
+        length, most = self.model.config.canvas_length, self.settings.max_new_tokens
+        room = (self.model.config.text.max_position_embeddings - prompt_tokens) // length * length
+        most = max(min(most, length), min(most, room))
+        chunk = self.settings.prefill_step_size
+        while most > length and not fits(self.model, prompt_tokens, most, chunk, rows, held):
+            most = max(length, most // 2 // length * length)
+        if most < self.settings.max_new_tokens:
+            self.settings = self.settings.override(max_new_tokens=most)
+            checked_grammar(self.grammar, self.settings)
+
     def pinned(self, pins: Pins) -> PinnedTokens:
         if self.grammar is not None:
-            raise InputError(
-                "pins: schema, regex, grammar and choices pin tokens, too; give one or the other"
-            )
+            raise InputError("pins: schema, regex, grammar and choices pin tokens, too; give only one")
         return PinnedTokens(pins, self.settings, self.model.config.canvas_length, self.vocab_size)
 
     def row(
@@ -175,25 +263,44 @@ class _Plan:
         )
 
 
-def _generations(run: Run) -> list[Generation]:
+def _generations(run: Run, schema: Any) -> list[Generation]:
     generations: list[Generation] = []
-    generations += [Generation(run, row, generations) for row in run.rows]
+    generations += [Generation(run, row, generations, schema) for row in run.rows]
     return generations
 
 
-class Generation:
-    """An answer in the making. Iterating yields each `Block` as its canvas converges.
+class Preview(NamedTuple):
+    """Clean text of an answer while a canvas denoises: its blocks and the canvas as it stands."""
 
-    `thought`, `answer`, `tool_calls`, `finish_reason`, `token_ids` and `str()` run to the end first;
-    `blocks`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`, `settings` and `tokenizer` show what is
-    there. Iterating again replays the blocks. `candidates`: all that share its steps, itself included; what
-    one of them waits for, all run. `trace`: what the denoising steps looked like, None unless asked for.
-    In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its canvases;
-    one that failed shows what it delivered, and why.
+    thought: str
+    answer: str
+
+
+class Generation:
+    """An answer that is written while you iterate: each `Block` arrives when its canvas has converged.
+
+    `thought`, `answer`, `tool_calls`, `parsed`, `finish_reason`, `token_ids`, `to_dict()` and `str()` run to
+    the end first. `blocks`, `warnings`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`, `settings` and
+    `tokenizer` show what is there. Iterating again replays the blocks. `async for` works, too: steps run in
+    another thread.
+
+    `close()` ends it with the blocks that it has; as a context manager it closes itself. A finished one can be
+    pickled, without its tokenizer.
+
+    candidates: all that share its steps, itself included. What one of them waits for, all run. warnings:
+    problems that a reader should know, of blocks and of the whole. trace: the denoising steps, None unless
+    asked for. In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its
+    canvases. One that failed shows its blocks and the reason.
     """
 
-    def __init__(self, run: Run, row: Row, candidates: list[Generation]):
-        self._run, self._row = run, row
+    def __init__(
+        self,
+        run: Run | None,
+        row: Row,
+        candidates: list[Generation],
+        schema: Any = None,
+    ):
+        self._run, self._row, self._schema = run, row, schema
         self.candidates = candidates
 
     @property
@@ -217,6 +324,10 @@ class Generation:
         return self._row.blocks
 
     @property
+    def warnings(self) -> list[str]:
+        return self._row.warnings
+
+    @property
     def stats(self) -> Stats:
         return self._row.stats
 
@@ -225,18 +336,61 @@ class Generation:
         return self._row.trace
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer | None:
+        """None after unpickling."""
         return self._row.tokenizer
+
+    @property
+    def state(self) -> Literal["not started", "running", "ended", "closed", "failed"]:
+        """Closed: by `close()` or an interrupt, before its end."""
+        if self._row.finish_reason is not None:
+            return "ended"
+        if self._run is None or self._row.closed:
+            return "closed"
+        if self._run.failure is not None:
+            return "failed"
+        if not self._run.started:
+            return "not started"
+        return "closed" if self._run.is_over else "running"
+
+    def close(self) -> None:
+        """End it with the blocks that it has. The other candidates go on.
+
+        May be called from any thread: a canvas that is being denoised stops after its present step. Prompt
+        cache and prompt stay encoded, so asking again costs no prefill.
+        """
+        if self._row.finish_reason is None:
+            self._row.closed = True
+        if self._run is not None:
+            self._run.close()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __iter__(self) -> Iterator[Block]:
         index = 0
         while True:
-            if index == len(self.blocks) and self._row.finish_reason is None:
+            if index == len(self.blocks) and self.state not in ("ended", "closed") and self._run is not None:
                 self._run.advance()
             if index == len(self.blocks):
                 return
             yield self.blocks[index]
             index += 1
+
+    async def __aiter__(self) -> AsyncIterator[Block]:
+        blocks = iter(self)
+        while True:
+            try:
+                block = await asyncio.to_thread(next, blocks, None)
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            if block is None:
+                return
+            yield block
 
     @property
     def thought(self) -> str:
@@ -255,21 +409,90 @@ class Generation:
         return [token for block in self for token in block.token_ids]
 
     @property
-    def finish_reason(self) -> str | None:
-        """Why it ended: "stop", a stop id; "length", max_new_tokens; None when it was interrupted."""
+    def parsed(self) -> Any:
+        """The answer as an object: of the type given as `schema`, or the plain values of a JSON Schema.
+
+        Raises `InputError` without a schema, and `GenerationError` for an answer that is not complete or that
+        the type's own checks refuse.
+        """
+        from .control.schema import parser_of
+
+        if self._schema is None:
+            raise InputError("parsed: no schema was given; pass schema= to generate")
+        answer = self.answer
+        if self.state != "ended":
+            raise GenerationError(f"parsed: the generation is {self.state}, so its answer is not complete")
+        return parser_of(self._schema)(answer)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Reason of the end: "stop", a stop id; "length", max_new_tokens or timeout; None when closed."""
         list(self)
         return self._row.finish_reason
+
+    def preview(self, step: Step) -> Preview:
+        """Thought and answer as they would be if the canvas of `step` were committed now.
+
+        For showing text in `on_step`: without special tokens, cut at the stop id. It may change from step to
+        step.
+        """
+        number = self.candidates.index(self)
+        if number not in step.rows:  # its canvas stands already, and waits for others
+            blocks = self.blocks
+            return Preview("".join(b.thought for b in blocks), "".join(b.answer for b in blocks))
+        delta = self._row.preview(step.draft_ids[step.rows.index(number)].tolist())
+        return Preview(delta.thought, delta.answer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Answer, thought, calls, reason of the end, warnings and statistics, ready for JSON."""
+        return {
+            "answer": self.answer,
+            "thought": self.thought,
+            "tool_calls": [asdict(call) for call in self.tool_calls],
+            "finish_reason": self.finish_reason,
+            "seed": self.seed,
+            "candidate": self.candidate,
+            "warnings": list(self.warnings),
+            "token_ids": self.token_ids,
+            "stats": self.stats.to_dict(),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.state in ("not started", "running"):
+            raise GenerationError(
+                f"a generation that is {self.state} cannot be pickled; run it to its end or close it first"
+            )
+        row = SimpleNamespace(**{name: getattr(self._row, name) for name in _PICKLED}, tokenizer=None)
+        return _unpickled, (row, self._schema)
 
     def __str__(self) -> str:
         return self.answer
 
     def __repr__(self) -> str:
-        blocks, tokens = len(self.blocks), self.stats.new_tokens
-        ended = self._row.finish_reason or "not ended"
-        return f"<Generation: {blocks} blocks, {tokens} tokens, {ended}, seed {self.seed}>"
+        state, blocks = self.state, len(self.blocks)
+        ended = f"ended ({self._row.finish_reason})" if state == "ended" else state
+        count = f"{blocks} block{'s' if blocks != 1 else ''}, {self.stats.new_tokens} tokens"
+        return f"<Generation: {ended}, {count}, seed {self.seed}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        """What Jupyter shows. include, exclude: kinds of it, which IPython sorts out itself."""
+        """Jupyter's view. include, exclude: kinds of it, which IPython selects itself."""
         from .display.notebook import page, plain_text
 
         return {"text/plain": plain_text(self), "text/html": page(self)}
+
+
+# Attributes of a row that outlive its run.
+_PICKLED = (
+    *("settings", "prompt_ids", "seed", "candidate", "blocks", "warnings"),
+    *("stats", "trace", "finish_reason", "closed"),
+)
+
+
+def _unpickled(row: Any, schema: Any) -> Generation:
+    candidates: list[Generation] = []
+    candidates.append(Generation(None, row, candidates, schema))
+    return candidates[0]

@@ -136,6 +136,22 @@ def _text(path: str) -> str:
         return ""
 
 
+def fits(
+    model: DiffusionGemma,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    chunk_size: int,
+    batch: int = 1,
+    held: int = 0,
+) -> bool:
+    """Return False if a generation needs more memory than there is. See `check_fits`."""
+    try:
+        check_fits(model, prompt_tokens, max_new_tokens, chunk_size, batch, held)
+    except InputError:
+        return False
+    return True
+
+
 def check_fits(
     model: DiffusionGemma,
     prompt_tokens: int,

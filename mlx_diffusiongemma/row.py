@@ -1,14 +1,15 @@
-"""One answer in the making: what is written, what its next canvas may hold, what it cost."""
+"""One answer while it is written: its ids, the pins of its next canvas, its statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 
-from .channels import ChannelParser, ToolCall
+from .channels import ChannelDelta, ChannelParser, ToolCall
 from .control.budget import ThinkingBudget, answer_reserve
 from .control.grammar import Grammar
 from .control.guards import Guards, is_unconverged
@@ -26,15 +27,17 @@ from .trace import Trace
 
 _REVISIONS_PER_HALVING = 4
 
+FinishReason = Literal["stop", "length"]
+
 
 @dataclass(frozen=True)
 class Block:
     """One committed canvas, cut at the stop id and at `max_new_tokens`.
 
-    thought, answer, tool_calls: what this block added to each. token_ids: up to and including the stop id.
-    denoising_steps: all that it took, those included whose canvas was denoised again. mean_entropy: nats, at
-    the last step. converged: False when the step cap, or the stalled guard, ended the canvas. warning: what a
-    reader should know, None mostly.
+    thought, answer, tool_calls: text and calls that this block added. token_ids: up to and including the stop
+    id. denoising_steps: all steps of the block, including those of tries that were denoised again.
+    mean_entropy: nats, at the last step. converged: False when the step cap or the stalled guard ended the
+    canvas. seconds: of a batch, this row's share. warning: a problem that a reader should know, usually None.
     """
 
     index: int
@@ -50,9 +53,10 @@ class Block:
 
 
 class Row:
-    """The part of a generation that is one prompt's or one candidate's alone.
+    """The part of a generation that belongs to one prompt or one candidate.
 
-    A block goes: `begin`; denoise, `judge`, and again until it is content; `commit`.
+    Steps of a block: `begin`; denoise and `judge`, until the canvas stands; `commit`. closed: the caller
+    wants no more blocks.
     """
 
     def __init__(
@@ -77,14 +81,17 @@ class Row:
         self.stats = Stats(canvas_length, len(prompt_ids))
         self.blocks: list[Block] = []
         self.written: list[int] = []
-        self.finish_reason: str | None = None
-        self._parser = ChannelParser(tokenizer)
+        self.finish_reason: FinishReason | None = None
+        self.closed = False
+        self.warnings: list[str] = list(grammar.warnings) if grammar is not None else []
+        self.start = ChannelParser(tokenizer, self.prompt_ids)
+        self._parser = self.start.copy()
         self._channel_open = tokenizer.special.channel_open
         self._channel_close = tokenizer.special.channel_close
-        self._guards = Guards(tokenizer, settings)
+        self._guards = Guards(self.start, settings)
         self._own_pins = pinned
         self._structure = Structure(grammar) if grammar is not None else None
-        self._answering = False  # whether the answer that a grammar holds began in an earlier canvas
+        self._answering = False  # the answer that a grammar holds began in an earlier canvas
         self._budget = self._new_budget(tokenizer, vocab_size)
 
     def _new_budget(self, tokenizer: Tokenizer, vocab_size: int) -> ThinkingBudget | None:
@@ -93,11 +100,23 @@ class Row:
         if not wanted and (structure is None or self._channel_open is None):
             return None
         reserve = answer_reserve(settings, self.canvas_length)
-        if structure is not None:
-            reserve = max(reserve, structure.shortest)
-        most = settings.max_new_tokens
-        stop_ids, tokens = settings.eos_token_id, settings.thinking_budget
-        return ThinkingBudget(tokenizer, vocab_size, stop_ids, tokens, last=most - reserve - 1, most=most)
+        shortest = structure.shortest if structure is not None else 0
+        reserve, most = max(reserve, shortest), settings.max_new_tokens
+        budget = ThinkingBudget(
+            tokenizer,
+            self.start,
+            vocab_size,
+            settings.eos_token_id,
+            settings.thinking_budget,
+            last=most - reserve - 1,
+            most=most,
+        )
+        if shortest + budget.least > most:
+            raise InputError(
+                f"the shortest answer that the grammar allows takes {shortest} tokens, and the end of the "
+                f"thought that the prompt opens takes {budget.least}, but max_new_tokens is {most}; raise it"
+            )
+        return budget
 
     @property
     def remaining(self) -> int:
@@ -105,12 +124,12 @@ class Row:
 
     @property
     def stream(self) -> Stream:
-        """What the next draws depend on."""
+        """Key of the next draws."""
         return Stream(self.seed, self.candidate, len(self.blocks), self._attempt)
 
     @property
     def pins(self) -> list[int]:
-        """The next canvas's pins, `[C]`."""
+        """Pins of the next canvas, `[C]`."""
         pins = self._pinned + [FREE] * (self.canvas_length - len(self._pinned))
         for position, token in self._callers.items():
             pins[position] = token
@@ -118,28 +137,35 @@ class Row:
 
     @property
     def steps(self) -> int:
-        """Most denoising steps of the next try: fewer for a canvas that is mended again and again."""
+        """Most denoising steps of the next try: fewer after many repairs of one canvas."""
         return max(1, self.settings.max_denoising_steps >> self._revisions // _REVISIONS_PER_HALVING)
 
     @property
     def needs_logits(self) -> bool:
-        """Whether `judge` may have to ask which allowed token is the likeliest."""
+        """True if `judge` may ask which allowed token is the likeliest."""
         return self._budget is not None or self._structure is not None
 
     def begin(self) -> None:
-        """A new canvas."""
+        """Start a new canvas."""
         self._attempt = self._steps = self._revisions = 0
+        self._seconds = 0.0
         self._guards.begin()
         self._callers = self._own_pins.of(len(self.blocks)) if self._own_pins is not None else {}
         self._pinned = self._budget.opening(self.written, self.thinking) if self._budget else []
 
-    def judge(self, canvas: DenoisedCanvas, index: int) -> bool:
-        """Whether row `index` of `canvas` can be committed; else it is to be denoised again, with new draws
-        and pins."""
+    def judge(self, canvas: DenoisedCanvas, index: int, seconds: float) -> bool:
+        """Return True if row `index` of `canvas` can be committed.
+
+        Otherwise it has to be denoised again, with new draws and pins. seconds: this row's share of the time.
+        """
         self._steps += canvas.steps[index]
+        self._seconds += seconds
         self._canvas: list[int] = np.array(canvas.ids[index]).tolist()
+        self._logprobs: np.ndarray | None = None  # of a canvas that is not the last step's draft
         self._mean_entropy, self._stopped_by = canvas.mean_entropy[index], canvas.stopped_by[index]
-        objection = self._guards.objection(self.written, *self._until_stop(), self._capped_entropy)
+        objection = self._guards.objection(
+            self.written, *self._until_stop(self._canvas), self._capped_entropy
+        )
         if objection is not None:
             self._attempt += 1
             self.stats.empty_rerolls += objection == "empty"
@@ -150,16 +176,18 @@ class Row:
             return True
         if len(prefix) >= self.canvas_length or any(token in self.settings.eos_token_id for token in prefix):
             self._canvas = prefix + [self.pad_id] * (self.canvas_length - len(prefix))
+            if self.trace is not None:
+                self._logprobs = canvas.logprobs(index, self._canvas)
             return True
         if len(prefix) <= len(self._pinned):  # or this might go on for ever
-            raise GenerationError("a canvas was to be mended where it was pinned already; please report this")
+            raise GenerationError("a repair of a canvas would change its pins; please report this")
         self._pinned = prefix
         self._attempt += 1
         self._revisions += 1
         return False
 
     def _review(self, canvas: DenoisedCanvas, index: int) -> list[int] | None:
-        """The ids that this canvas must begin with, instead of those that it has; None when it may stand."""
+        """Return the ids that this canvas must begin with instead of its own; None when it may stand."""
 
         def best(position: int, allowed: np.ndarray) -> int:
             assert canvas.logits is not None
@@ -175,24 +203,26 @@ class Row:
         return self._structure.review(self._canvas, start, self.remaining, best)
 
     def _answer_start(self) -> tuple[list[int] | None, int | None]:
-        """Of a row that a grammar holds: how the canvas must begin, if otherwise, and where its answer goes
-        on."""
+        """Ids that the canvas must begin with instead, and where its answer goes on. For rows with a grammar."""
         if self._answering or self._budget is None:
             return None, 0
         return self._budget.thought_before(self.written, self._canvas)
 
-    def commit(self, seconds: float) -> Block:
-        """The canvas as a `Block`, `seconds` after it began."""
-        ids, stopped = self._until_stop()
+    def commit(self) -> Block:
+        """Commit the canvas as a `Block`."""
+        ids, stopped = self._until_stop(self._canvas)
         if self._structure is not None:
             _, start = self._answer_start()
             if start is not None:
                 self._structure.commit(ids, start)
                 self._answering = True
         if self.trace is not None:
-            self.trace.commit(self.stream, self._canvas, len(ids))
+            self.trace.commit(self.stream, self._canvas, len(ids), self._logprobs)
         self.written += ids
-        self.finish_reason = "stop" if stopped else "length" if self.remaining == 0 else None
+        if stopped:
+            self.finish_reason = "length" if self._is_cut else "stop"
+        elif self.remaining == 0:
+            self.finish_reason = "length"
         delta = self._parser.feed(ids)
         in_thought = self._parser.in_thought
         if self.finish_reason:
@@ -201,12 +231,15 @@ class Row:
         stats = self.stats
         stats.blocks += 1
         stats.denoising_steps += self._steps
+        stats.denoising_seconds += self._seconds
         stats.new_tokens += len(ids)
         stats.answer_tokens += delta.answer_tokens
         stats.stalled_stops += isinstance(self._stopped_by, Stalled)
         stats.forced_thought_ends = int(self._budget is not None and self._budget.forced)
         if self._structure is not None:
             stats.grammar_walks, stats.grammar_repairs = self._structure.walks, self._structure.repairs
+        warning = self._warning(in_thought)
+        self.warnings += [warning] if warning is not None else []
         block = Block(
             index=len(self.blocks),
             token_ids=ids,
@@ -216,8 +249,8 @@ class Row:
             denoising_steps=self._steps,
             mean_entropy=self._mean_entropy,
             converged=self._stopped_by is not None and not isinstance(self._stopped_by, Stalled),
-            seconds=seconds,
-            warning=self._warning(in_thought),
+            seconds=self._seconds,
+            warning=warning,
         )
         self.blocks.append(block)
         return block
@@ -233,22 +266,40 @@ class Row:
                 "no answer in this canvas, also with other noise; ask for a sentence, or hold it to a schema "
                 "or regex"
             )
-        if in_thought and self.finish_reason == "length":
-            return (
-                f"max_new_tokens {self.settings.max_new_tokens} ended inside the thought, before any answer; "
-                "set thinking_budget or raise it"
-            )
-        return None
+        if self.finish_reason != "length":
+            return None
+        most = f"max_new_tokens {self.settings.max_new_tokens}"
+        if in_thought:
+            return f"{most} ended inside the thought, before any answer; set thinking_budget or raise it"
+        if self._is_cut:
+            return f"{most} cut the answer short: it is complete, but the model had more to say; raise it"
+        return f"{most} cut the answer off; raise it"
+
+    @property
+    def _is_cut(self) -> bool:
+        """True if the grammar ended the answer because of the limit."""
+        return self._structure is not None and self._structure.cut
+
+    def end(self, reason: str) -> None:
+        """End the answer with the blocks that there are. reason: a warning for the caller."""
+        self.finish_reason = "length"
+        self.warnings.append(reason)
+
+    def preview(self, draft: Sequence[int]) -> ChannelDelta:
+        """Return what the blocks and the canvas `draft [C]` would deliver together."""
+        ids, _ = self._until_stop(list(draft))
+        parser = self.start.copy()
+        return parser.feed([*self.written, *ids]) + parser.finish()
 
     @property
     def _capped_entropy(self) -> float | None:
-        """Mean entropy of a canvas that the step cap ended, the full one."""
+        """Mean entropy (nats) of a canvas that the full step cap ended, otherwise None."""
         capped = self._stopped_by is None and self.steps == self.settings.max_denoising_steps
         return self._mean_entropy if capped else None
 
-    def _until_stop(self) -> tuple[list[int], bool]:
-        """The ids that count, up to max_new_tokens and the first stop id; whether there was one."""
-        ids = self._canvas[: self.remaining]
+    def _until_stop(self, canvas: list[int]) -> tuple[list[int], bool]:
+        """Ids of `canvas` up to max_new_tokens and the first stop id; True if there is one."""
+        ids = canvas[: self.remaining]
         for position, token in enumerate(ids):
             if token in self.settings.eos_token_id:
                 return ids[: position + 1], True
@@ -256,12 +307,12 @@ class Row:
 
     @property
     def canvas(self) -> list[int]:
-        """The committed canvas as a whole, `[C]`: what the next one is written behind."""
+        """The whole committed canvas, `[C]`, which the next one follows."""
         return self._canvas
 
 
 def checked_grammar(grammar: Grammar | None, settings: GenerationConfig) -> Grammar | None:
-    """`grammar`; `InputError` when its shortest answer does not fit into max_new_tokens."""
+    """Return `grammar`. `InputError` when its shortest answer does not fit into max_new_tokens."""
     if grammar is not None:
         shortest = len(grammar.shortest)
         if shortest > settings.max_new_tokens:

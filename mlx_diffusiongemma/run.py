@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import mlx.core as mx
 
 from .cache import PrefixCache
 from .control.draft import Draft
-from .denoise import Start, Step, denoise
+from .denoise import Halted, Start, Step, denoise
 from .errors import GenerationError, InputError
 from .generation_config import GenerationConfig
 from .memory import check_fits, wired_limit
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Rows that are denoised together, block by block; a row that has ended drops out.
+    """Rows that are denoised together, block by block. A row that has ended drops out.
+
+    timeout: seconds after the first `advance` when all rows end with the blocks that they have. on_end: called
+    with the number of rows that a block ended.
 
     Raises `InputError` for a prompt beyond the context limit, or when the memory that it would take is more
     than there is.
@@ -39,9 +44,12 @@ class Run:
         on_step: Callable[[Step], None] | None = None,
         prompt_cache: PromptCache | None = None,
         draft: Draft | None = None,
+        timeout: float | None = None,
+        on_end: Callable[[int], object] | None = None,
     ):
         self.model, self.settings, self.rows, self.on_step = model, settings, rows, on_step
-        self.prompt_cache, self.draft = prompt_cache, draft
+        self.prompt_cache, self.draft, self.timeout, self.on_end = prompt_cache, draft, timeout, on_end
+        self.started = False
         self._longest = max(len(row.prompt_ids) for row in rows)
         self._length = model.config.canvas_length
         self._canvases = math.ceil(settings.max_new_tokens / self._length)
@@ -50,61 +58,103 @@ class Run:
         self._cache: PromptCache | None = None  # of a single row, whose canvases go into it
         self._ticket: object = None
         self._running = self._run()
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._busy = False
+        self._deadline: float | None = None
 
     def advance(self) -> None:
-        """Runs one more block of every row that has not ended; after an interrupt, nothing."""
-        if self._failure is not None:
+        """Run one more block of every row that has not ended. Does nothing after an interrupt."""
+        if self.failure is not None:
             raise GenerationError(
-                f"this generation failed ({type(self._failure).__name__}); start a new one, "
+                f"this generation failed ({type(self.failure).__name__}); start a new one, "
                 "what it delivered is in .blocks"
-            ) from self._failure
+            ) from self.failure
         if self._busy:
             raise GenerationError(
                 "this generation is running already; ask it neither from its own on_step nor from two threads"
             )
         self._busy = True
+        if not self.started and self.timeout is not None:
+            self._deadline = time.perf_counter() + self.timeout
+        self.started = True
         try:
             next(self._running, None)
         except Exception as error:
-            self._failure = error
+            self.failure = error
             raise
         finally:
             self._busy = False
 
-    def _run(self) -> Iterator[None]:
+    def close(self) -> None:
+        """Stop once all rows are closed or have ended: now, or after the step that another thread is in."""
+        if not self._busy and all(row.closed or row.finish_reason for row in self.rows):
+            with suppress(ValueError):  # another thread has begun to run it
+                self._running.close()
+
+    @property
+    def is_over(self) -> bool:
+        """True if no block will follow."""
+        return inspect.getgeneratorstate(self._running) == inspect.GEN_CLOSED
+
+    def _run(self) -> Generator[None, None, None]:
         with wired_limit():
             yield from self._blocks()
 
-    def _blocks(self) -> Iterator[None]:
-        """Pauses between blocks, before what is written is encoded."""
+    def _blocks(self) -> Generator[None, None, None]:
+        """Pause between blocks, before the written ids are encoded."""
         mx.reset_peak_memory()
+        active = [row for row in self.rows if not row.closed]
+        if not active:
+            return
         clock = time.perf_counter()
         prefix = self._prefill()
+        share = (time.perf_counter() - clock) / len(self.rows)
         for row in self.rows:
-            row.stats.prefill_seconds = time.perf_counter() - clock
+            row.stats.prefill_seconds = row.stats.seconds = share
+        if active != self.rows:
+            prefix = prefix.take([self.rows.index(row) for row in active])
 
-        active = list(self.rows)
+        clock = time.perf_counter()
         for _ in range(self._canvases):
-            started = time.perf_counter()
-            self._denoise(active, prefix)
-            now = time.perf_counter()
+            if not self._denoise(active, prefix):
+                return
+            seconds = time.perf_counter() - clock
             for row in active:
-                row.commit(now - started)
-                row.stats.denoising_seconds += now - started
-                row.stats.seconds += now - clock
+                row.commit()
+                row.stats.seconds += seconds / len(active)
                 row.stats.peak_memory_gb = max(row.stats.peak_memory_gb, mx.get_peak_memory() / 1e9)
             left = [row for row in active if row.finish_reason is None]
+            if self.on_end is not None and len(left) < len(active):
+                self.on_end(len(active) - len(left))
             if not left:
                 return
             yield
-            clock = time.perf_counter()  # the caller's own time between blocks is not ours
+            left = [row for row in left if not row.closed]
+            if not left or self._is_late(left):
+                return
+            clock = time.perf_counter()  # the caller's own time between blocks does not count
             prefix = self._append(active, left, prefix)
             active = left
 
-    def _denoise(self, active: list[Row], prefix: PrefixCache) -> None:
-        """One canvas of each row; rows that do not stand judgement are denoised again, without the others."""
+    def _is_late(self, rows: Sequence[Row]) -> bool:
+        """End `rows` if the time is up."""
+        if not self._is_over_time():
+            return False
+        for row in rows:
+            row.end(f"timeout {self.timeout:g} s ended it; raise it, or ask for less")
+        return True
+
+    def _is_halted(self, rows: Sequence[Row]) -> bool:
+        return all(row.closed for row in rows) or self._is_over_time()
+
+    def _is_over_time(self) -> bool:
+        return self._deadline is not None and time.perf_counter() >= self._deadline
+
+    def _denoise(self, active: list[Row], prefix: PrefixCache) -> bool:
+        """Denoise one canvas of each row; False if nobody wants it any more.
+
+        Rows whose canvas does not stand are denoised again, without the others.
+        """
         for row in active:
             row.begin()
         pending, taken, seen = active, active, prefix
@@ -113,14 +163,22 @@ class Run:
             if rows != taken:
                 taken, seen = rows, prefix.take([active.index(row) for row in rows])
             draws = SeededDraws([row.stream for row in rows], self._length, self.model.config.text.vocab_size)
-            canvas = denoise(
-                *(self.model, seen, self.settings, draws, self._watcher(rows), self._start(rows, draws)),
-                keep_logits=any(row.needs_logits for row in rows),
-            )
+            clock = time.perf_counter()
+            try:
+                canvas = denoise(
+                    *(self.model, seen, self.settings, draws, self._watcher(rows), self._start(rows, draws)),
+                    keep_logits=any(row.needs_logits for row in rows),
+                    halted=lambda: self._is_halted(active),
+                )
+            except Halted:
+                self._is_late(active)
+                return False
             self._check_cache()
-            content = [row for index, row in enumerate(rows) if row.judge(canvas, index)]
+            share = (time.perf_counter() - clock) / len(rows)
+            content = [row for index, row in enumerate(rows) if row.judge(canvas, index, share)]
             del canvas  # its logits would live through the next one
             pending = [row for row in pending if row not in content]
+        return True
 
     def _start(self, rows: list[Row], draws: SeededDraws) -> Start:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)

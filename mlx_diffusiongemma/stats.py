@@ -18,8 +18,8 @@ class Stats:
     Tokens: prompt_tokens; cached_tokens, those of them that a prompt cache held already; new_tokens, up to
     and including the stop id; answer_tokens, those of them that reach the caller as answer or tool call (no
     thought, no delimiters). blocks: committed canvases. denoising_steps: decoder passes. Times in seconds:
-    prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything; rows of a
-    batch share steps, and each counts the whole time. What guards and controls did: empty_rerolls and
+    prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything; rows that
+    share steps count equal shares of that time, so the rows of a batch add to the whole. What guards and controls did: empty_rerolls and
     unconverged_rerolls, canvases that were denoised again with other noise; stalled_stops, canvases that the
     stalled guard ended; forced_thought_ends, thoughts that the budget closed; grammar_walks, canvases held
     against a grammar, and grammar_repairs, those that it changed. denoising_steps counts what was denoised
@@ -83,6 +83,8 @@ class Stats:
 
     def table(self) -> str:
         """A few lines for people."""
+        if not self.blocks:
+            return "no block yet; iterate the generation or ask for its answer"
         events = {name.replace("_", " "): getattr(self, name) for name in CONTROL_EVENTS}
         seen = ", ".join(f"{count} {name}" for name, count in events.items() if count)
         cached = f", {self.cached_tokens} of them cached" if self.cached_tokens else ""

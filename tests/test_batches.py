@@ -185,7 +185,7 @@ def test_bad_counts_are_refused(demo: Any, n: Any) -> None:
 
 def test_bad_batches_are_refused(demo: Any) -> None:
     for prompts in ([], "hi", 3, None):
-        with pytest.raises(InputError, match="prompts: give a list of prompts"):
+        with pytest.raises(InputError, match="prompts: .*give a list of prompts"):
             generate_batch(*demo, prompts)
     with pytest.raises(InputError, match="prompts: item 1: prompt: empty"):
         generate_batch(*demo, ["hi", ""])
@@ -201,8 +201,8 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
 
     judge = Row.judge
 
-    def objecting(self: Row, canvas: Any, index: int) -> bool:
-        stands = judge(self, canvas, index)
+    def objecting(self: Row, canvas: Any, index: int, seconds: float) -> bool:
+        stands = judge(self, canvas, index, seconds)
         if self.prompt_ids == second and self._attempt == 0:
             self._attempt = 1
             return False

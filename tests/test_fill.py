@@ -268,11 +268,15 @@ def test_context_without_a_prompt() -> None:
     ("template", "options", "message"),
     [
         ("no hole", {}, "template: no hole found"),
-        ("[[256]]", {}, "a hole of 256 tokens and the stop id do not fit in max_new_tokens 256"),
+        ("[[256]]", {"max_new_tokens": 256}, "a hole of 256 tokens and the stop id do not fit in max_new_tokens 256"),
         ("[[1000]]", {"max_new_tokens": 512}, "do not fit in max_new_tokens 512"),
         ("[[..64]]", {}, "a hole of up to 64 tokens must fit in one canvas of 64"),
-        ("[[200]] and [[a:60]]", {}, "max_new_tokens is 256; shorten it or raise max_new_tokens"),
-        ("ab" * 200 + "[[a]]", {}, "max_new_tokens is 256"),
+        (
+            "[[200]] and [[a:60]]",
+            {"max_new_tokens": 256},
+            "max_new_tokens is 256; shorten it or raise max_new_tokens",
+        ),
+        ("ab" * 1200 + "[[a]]", {}, "max_new_tokens is 2048"),
         ("<turn|>[[a]]", {}, "'<turn|>' in it is structure and no text"),
         ("\ud800[[a]]", {}, "not valid Unicode"),
         ("[[a]]", {"prompt": [5] * 4020}, "but the context holds 4096"),

@@ -1,4 +1,4 @@
-"""The thinking budget: a thought that grows too long is closed, so that an answer follows."""
+"""The thinking budget: close a thought that grows too long, so that an answer follows."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ def answer_reserve(settings: GenerationConfig, canvas_length: int) -> int:
 
 
 class ThinkingBudget:
-    """Watches the thought of one row, and that something follows it.
+    """Limit the thought of one row, and make sure that something follows it.
 
-    tokens: most tokens of thought text; None: no limit of its own. last: the latest place of the closing
-    delimiter among all ids of the row, of which there are `most`.
+    start: the parser where the prompt ends, perhaps inside a thought. tokens: most tokens of thought text
+    that the row may add; None: no limit of its own. last: the latest place of the closing delimiter among all
+    ids of the row, of which there are `most`.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
+        start: ChannelParser,
         vocab_size: int,
         stop_ids: Sequence[int],
         tokens: int | None,
@@ -41,34 +43,47 @@ class ThinkingBudget:
         special = tokenizer.special
         if special.channel_open is None or special.channel_close is None:
             raise InputError("thinking_budget: this tokenizer has no <|channel> and <channel|>; leave it out")
-        self.tokenizer, self.stop_ids = tokenizer, stop_ids
-        self.tokens, self.last, self.most = tokens, last, most
+        self.tokenizer, self.start, self.stop_ids = tokenizer, start, stop_ids
+        self.tokens, self.most = tokens, most
         self._forced_at: int | None = None  # where among the ids of the row
         self._open, self._close = special.channel_open, special.channel_close
-        self._no_thought = [self._open, *tokenizer.encode("thought\n"), self._close]
+        # What leads from the start to the text of a thought. A header that has begun is finished.
+        header = "thought\n"
+        if start.in_header and header.startswith(start.header.lstrip(" \t")):
+            header = header[len(start.header.lstrip(" \t")) :]
+        self._opening = [] if start.in_thought else [self._open]
+        if start.in_header or not start.in_thought:
+            self._opening += tokenizer.encode(header)
+        # The end of a thought that the prompt opened needs its place, whatever the answer wants.
+        self.last = max(last, len(self._opening)) if start.in_thought else last
         text = np.ones(vocab_size, dtype=bool)
         text[[token for token in tokenizer.hidden_ids if token < vocab_size]] = False
         self._text = text  # bool [V]: the tokens that show
 
     @property
+    def least(self) -> int:
+        """Fewest tokens that must stand before the answer."""
+        return len(self._opening) + 1 if self.start.in_thought else 0
+
+    @property
     def forced(self) -> bool:
-        """Whether a thought was closed."""
+        """True if a thought was closed."""
         return self._forced_at is not None
 
     def opening(self, written: Sequence[int], thinking: bool) -> list[int]:
-        """Ids that the next canvas must begin with: a delimiter that is due, or nothing.
+        """Return ids that the next canvas must begin with: a delimiter that is due, or nothing.
 
-        written: ids of the canvases before. thinking: whether the model was asked to think.
+        written: ids of the canvases before. thinking: the model was asked to think.
         """
-        if not written:
-            nothing = thinking and self.tokens == 0 and self.last >= len(self._no_thought) - 1
-            return self._forced(0, self._no_thought) if nothing else []
-        seen = _Seen(self.tokenizer, written)
+        if not written and self.tokens == 0 and (thinking or self.start.in_thought):
+            fits = self.last >= len(self._opening)
+            return self._forced(0, [*self._opening, self._close]) if fits else []
+        seen = _Seen(self.start, written)
         return self._forced(len(written), [self._close]) if self._is_due(seen, len(written)) else []
 
     def review(self, written: Sequence[int], ids: Sequence[int], best: Best) -> list[int] | None:
-        """The ids that this canvas must begin with instead; None when it may stay as it is."""
-        seen = _Seen(self.tokenizer, written)
+        """Return the ids that this canvas must begin with instead; None when it may stay as it is."""
+        seen = _Seen(self.start, written)
         for position, token in enumerate(ids):
             place = len(written) + position
             if seen.parser.in_thought and token != self._close:
@@ -84,31 +99,33 @@ class ThinkingBudget:
     def thought_before(
         self, written: Sequence[int], ids: Sequence[int]
     ) -> tuple[list[int] | None, int | None]:
-        """For an answer that a grammar holds and that has not begun: what `review` returns, and where it
-        begins.
+        """Check the thought before an answer that a grammar holds and that has not begun.
 
         Only text counts as thought here, behind a header that says so: nothing else could be told from an
-        answer by those who read it. The answer begins nowhere (None) where all of the canvas is thought.
+        answer by those who read it.
+
+        Returns what `review` returns, and where in the canvas the answer begins; None where all of the canvas
+        is thought.
         """
-        opening = self._no_thought[:-1]
-        if not written and (list(ids[: len(opening)]) != opening or self.last < len(opening)):
-            return None, 0
-        for position in range(0 if written else len(opening), len(ids)):
+        opening = [] if written else self._opening
+        if list(ids[: len(opening)]) != opening or self.last < len(opening):
+            return (list(opening), None) if self.start.in_thought else (None, 0)
+        for position in range(len(opening), len(ids)):
             token, place = ids[position], len(written) + position
             if token == self._close:
                 return None, position + 1
-            spent = self.tokens is not None and place - len(opening) >= self.tokens
+            spent = self.tokens is not None and place - len(self._opening) >= self.tokens
             if spent or place >= self.last or not self._text[token]:
                 return self._forced(len(written), [*ids[:position], self._close]), position + 1
         return None, None
 
     def _is_due(self, seen: _Seen, place: int) -> bool:
-        """Whether a thought is open that has to be closed at `place`; its header may still be finished."""
+        """True if a thought is open that has to be closed at `place`. Its header may still be finished."""
         spent = self.tokens is not None and seen.thought_tokens >= self.tokens and not seen.parser.in_header
         return seen.parser.in_thought and (spent or place >= self.last)
 
     def _is_unfit(self, seen: _Seen, place: int, token: int) -> bool:
-        """Whether `token` cannot stand outside a thought: another thought that has no room, or no answer."""
+        """True if `token` cannot stand outside a thought: another thought without room, or no answer."""
         late = place >= self.last if self._forced_at is None else place > self._forced_at
         if token == self._open:
             return late
@@ -119,7 +136,7 @@ class ThinkingBudget:
         return place == self.most - 1 and not self._shows(token)
 
     def _word(self, position: int, best: Best) -> int:
-        """The likeliest token there that shows."""
+        """Return the likeliest token there that shows."""
         allowed = self._text.copy()
         while True:
             token = best(position, allowed)
@@ -136,10 +153,10 @@ class ThinkingBudget:
 
 
 class _Seen:
-    """What the ids of a row come to, as far as they were added."""
+    """Channels of the ids of a row, as far as they were added."""
 
-    def __init__(self, tokenizer: Tokenizer, ids: Sequence[int]):
-        self.parser = ChannelParser(tokenizer)
+    def __init__(self, start: ChannelParser, ids: Sequence[int]):
+        self.parser = start.copy()
         self.thought_tokens, self._delivered = 0, False
         self.add(ids)
 
@@ -150,5 +167,5 @@ class _Seen:
 
     @property
     def answered(self) -> bool:
-        """Whether there is some of an answer, or a tool call, be it open."""
+        """True if there is some of an answer, or a tool call, even an open one."""
         return self._delivered or self.parser.in_call

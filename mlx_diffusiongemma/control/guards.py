@@ -1,4 +1,4 @@
-"""Guards against canvases that are no answer: those are denoised again, with other noise."""
+"""Guards against canvases without an answer. Those are denoised again, with other noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Literal
 
 from ..channels import ChannelParser
 from ..generation_config import GenerationConfig
-from ..tokenizer import Tokenizer
 
 Reason = Literal["empty", "unconverged"]
 
@@ -16,26 +15,28 @@ _MOST_ENTROPY = 0.2  # nats, mean over a canvas that the step cap ended
 
 
 def is_unconverged(capped_entropy: float | None) -> bool:
-    """Whether a canvas that the step cap ended with this mean entropy (nats; None: it did not) is unfit to go
-    on from."""
+    """True if a canvas is unfit to go on from: the step cap ended it with this mean entropy.
+
+    capped_entropy: nats; None if something else ended it.
+    """
     return capped_entropy is not None and capped_entropy > _MOST_ENTROPY
 
 
 class Guards:
-    """Judges the canvases of one row."""
+    """Judge the canvases of one row. start: the parser where the prompt ends."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: GenerationConfig):
-        self.tokenizer, self.settings = tokenizer, settings
+    def __init__(self, start: ChannelParser, settings: GenerationConfig):
+        self.start, self.settings = start, settings
         self.begin()
 
     def begin(self) -> None:
-        """Another canvas begins."""
+        """Start another canvas."""
         self._rerolls: dict[Reason, int] = {"empty": 0, "unconverged": 0}
 
     def objection(
         self, written: Sequence[int], ids: Sequence[int], stopped: bool, capped_entropy: float | None
     ) -> Reason | None:
-        """Why this canvas is to be denoised again; None when it stands.
+        """Return why this canvas has to be denoised again; None when it stands.
 
         written: ids of the canvases before. ids: up to a stop id, which `stopped` says. capped_entropy: the
         mean entropy (nats) of a canvas that the step cap ended, else None.
@@ -48,7 +49,7 @@ class Guards:
 
     @property
     def found_nothing_else(self) -> bool:
-        """Whether this canvas was still empty when other noise had been tried as often as it may be."""
+        """True if this canvas was still empty after all tries with other noise."""
         return self._rerolls["empty"] > _MOST_REROLLS["empty"]
 
     def _again(self, reason: Reason) -> bool:
@@ -56,8 +57,8 @@ class Guards:
         return self._rerolls[reason] <= _MOST_REROLLS[reason]
 
     def _is_empty(self, written: Sequence[int], ids: Sequence[int], stopped: bool) -> bool:
-        """Whether the answer ends with nothing delivered, or a first canvas holds no text at all."""
-        parser = ChannelParser(self.tokenizer)
+        """True if the answer ends with nothing delivered, or a first canvas holds no text at all."""
+        parser = self.start.copy()
         seen = parser.feed([*written, *ids]) + parser.finish()
         delivered = bool(seen.answer.strip() or seen.tool_calls)
         return not delivered and (stopped or not (written or seen.thought.strip()))

@@ -1,4 +1,4 @@
-"""Holds an answer to a grammar, canvas by canvas, whatever the model writes.
+"""Hold an answer to a grammar, canvas by canvas, whatever the model writes.
 
 The grammar is walked over every converged canvas. What it forbids is replaced and pinned, and the rest is
 denoised again. That alone does not make an answer complete: a model may never close a string. So every
@@ -24,15 +24,16 @@ _FAR = 1 << 20
 class Structure:
     """One row's answer to a grammar.
 
-    shortest: ids that the answer takes at the least, with the stop id; whoever asks for fewer gets no answer
-    that is complete. walks, repairs: canvases that were looked at, and those that were objected to.
+    shortest: ids that the answer takes at the least, with the stop id. Fewer give no complete answer.
+    walks, repairs: canvases that were checked, and those that were changed. cut: True if the answer ends
+    earlier than the model's own, because no more ids may be written.
     """
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
         self.shortest = len(grammar.shortest)
         self.walks = self.repairs = 0
-        self.finished = False
+        self.finished = self.cut = False
         self._matcher = grammar.matcher()
         # What is known to complete the answer from where the matcher stands, and another such way, along
         # which the present canvas goes as far as it was pinned.
@@ -63,6 +64,7 @@ class Structure:
         self.repairs += 1
         if at < limit and (prefix := self._repaired(ids, start, at, limit, remaining, best)):
             return prefix
+        self.cut |= self._goes_on(ids, start, at, limit, best)
         return self._ended(ids, start, at, remaining)
 
     def commit(self, ids: Sequence[int], start: int) -> None:
@@ -152,6 +154,17 @@ class Structure:
             return None
         self._way = prefix[start:] + forced + completion
         return (prefix + forced)[:limit]
+
+    def _goes_on(
+        self, ids: list[int], start: int, at: int, limit: int, best: Callable[[int, np.ndarray], int]
+    ) -> bool:
+        """True if the canvas could go on from `at` if more ids might be written."""
+        if at == limit:
+            return shortest_completion(self._after(ids[start:at]), self.grammar, _FAR) is not None
+        way = self._way
+        prefix = self._repaired(ids, start, at, limit, _FAR, best)
+        self._way = way
+        return prefix is not None
 
     def _ended(self, ids: list[int], start: int, at: int, remaining: int) -> list[int]:
         """The canvas as far as an end can be reached in time from there, and that end."""

@@ -161,6 +161,10 @@ def _text(content: Any) -> str:
 
 def _split(content: str) -> tuple[str, str]:
     """Thought and answer of a server that leaves the markers in the text."""
+    begun, closed, rest = content.partition("<channel|>")
+    if closed and "<|channel>" not in begun and rest.strip():  # the prompt had opened the thought
+        thought, answer = _split(rest)
+        return "\n".join(filter(None, (begun.strip(), thought))), answer.strip()
     if "<|channel>" in content:
         thoughts = []
 
@@ -172,6 +176,8 @@ def _split(content: str) -> tuple[str, str]:
 
         answer = _CHANNEL.sub(take, content)
         return "".join(thoughts).strip(), answer.strip()
+    if closed and "<|channel>" not in content:  # closes nothing
+        return "", content.replace(closed, "").strip()
     match = _THINK.fullmatch(content)
     if match:
         return match["thought"].strip(), (match["answer"] or "").strip()

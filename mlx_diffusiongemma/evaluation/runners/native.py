@@ -18,8 +18,8 @@ from . import WARM_UP, checkpoint, one_line
 
 
 class Native:
-    """`load` and `generate`. Seconds are from messages to text, a schema's compilation included. Candidates
-    share steps, and each counts the whole time."""
+    """`load` and `generate`. Seconds are from messages to text, including the compilation of a schema.
+    Candidates share steps, and each counts its share of the time."""
 
     name = "mlx_dg"
 

@@ -104,7 +104,7 @@ class Vlm:
             return [Reply("", error=f"the prompt has {len(prompt)} tokens: no room in the context behind it")]
         settings = settings.override(max_new_tokens=fitting)
         made = self._generate(model, prompt, settings, seed)
-        return [self._reply(tokenizer, made, settings, began)]
+        return [self._reply(ChannelParser(tokenizer, prompt), made, settings, began)]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Tokenizer]:
@@ -146,9 +146,9 @@ class Vlm:
         return made
 
     def _reply(
-        self, tokenizer: Tokenizer, made: _Generated, settings: GenerationConfig, began: float
+        self, parser: ChannelParser, made: _Generated, settings: GenerationConfig, began: float
     ) -> Reply:
-        parser, blocks = ChannelParser(tokenizer), []
+        blocks = []
         for start, end in zip([0, *made.ends], made.ends, strict=False):
             blocks.append(parser.feed(made.ids[start:end]))
         blocks[-1] += parser.finish()

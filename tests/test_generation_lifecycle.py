@@ -1,0 +1,296 @@
+"""A generation's life: started, running, ended, closed; cancelled, timed out, awaited, pickled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import threading
+import time
+from typing import Any
+
+import pytest
+from scripted import TURN_END, Scripted
+
+import mlx_dg
+from mlx_diffusiongemma.errors import GenerationError, InputError
+from mlx_diffusiongemma.generation import Generation, generate, generate_batch
+from mlx_diffusiongemma.loading import load, resolve
+from mlx_diffusiongemma.prompt_cache import PromptCache
+from mlx_diffusiongemma.tokenizer import Tokenizer
+
+LENGTH = 64
+CITIES = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "country": {"type": "string"}},
+        "required": ["city", "country"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(resolve("demo"))
+
+
+def endless(tokenizer: Tokenizer, **settings: Any) -> Generation:
+    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
+    model: Any = Scripted(lambda *_: ids)
+    return generate(model, tokenizer, "hi", seed=3, **settings)
+
+
+def test_repr_names_the_state(tokenizer: Tokenizer) -> None:
+    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
+    generation = generate(model, tokenizer, "hi", seed=3)
+    assert repr(generation) == "<Generation: not started, 0 blocks, 0 tokens, seed 3>"
+    assert generation.stats.table() == "no block yet; iterate the generation or ask for its answer"
+    tokens = len(tokenizer.encode("yes")) + 1
+    assert str(generation) == "yes"
+    assert repr(generation) == f"<Generation: ended (stop), 1 block, {tokens} tokens, seed 3>"
+
+    generation = endless(tokenizer)
+    next(iter(generation))
+    assert repr(generation) == "<Generation: running, 1 block, 64 tokens, seed 3>"
+    generation.close()
+    assert repr(generation) == "<Generation: closed, 1 block, 64 tokens, seed 3>"
+
+
+def test_a_closed_generation_runs_no_further(tokenizer: Tokenizer) -> None:
+    with endless(tokenizer) as generation:
+        block = next(iter(generation))
+    assert generation.answer == block.answer
+    assert str(generation) == block.answer
+    assert generation.finish_reason is None
+    assert list(generation) == [block]
+    assert generation.state == "closed"
+
+
+def test_a_break_alone_leaves_it_running(tokenizer: Tokenizer) -> None:
+    generation = endless(tokenizer, max_new_tokens=128)
+    for _ in generation:
+        break
+    assert generation.state == "running"
+    assert len(generation.token_ids) == 128
+
+
+def test_closing_before_the_start_and_after_the_end(tokenizer: Tokenizer) -> None:
+    generation = endless(tokenizer)
+    generation.close()
+    assert (generation.answer, generation.finish_reason, generation.blocks) == ("", None, [])
+    generation = endless(tokenizer, max_new_tokens=64)
+    list(generation)
+    generation.close()
+    assert generation.finish_reason == "length"
+
+
+def test_closing_one_candidate_leaves_the_others(tokenizer: Tokenizer) -> None:
+    model: Any = Scripted([(tokenizer.encode("ab ") * LENGTH)[:LENGTH], [*tokenizer.encode("c"), TURN_END]])
+    first, second, third = generate(model, tokenizer, "hi", n=3).candidates
+    next(iter(first))
+    second.close()
+    assert (first.finish_reason, second.state, third.finish_reason) == ("stop", "closed", "stop")
+    assert [len(each.blocks) for each in (first, second, third)] == [2, 1, 2]
+    assert model.batches[-1] == 2
+
+
+def test_a_canvas_stops_at_its_next_step_when_another_thread_closes_it(tokenizer: Tokenizer) -> None:
+    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
+    model: Any = Scripted(lambda *_: ids, sure=4.0)
+    seen, started, closed = [], threading.Event(), threading.Event()
+
+    def watch(step: mlx_dg.Step) -> None:
+        seen.append(step.index)
+        started.set()
+        assert closed.wait(10)
+
+    generation = generate(model, tokenizer, "hi", on_step=watch)
+    thread = threading.Thread(target=lambda: list(generation))
+    thread.start()
+    assert started.wait(10)
+    generation.close()
+    closed.set()
+    thread.join(10)
+    assert seen == [0]
+    assert (generation.blocks, generation.state) == ([], "closed")
+
+
+def test_what_was_encoded_stays_in_the_prompt_cache() -> None:
+    model, tokenizer = load("demo")
+    cache = PromptCache(model)
+    with generate(model, tokenizer, "Count to 37.", seed=0, prompt_cache=cache) as generation:
+        next(iter(generation))
+    again = generate(model, tokenizer, "Count to 37.", seed=0, prompt_cache=cache)
+    assert again.answer.endswith("37")
+    assert again.stats.cached_tokens == len(again.prompt_ids)
+
+
+def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("mlx_diffusiongemma.run.time.perf_counter", lambda: now[0])
+
+    def late(_: mlx_dg.Step) -> None:
+        now[0] += 1.0
+
+    generation = endless(tokenizer, timeout=5, on_step=late)  # two steps a canvas
+    assert len(generation.token_ids) == 2 * LENGTH
+    assert generation.finish_reason == "length"
+    assert generation.warnings == ["timeout 5 s ended it; raise it, or ask for less"]
+    nothing = endless(tokenizer, timeout=0)
+    assert (nothing.answer, nothing.finish_reason) == ("", "length")
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True])
+def test_bad_timeouts_are_refused(tokenizer: Tokenizer, timeout: Any) -> None:
+    with pytest.raises(InputError, match="timeout must be a number from 0"):
+        endless(tokenizer, timeout=timeout)
+
+
+def test_async_for() -> None:
+    model, tokenizer = load("demo")
+    together = generate(model, tokenizer, "Count to 37.", seed=0)
+
+    async def work() -> list[mlx_dg.Block]:
+        generation = generate(model, tokenizer, "Count to 37.", seed=0)
+        return [block async for block in generation]
+
+    assert [block.answer for block in asyncio.run(work())] == [block.answer for block in together]
+
+
+def test_a_cancelled_task_closes_its_generation(tokenizer: Tokenizer) -> None:
+    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
+    model: Any = Scripted(lambda *_: ids, sure=4.0)
+    running = threading.Event()
+
+    def watch(_: mlx_dg.Step) -> None:
+        running.set()
+        time.sleep(0.01)
+
+    generation = generate(model, tokenizer, "hi", on_step=watch)
+
+    async def consume() -> None:
+        async for _ in generation:
+            pass
+
+    async def work() -> None:
+        task = asyncio.create_task(consume())
+        await asyncio.to_thread(running.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+    assert generation.state == "closed"
+    assert generation.blocks == []
+
+
+def test_a_pickle_shows_all_that_a_finished_generation_has() -> None:
+    model, tokenizer = load("demo")
+    generation = generate(model, tokenizer, "JSON for Oslo", seed=0, schema=CITIES, trace=True)
+    with pytest.raises(GenerationError, match="a generation that is not started cannot be pickled"):
+        pickle.dumps(generation)
+    whole = generation.to_dict()
+    copy = pickle.loads(pickle.dumps(generation))
+    assert copy.to_dict() == whole == json.loads(copy.to_json())
+    assert (copy.blocks, copy.settings, copy.state) == (generation.blocks, generation.settings, "ended")
+    assert copy.parsed == generation.parsed
+    assert copy.trace is not None
+    assert copy.trace.total_steps == generation.stats.denoising_steps
+    assert copy.tokenizer is None
+    assert generation.parsed[0]["city"] in copy._repr_mimebundle_()["text/html"]
+
+
+def test_preview_is_the_text_that_would_be_delivered(tokenizer: Tokenizer) -> None:
+    special = tokenizer.special
+    assert special.channel_open is not None
+    assert special.channel_close is not None
+    thought = [special.channel_open, *tokenizer.encode("thought\nhm"), special.channel_close]
+    first = (thought + tokenizer.encode("ab ") * LENGTH)[:LENGTH]
+    model: Any = Scripted([first, [*tokenizer.encode("c"), TURN_END, *tokenizer.encode("junk")]])
+    previews: list[Any] = []
+    generations: list[Generation] = []
+    generations.append(
+        generate(model, tokenizer, "hi", on_step=lambda step: previews.append(generations[0].preview(step)))
+    )
+    (generation,) = generations
+    final = (generation.thought, generation.answer)
+    assert previews[-1] == final
+    assert previews[0] == (generation.blocks[0].thought, generation.blocks[0].answer)
+    assert not final[1].endswith("junk")
+
+
+def test_an_answer_that_the_limit_ends_is_cut() -> None:
+    """One city of three: complete JSON, but not what the model would have said."""
+    model, tokenizer = load("demo")
+    settings: dict[str, Any] = {"seed": 0, "schema": CITIES}
+    whole = generate(model, tokenizer, "JSON for Paris, Rome and Oslo", **settings)
+    assert (whole.finish_reason, whole.warnings) == ("stop", [])
+    short = generate(model, tokenizer, "JSON for Paris, Rome and Oslo", max_new_tokens=20, **settings)
+    assert isinstance(short.parsed, list)
+    assert short.finish_reason == "length"
+    assert short.warnings == [
+        "max_new_tokens 20 cut the answer short: it is complete, but the model had more to say; raise it"
+    ]
+
+
+def test_a_repair_alone_is_not_a_cut(tokenizer: Tokenizer) -> None:
+    """The model writes what the pattern forbids, and there is room."""
+    model: Any = Scripted(lambda *_: [*tokenizer.encode("maybe"), TURN_END])
+    generation = generate(model, tokenizer, "hi", regex="yes|no", seed=0)
+    assert (generation.finish_reason, generation.warnings) == ("stop", [])
+    assert generation.answer in ("yes", "no")
+    assert generation.stats.grammar_repairs > 0
+
+
+def test_a_plain_answer_that_the_limit_cuts_has_a_warning(tokenizer: Tokenizer) -> None:
+    generation = endless(tokenizer, max_new_tokens=70)
+    assert generation.finish_reason == "length"
+    assert generation.warnings == ["max_new_tokens 70 cut the answer off; raise it"]
+
+
+def test_the_end_of_a_turn_ends_it_whatever_stop_ids_the_files_name(tokenizer: Tokenizer) -> None:
+    for end in ("<turn|>", "<|tool_response>"):
+        model: Any = Scripted([tokenizer.encode(f"Oslo.{end}The3TheTherer")])
+        model.generation_config = model.generation_config.override(eos_token_id=1)
+        generation = generate(model, tokenizer, "hi")
+        assert (generation.answer, generation.finish_reason) == ("Oslo.", "stop")
+
+
+def test_the_default_limit_is_several_canvases_and_gives_way_to_context_and_memory(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert endless(tokenizer).settings.max_new_tokens == 2048
+    model: Any = Scripted([])
+    assert generate(model, tokenizer, [5] * 3000).settings.max_new_tokens == 1088  # 17 canvases of 64
+    with pytest.raises(InputError, match="the context holds 4096"):
+        generate(model, tokenizer, [5] * 3000, max_new_tokens=2048)
+    monkeypatch.setattr("mlx_diffusiongemma.generation.fits", lambda model, prompt, new, *_: new <= 300)
+    assert endless(tokenizer).settings.max_new_tokens == 256
+
+
+def test_a_batch_takes_any_iterable_in_parts_and_shares_the_time() -> None:
+    model, tokenizer = load("demo")
+    questions = [f"What is {n} + 30?" for n in range(12, 17)]
+    alone = [generate(model, tokenizer, question, seed=1).answer for question in questions]
+    for batch_size in (None, 1, 2, 5):
+        generations = generate_batch(model, tokenizer, iter(questions), seed=1, batch_size=batch_size)
+        start = time.perf_counter()
+        assert [each.answer for each in generations] == alone
+        elapsed = time.perf_counter() - start
+        assert sum(each.stats.seconds for each in generations) <= elapsed
+
+
+def test_a_batch_of_an_array(tokenizer: Tokenizer) -> None:
+    np = pytest.importorskip("numpy")
+    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
+    generations = generate_batch(model, tokenizer, np.array(["hi", "you"]))
+    assert [each.answer for each in generations] == ["yes", "yes"]
+
+
+@pytest.mark.parametrize("prompts", ["hi", {"a": 1}, 5, [], iter([])])
+def test_a_batch_of_nothing_is_refused(tokenizer: Tokenizer, prompts: Any) -> None:
+    model: Any = Scripted([])
+    with pytest.raises(InputError, match="prompts: "):
+        generate_batch(model, tokenizer, prompts)
