@@ -18,18 +18,18 @@ ROLES = {
     "model": "assistant",
     "tool": "tool",
 }
-# Where callers put a thought; the first is the name that most templates read.
+# Names under which callers put a thought. Most templates read the first.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 # Types of content parts in the APIs that people know. A tool's list of anything else is data.
 _PARTS = ("text", "image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file")
 
 
 def checked_messages(items: Sequence[Any], system: str | None = None) -> list[dict[str, Any]]:
-    """Messages in the form that chat templates expect, after `system` if that is given.
+    """Return messages in the form that chat templates expect, after `system` if that is given.
 
-    Content is text or a list of text parts, a tool's also a number or missing; other values that a tool
+    Content is text or a list of text parts, a tool's also a number or missing. Other values that a tool
     returns become JSON text. Arguments of tool calls are objects. A thought has all its usual names. Keys
-    whose value is None are left out, as Transformers does; others are kept.
+    whose value is None are left out, as Transformers does. Others are kept.
     Raises InputError with the index of the message that cannot be used.
     """
     messages = [_checked_message(f"prompt: message {index}", item) for index, item in enumerate(items)]
