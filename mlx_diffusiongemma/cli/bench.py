@@ -1,4 +1,4 @@
-"""`mlx_dg bench`: how fast a model is here, and why."""
+"""`mlx_dg bench`: the speed of a model on this machine, and the reasons for it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import click
     default="demo",
     show_default=True,
     metavar="demo|DIR|HUB_ID|synthetic:26b",
-    help="What to measure; synthetic: random weights of the real shapes, no checkpoint needed.",
+    help="The model. synthetic: random weights of the real shapes, without a checkpoint.",
 )
 @click.option("--layers", type=int, help="Layers of the synthetic model.  [default: 30]")
 @click.option(
     "--prompt-tokens",
     metavar="N,N,...",
-    help="Prefix lengths to sweep.  [default: those of 128,1024,4096 that fit]",
+    help="Prompt lengths to sweep.  [default: 128,1024,4096, as far as they fit]",
 )
-@click.option("--canvas-lengths", metavar="N,N,...", help="Canvases to sweep.  [default: the model's]")
+@click.option("--canvas-lengths", metavar="N,N,...", help="Canvas lengths to sweep.  [default: the model's]")
 @click.option("--steps", type=int, default=8, show_default=True, help="Denoising steps per timed canvas.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of prompts, noise, random weights.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of prompts, noise and random weights."
+)
 def bench(
     model: str,
     layers: int | None,
@@ -34,9 +36,9 @@ def bench(
 ) -> None:
     """Measure a model's speed, point by point of a sweep over prompt and canvas lengths.
 
-    A table goes to stderr, one line of JSON to stdout: seconds per step and per part of a step, bytes and
-    arithmetic that a step needs, how near that comes to what the chip can do, and what one real
-    generation takes.
+    A table goes to stderr, one line of JSON to stdout: seconds per step and per part of a step, the bytes and
+    operations that a step needs, the share of the chip's limits that it reaches, and the time of one real
+    generation.
     """
     from mlx_diffusiongemma.bench import report, sweep
 

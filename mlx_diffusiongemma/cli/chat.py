@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=int,
     help="Most tokens of thought; then it is closed, so that an answer follows.  [default: no limit]",
 )
-@click.option("--seed", type=int, help="The seed of every turn.  [default: chosen anew each turn]")
+@click.option("--seed", type=int, help="Seed of every turn.  [default: a new one each turn]")
 @click.option(
     "--max-new-tokens",
     type=int,
@@ -91,19 +91,19 @@ def chat(
 
 
 class Lines(Protocol):
-    """Where messages come from; None is their end."""
+    """Source of messages. None is their end."""
 
     def read(self) -> str | None: ...
 
     def choose(self, question: str) -> str | None: ...
 
     def silent(self) -> AbstractContextManager[None]:
-        """While it is open, nothing that is typed is shown."""
+        """Hide what is typed while the context is open."""
         ...
 
 
 class PipedLines:
-    """Standard input, line by line; `InputError` for one that is not UTF-8."""
+    """Standard input, line by line. `InputError` for a line that is not UTF-8."""
 
     def __init__(self) -> None:
         self._ahead: str | None = None  # a line that was read and answers no question
@@ -127,7 +127,7 @@ class PipedLines:
 
 
 def terminal() -> TextIO | None:
-    """What shows the terminal that standard input is: a stream; None if it is none, or nothing shows it."""
+    """Return the stream that shows the terminal of standard input; None without either."""
     if sys.stdin is None or not sys.stdin.isatty():
         return None
     return next((stream for stream in (sys.stderr, sys.stdout) if stream and stream.isatty()), None)
@@ -240,7 +240,7 @@ class Conversation:
 
 
 def status(generation: Generation) -> str:
-    """One line about one answer."""
+    """Return one line about one answer."""
     stats = generation.stats
     blocks, steps = stats.blocks, stats.denoising_steps
     return (

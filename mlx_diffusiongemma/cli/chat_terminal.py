@@ -1,4 +1,4 @@
-"""Reads messages from a terminal: line editing, history across sessions, completion of commands.
+"""Messages from a terminal: line editing, history across sessions, completion of commands.
 
 Loads prompt_toolkit, so it is imported only when there is a terminal.
 """
@@ -30,7 +30,7 @@ HISTORY = "~/.mlx_dg_history"
 
 
 class TerminalLines:
-    """What is typed at a terminal; `screen` is the stream that shows it. Ctrl-C is a `KeyboardInterrupt`."""
+    """Messages typed at a terminal. screen: the stream that shows it. Ctrl-C is a `KeyboardInterrupt`."""
 
     def __init__(self, screen: TextIO):
         output = create_output(stdout=screen)
@@ -47,7 +47,7 @@ class TerminalLines:
         )
 
     def read(self) -> str | None:
-        """A message or command; None at the end."""
+        """Return a message or command; None at the end."""
         return self._asked(self._messages, "> ")
 
     def choose(self, question: str) -> str | None:
@@ -55,8 +55,7 @@ class TerminalLines:
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """While it is open, nothing that is typed is shown, where an answer is being written; it is read
-        afterwards."""
+        """Hide what is typed while an answer is written. It is read afterwards."""
         number = sys.stdin.fileno()
         before = termios.tcgetattr(number)
         without_echo = [*before]
@@ -75,7 +74,7 @@ class TerminalLines:
 
 
 def history() -> History:
-    """That of `HISTORY`, readable for its owner only; in memory where the file cannot be written."""
+    """Return the history in `HISTORY`, readable for its owner only; in memory if the file is not writable."""
     path = os.path.expanduser(HISTORY)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
@@ -104,7 +103,7 @@ def _completions(text: str) -> Iterable[Completion]:
 
 
 def _bindings() -> KeyBindings:
-    """Enter sends, Esc Enter (what Alt-Enter is) begins a new line; prompt_toolkit has them the other way."""
+    """Return keys: Enter sends, Esc Enter (also Alt-Enter) begins a new line. prompt_toolkit swaps them."""
     bindings, typing = KeyBindings(), has_focus(DEFAULT_BUFFER)
 
     @bindings.add("enter", filter=typing)

@@ -1,4 +1,4 @@
-"""`mlx_dg convert`: a Hugging Face checkpoint becomes a quantized MLX model."""
+"""`mlx_dg convert`: convert a Hugging Face checkpoint to a quantized MLX model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from .recipe_options import RECIPE_OPTIONS, recipe_options
 )
 @recipe_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is a model directory.")
-@click.option("--allow-nonfinite", is_flag=True, help="Go on when weights are NaN or infinite.")
+@click.option("--allow-nonfinite", is_flag=True, help="Continue when weights are NaN or infinite.")
 @click.option("--verify", is_flag=True, help="Run source and result on a probe and compare them.")
 @click.option(
     "--upload-repo", metavar="REPO", help="Push the result to this hub id; weights there are replaced."
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be written, and on which Macs it fits.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be written, and which Macs it fits on.")
 def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
     """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a quantized MLX model.
 
-    By default experts are stored at 4 bits; what precision matters to is stored at 8, or left as it is.
+    By default experts are stored at 4 bits. Tensors that need more precision are stored at 8, or not
+    quantized.
     """
     from mlx_diffusiongemma.converter import conversion, report
     from mlx_diffusiongemma.loading import preview

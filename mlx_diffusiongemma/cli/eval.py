@@ -20,23 +20,21 @@ LADDER = (
 def evaluate() -> None:
     """Measure quality and speed on tasks, graded strictly.
 
-    Every answer goes to a file as a line of JSON, with its seed, settings and grade; one table comes at the
-    end. The same command goes on with a file that an interrupted run left.
+    Every answer goes to a file as a line of JSON, with its seed, settings and grade. A table comes at the
+    end. After an interrupt, the same command continues with the file.
     """
 
 
 _AT_LEAST_1, _AT_LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
 _OPTIONS = (
-    click.Option(
-        ["--model"], metavar="demo|DIR|HUB_ID", help="What to run; with --endpoint, its name there."
-    ),
+    click.Option(["--model"], metavar="demo|DIR|HUB_ID", help="The model. With --endpoint, its name there."),
     click.Option(
         ["--runs"],
         type=_AT_LEAST_1,
         metavar="N",
         default=3,
         show_default=True,
-        help="How often each prompt is asked, each time with another seed.",
+        help="Runs of each prompt, each with another seed.",
     ),
     click.Option(
         ["--seed"],
@@ -44,7 +42,7 @@ _OPTIONS = (
         metavar="N",
         default=0,
         show_default=True,
-        help="What every answer's seed follows from.",
+        help="Seed that each answer's seed is derived from.",
     ),
     click.Option(
         ["--thinking-budget"],
@@ -61,30 +59,28 @@ _OPTIONS = (
         help="Candidates per prompt and run, each graded.",
     ),
     click.Option(
-        ["--limit"], type=_AT_LEAST_1, metavar="N", help="The first so many prompts only.  [default: all]"
+        ["--limit"], type=_AT_LEAST_1, metavar="N", help="Only the first N prompts.  [default: all]"
     ),
     click.Option(
         ["--out"],
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Where the answers go.  [default: eval-SUITE-MODEL.jsonl]",
+        help="File for the answers.  [default: eval-SUITE-MODEL.jsonl]",
     ),
-    click.Option(["--runner"], type=click.Choice(LOCAL), help="What generates.  [default: mlx_dg]"),
+    click.Option(["--runner"], type=click.Choice(LOCAL), help="Program that generates.  [default: mlx_dg]"),
     click.Option(
         ["--endpoint"],
         metavar="URL",
         help="Ask an OpenAI-compatible server instead; OPENAI_API_KEY is its key.",
     ),
-    click.Option(
-        ["--unsafe-exec"], is_flag=True, help="Run generated code also where nothing holds it to limits."
-    ),
+    click.Option(["--unsafe-exec"], is_flag=True, help="Run generated code even where nothing limits it."),
 )
 _PROMPTS = click.Option(
     ["--prompts"],
     type=click.Choice([*SUITES]),
     default="matrix",
     show_default=True,
-    help="The suite whose prompts are taken.",
+    help="Suite that the prompts come from.",
 )
 
 
@@ -99,7 +95,7 @@ def _command(name: str, about: str, *more: click.Option) -> click.Command:
 def compare(first: Path, second: Path) -> None:
     """Compare two files of one suite: paired differences, with 95% intervals.
 
-    Answers to the same task in the same run make a pair. Shares: B less A. Speeds: the median of B over A.
+    Answers to the same task in the same run are a pair. Shares: B minus A. Speeds: the median of B / A.
     """
     from mlx_diffusiongemma.evaluation.comparison import compare as compared
 

@@ -72,12 +72,13 @@ def generate(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Answer PROMPT, one argument in quotes; "-" reads it from standard input.
+    """Answer PROMPT; "-" reads it from standard input.
 
-    The answer appears on stdout block by block, as canvases converge. The thought goes to stderr, so a
-    pipe gets the answer alone. Warnings are on stderr, too, for example that --max-new-tokens cut the answer
-    off. On a terminal, stderr also shows progress and, at the end, statistics. Several candidates follow
-    each other, with an empty line between them (with --json: a line each).
+    PROMPT is one argument, so put it in quotes. The answer appears on stdout block by block, as canvases
+    converge. The thought goes to stderr, so a pipe gets the answer alone. Warnings go to stderr, too, for
+    example when --max-new-tokens cut the answer off. On a terminal, stderr also shows progress and, at the
+    end, statistics. Several candidates follow each other, with an empty line between them (with --json: a
+    line each).
     """
     prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
     if not prompt.strip():

@@ -1,4 +1,4 @@
-"""`mlx_dg info`: what a checkpoint holds, or would."""
+"""`mlx_dg info`: contents of a checkpoint, or of its conversion."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .recipe_options import recipe_options
 def info(source: str, revision: str | None, **settings: Any) -> None:
     """Show what is in PATH, a model directory or hub id (or "demo"), and which Macs hold it.
 
-    Of a conversion, how its tensors are stored and what that costs; of a Hugging Face checkpoint, what
-    converting it with these options would write. Reads no weights, and of a hub id only their headers.
+    For a conversion: how its tensors are stored, and what that costs. For a Hugging Face checkpoint: what a
+    conversion with these options would write. Reads no weights; of a hub id, it downloads only their headers.
     """
     from mlx_diffusiongemma.converter import conversion, report
     from mlx_diffusiongemma.loading import preview

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def show(generation: Generation, display: PlainDisplay, end: Callable[[Generation, bool], None]) -> None:
-    """Runs `generation`, shows its blocks as they converge, and calls `end(candidate, finished)`.
+    """Run `generation`, show its blocks as they converge, and call `end(candidate, finished)`.
 
-    An interrupt (`KeyboardInterrupt`, passed on) ends them all, not finished, with the blocks that they have.
+    An interrupt (`KeyboardInterrupt`, passed on) ends all candidates with the blocks that they have.
     """
     for number, candidate in enumerate(generation.candidates):
         display.begin(candidate)

@@ -13,7 +13,7 @@ from mlx_diffusiongemma.errors import InputError
 
 
 def fill_closed_streams() -> None:
-    """Opens /dev/null for closed standard streams; else weights become file 0, which MLX cannot read."""
+    """Open /dev/null for closed standard streams. Otherwise weights become file 0, which MLX cannot read."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -22,7 +22,7 @@ def fill_closed_streams() -> None:
 
 
 def read_prompt(prompt: str) -> str:
-    """The PROMPT argument, or for "-" standard input without its trailing newlines."""
+    """Return the PROMPT argument, or for "-" standard input without its trailing newlines."""
     if prompt != "-":
         return checked_utf8(prompt, "PROMPT")
     raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
@@ -30,7 +30,7 @@ def read_prompt(prompt: str) -> str:
 
 
 def decoded(raw: bytes) -> str:
-    """What standard input held, all of it or a line, as text without trailing newlines."""
+    """Return standard input, all of it or a line, as text without trailing newlines."""
     try:
         return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -41,7 +41,7 @@ def decoded(raw: bytes) -> str:
 
 
 def checked_utf8(text: str | None, name: str) -> Any:
-    """`text`, unless the shell handed over bytes that are no UTF-8 (Python keeps them as surrogates)."""
+    """Return `text`. `InputError` if the shell passed bytes that are not UTF-8 (surrogates in Python)."""
     try:
         (text or "").encode("utf-8")
     except UnicodeEncodeError as error:
@@ -50,13 +50,13 @@ def checked_utf8(text: str | None, name: str) -> Any:
 
 
 def complain(line: str) -> None:
-    """One line on stderr, also of several; silently nothing when nobody reads that either."""
+    """Write one line to stderr, joined from several; nothing if stderr is closed."""
     with contextlib.suppress(OSError):
         click.echo(" ".join(line.splitlines()), err=True)
 
 
 def discard_stdout() -> None:
-    """Sends what is still buffered to nowhere, or the interpreter would complain when it flushes at exit."""
+    """Drop what is still buffered. Otherwise the interpreter complains when it flushes at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout is closed, or no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
