@@ -1,6 +1,6 @@
-"""The notebooks as they are stored: run in order without errors, and free of what one machine left in them.
+"""The stored notebooks: run in order without errors, and free of what one machine left in them.
 
-Whether they run is another matter: `make notebooks` executes them.
+`make notebooks` executes them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ REFRESH = (
     "--ClearMetadataPreprocessor.preserve_nb_metadata_mask kernelspec notebooks/*.ipynb`"
 )
 MOST_BYTES = 400_000
+MOST_COLUMNS = 112  # of a page 1100 pixels wide
 # Directories of a machine, terminal colours, objects by address, times of day, what a front end complains of.
 JUNK = re.compile(
     r"/(home|Users|root|tmp|work|usr|var|opt|private)/|[A-Z]:\\\\|\x1b|\bat 0x[0-9a-f]{6,}"
@@ -39,7 +40,7 @@ def notebook(path: Path) -> Any:
 
 
 def text_of(output: Any) -> str:
-    """What an output says; pictures and the data of views are not read."""
+    """Return the text of an output, without pictures and the data of views."""
     if output.output_type == "stream":
         return str(output.text)
     kept = {kind: text for kind, text in output.data.items() if not kind.startswith("image/")}
@@ -84,6 +85,12 @@ def test_nothing_of_a_machine_is_in_them(notebook: Any) -> None:
     for cell in notebook.cells:
         for text in (cell.source, *map(text_of, cell.get("outputs", []))):
             assert not (found := JUNK.search(text)), f"{found}: {text[:200]}; {REFRESH}"
+
+
+def test_printed_lines_fit_the_page(notebook: Any) -> None:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    lines = [line for output in outputs if "text" in output for line in output.text.splitlines()]
+    assert max(map(len, lines), default=0) <= MOST_COLUMNS
 
 
 def test_links_lead_somewhere(notebook: Any) -> None:
