@@ -238,6 +238,24 @@ def test_tool_calls_warnings_and_an_interrupt(tokenizer: Tokenizer) -> None:
     assert f"⚠ {generation.blocks[0].warning}" in text
 
 
+def test_a_cut_answer_says_so(demo: Any) -> None:
+    generation = mlx_dg.generate(*demo, "Count to 37.", seed=0, max_new_tokens=20)
+    bundle = generation._repr_mimebundle_()
+    (warning,) = generation.warnings
+    assert bundle["text/plain"] == f"{generation.answer}\n⚠ {warning}"
+    assert f"⚠ {warning}" in Parsed(bundle["text/html"]).text
+    assert "ended by length" in Parsed(bundle["text/html"]).text
+
+
+def test_a_generation_that_was_closed_runs_no_further(demo: Any) -> None:
+    generation = mlx_dg.generate(*demo, "Count to 37.", seed=0, trace=True)
+    generation.close()
+    assert "closed before its end" in Parsed(page(generation)).text
+    with pytest.raises(mlx_dg.InputError, match=r"plot_trace: nothing was denoised \(it was closed\)"):
+        mlx_dg.plot_trace(generation)
+    assert generation.blocks == []
+
+
 def test_an_interrupted_generation_shows_what_is_there(tokenizer: Tokenizer) -> None:
     def interrupt(step: Any) -> None:
         if model.attempt == 0 and len(model.encoded) == 2:
@@ -248,7 +266,7 @@ def test_an_interrupted_generation_shows_what_is_there(tokenizer: Tokenizer) -> 
     with pytest.raises(KeyboardInterrupt):
         list(generation)
     html = page(generation)
-    assert "ended by an interrupt" in Parsed(html).text
+    assert "closed before its end" in Parsed(html).text
     assert "canvas 2, 1 step:" in Parsed(html).text
     assert ", not committed." in Parsed(html).text
     check_view(views(html)[0], generation)

@@ -94,7 +94,8 @@ def _section(generation: Generation, numbered: bool) -> str:
     parts += [_call(call) for block in blocks for call in block.tool_calls]
     parts += [f"<p>⚠ {text(warning)}</p>" for warning in generation.warnings]
     parts += [f"<p>⚠ {text(failure)}</p>"] if failure else []
-    ended = "an error" if failure else generation.finish_reason or "an interrupt"
+    reason = "an error" if failure else generation.finish_reason
+    ended = f"ended by {reason}" if reason else "closed before its end"
     parts.append(f'<p class="mlx-dg-dim"><small>{_statistics(generation, ended)}</small></p>')
     if trace is not None and trace.steps and generation.tokenizer is not None:
         parts += [f"<p><small>⚠ {lost}</small></p>"] if (lost := dropped(trace)) else []
@@ -121,7 +122,7 @@ def _statistics(generation: Generation, ended: str) -> str:
             f"{stats.tokens_per_forward:.1f} tokens per forward",
             f"in-step {stats.in_step_tokens_per_second:.1f}, gross {stats.gross_tokens_per_second:.1f}, "
             f"net {stats.net_tokens_per_second:.1f} tokens/s",
-            f"ended by {ended}",
+            ended,
             f"seed {generation.seed}",
         ]
     )

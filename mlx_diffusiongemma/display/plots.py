@@ -39,7 +39,7 @@ def plot_trace(generation: Generation) -> Figure:
         raise InputError("plot_trace: this generation kept no trace; make it with generate(..., trace=True)")
     failure, tries = run_to_end(generation), trace.last_tries
     if not tries:
-        raise InputError(f"plot_trace: nothing was denoised ({failure or 'it was interrupted'}); start again")
+        raise InputError(f"plot_trace: nothing was denoised ({failure or 'it was closed'}); start again")
     canvases = tries[-MOST_CANVASES:]
     heights = [min(1.5 + 0.12 * len(canvas.steps), 5) for canvas in canvases]
     figure = new_figure(12, sum(heights) + 0.6, "plot_trace")
