@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from hub_calls import DEMO, DOWNLOAD, cached, commands, complaint, content, downloaded, in_shards, python
 from hub_server import Hub, running_hub
 
+from mlx_diffusiongemma import hub as hub_module
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.hub_cache import find_snapshot, is_usable, is_whole
 
@@ -76,8 +78,10 @@ def test_what_is_not_complete_is_one_line_at_once(
 
 
 def test_a_commit_that_is_not_there_is_one_line_at_once(hub: Hub, home: Path) -> None:
-    line = complaint(hub, home, DOWNLOAD, "owner/model", "0" * 40, **UNREACHABLE)
-    assert line.startswith("owner/model: no such directory here, and it cannot be downloaded: ConnectError: ")
+    done = python(hub, home, "-c", DOWNLOAD, "owner/model", "0" * 40, **UNREACHABLE)
+    expected = "InputError: owner/model: no such directory here, and it cannot be downloaded: ConnectError: "
+    assert expected in done.stderr.splitlines()[-1]
+    assert "Retry" not in done.stderr
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Hub, home: Path) -> None:
@@ -87,6 +91,26 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Hub, home: Path) -> N
     try:
         assert downloaded(hub, home, "owner/model") == snapshot
         assert hub.requests == [BRANCH]  # still open, and no other
+    finally:
+        done.set()
+
+
+def test_the_search_for_the_hubs_address_is_not_waited_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the HTTP client nor huggingface_hub limits how long that takes."""
+    snapshot = cached(TWO, home, "owner/model")
+    done = threading.Event()
+
+    def look_up(*_: object, **__: object) -> object:
+        done.wait(60)
+        return SimpleNamespace(sha="0" * 40)  # what is in the cache would be old
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", look_up)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(hub_module, "_PATIENCE_SECONDS", 0.01)
+    try:
+        assert hub_module.download("owner/model") == snapshot
     finally:
         done.set()
 
