@@ -59,7 +59,7 @@ def of_conversion(directory: Path) -> str | None:
     config = ModelConfig.load(directory)
     if not recorded and config.quantization is None:
         return None
-    checked_model(directory)
+    checked_model(directory, config)
     infos = model_tensors(directory)
     loaded = sum(info.nbytes for name, info in infos.items() if tensor_class(name) != _NOT_LOADED)
     if recorded:

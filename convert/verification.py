@@ -148,7 +148,7 @@ def _source_model(directory: Path, config: ModelConfig) -> _Streamed:
 
 
 def _converted_model(directory: Path) -> _Streamed:
-    model, tensors = checked_model(directory)
+    model, tensors = checked_model(directory, ModelConfig.load(directory))
     return _Streamed(model, directory, {name: [info.name] for name, info in tensors.items()})
 
 

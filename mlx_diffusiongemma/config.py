@@ -23,13 +23,13 @@ MODEL_TYPE = "diffusion_gemma"
 _EOS_TOKEN_ID = 1  # where a file names none, as in Transformers
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-# What Transformers writes into every file and no forward pass reads.
+# What Transformers or mlx-vlm writes into every file and no forward pass reads.
 _BOOKKEEPING = set(
     """
     transformers_version architectures dtype torch_dtype model_type _name_or_path id2label label2id
     initializer_range attention_dropout chunk_size_feed_forward is_encoder_decoder problem_type return_dict
     output_hidden_states output_attentions use_cache bos_token_id eos_token_id pad_token_id
-    tie_word_embeddings text_config vision_config quantization quantization_config
+    tie_word_embeddings generation_config text_config vision_config quantization quantization_config
     boi_token_id eoi_token_id image_token_id video_token_id canvas_length
     global_head_dim num_global_key_value_heads per_layer_config head_dim num_key_value_heads
     attention_bias use_bidirectional_attention hidden_activation

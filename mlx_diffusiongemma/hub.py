@@ -98,11 +98,11 @@ def _cached(repo: str, revision: str | None) -> Path | None:
     """
     with hub_errors(repo, _UNAVAILABLE, revision):
         snapshot = find_snapshot(repo, revision)
+        usable = snapshot if snapshot is not None and is_usable(snapshot) else None
+        whole = usable if usable is not None and is_whole(repo, usable) else None
     is_commit = revision is not None and _COMMIT.fullmatch(revision) is not None
     if snapshot is None and not is_commit:
         return None  # the download asks for the branch's commit itself
-    usable = snapshot if snapshot is not None and is_usable(snapshot) else None
-    whole = usable if usable is not None and is_whole(repo, usable) else None
     if is_commit and whole is not None:
         return whole
     with hub_errors(repo, _UNAVAILABLE if snapshot is None else _INCOMPLETE, revision):

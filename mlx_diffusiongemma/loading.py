@@ -62,7 +62,7 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
         )
     tokenizer = Tokenizer.load(directory)
     _check_tokenizer(tokenizer, config, directory)
-    return load_model(directory, dtype), tokenizer
+    return _loaded(directory, config, dtype), tokenizer
 
 
 def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
@@ -143,10 +143,13 @@ def _refuse_revision(model: str | Path, revision: str | None) -> None:
 
 def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
     """Build the model of a checkpoint directory with evaluated weights. See `load` for `dtype` and errors."""
-    directory = Path(directory)
+    return _loaded(Path(directory), ModelConfig.load(directory), dtype)
+
+
+def _loaded(directory: Path, config: ModelConfig, dtype: mx.Dtype | None) -> DiffusionGemma:
     # A model that has compiled its step refers to itself: only the collector frees what it held.
     gc.collect()
-    model, tensors = checked_model(directory)
+    model, tensors = checked_model(directory, config)
     compare_copies(directory)
     if dtype is None and _on_cpu():
         dtype = mx.float32
@@ -157,13 +160,12 @@ def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> Diffusio
     return model
 
 
-def checked_model(directory: Path) -> tuple[DiffusionGemma, dict[str, TensorInfo]]:
+def checked_model(directory: Path, config: ModelConfig) -> tuple[DiffusionGemma, dict[str, TensorInfo]]:
     """Return a checkpoint's model before its weights are read, and the tensor of each of its parameters.
 
     Raises:
         ConfigError, CheckpointError: names, shapes or dtypes are not those that config.json calls for.
     """
-    config = ModelConfig.load(directory)
     model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
     tensors = {
         parameter_name(name): info

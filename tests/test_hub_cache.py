@@ -89,7 +89,8 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Hub, home: Path) -> N
     done = threading.Event()
     hub.on_request = done.wait
     try:
-        assert downloaded(hub, home, "owner/model") == snapshot
+        ended = python(hub, home, "-c", DOWNLOAD, "owner/model")
+        assert (ended.stdout.strip(), ended.stderr) == (str(snapshot), "")
         assert hub.requests == [BRANCH]  # still open, and no other
     finally:
         done.set()
