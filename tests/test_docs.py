@@ -114,7 +114,7 @@ def test_shapes(shown: str, alike: bool) -> None:
     assert has_shape("12 tokens, 0.25 GB\n", shown) == alike
 
 
-@pytest.mark.parametrize("file", LINKED, ids=name)
+@pytest.mark.parametrize("file", [*LINKED, ROOT / "CHANGELOG.md"], ids=name)
 def test_links_lead_somewhere(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
