@@ -62,13 +62,29 @@ def convert(
     verify: bool = False,
     upload_repo: str | None = None,
 ) -> Path:
-    """Converts a Hugging Face checkpoint ("demo", directory or hub id) to MLX in directory `mlx_path`.
+    """Convert a Hugging Face checkpoint ("demo", directory or hub id) to MLX in directory `mlx_path`.
 
-    recipe: one of `RECIPES`; q_bits, q_group_size, q_mode change what it quantizes, overrides are
-    `CLASS=BITS[:GROUP[:MODE]]`. dtype: of what stays floating point, None keeps it (recipe bf16: bfloat16).
-    allow_nonfinite: NaN and infinite weights are only told. verify: compares the result with its source.
-    The result grows beside its target and moves there when complete; a run that was cut off goes on where
-    it stopped. Returns the directory. Raises `InputError` when source, target or recipe cannot be used.
+    The result grows beside its target and moves there when complete. A run that was cut off goes on where it
+    stopped.
+
+    Args:
+        hf_path: the source.
+        mlx_path: the directory to create.
+        recipe: one of `RECIPES`.
+        q_bits, q_group_size, q_mode: change everything that the recipe quantizes.
+        overrides: change one class each, as `CLASS=BITS[:GROUP[:MODE]]`.
+        dtype: of what stays floating point. None keeps it, except in recipe bf16, which means bfloat16.
+        revision: of a hub id: a branch, tag or commit.
+        overwrite: replace `mlx_path` if it is a model directory.
+        allow_nonfinite: report NaN and infinite weights and go on.
+        verify: run source and result on a probe and compare them.
+        upload_repo: a hub id to push the result to.
+
+    Returns:
+        The directory.
+
+    Raises:
+        InputError: source, target or recipe cannot be used.
     """
     target = check_target(mlx_path, overwrite)
     if upload_repo is not None:
@@ -106,7 +122,7 @@ def planned_conversion(
     dtype: str | None = None,
     revision: str | None = None,
 ) -> tuple[Path, Plan]:
-    """The source's directory and what would become of it; reads no weights. See `convert`."""
+    """Return the source's directory and the plan of its conversion. Reads no weights. See `convert`."""
     choices = choose(recipe, q_bits, q_group_size, q_mode, overrides)
     if recipe == "bf16":  # its name says what is stored
         dtype = dtype or "bfloat16"
@@ -124,7 +140,7 @@ def planned_conversion(
 
 
 def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -> dict[str, float]:
-    """Writes all shards that are not there yet. Returns the relative RMS error of each quantized class."""
+    """Write the shards that are missing. Return the relative RMS error of each quantized class."""
     divided = shards(sorted(planned.tensors, key=lambda t: (t.pieces[0].file, t.pieces[0].offset)))
     by_name = {shard_name(i, len(divided)): tensors for i, tensors in enumerate(divided)}
     there = sum(tensor.bytes_in for name in workspace.finished for tensor in by_name[name])
@@ -187,7 +203,7 @@ def _write_shard(
 
 
 def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
-    """Tells of NaN and infinite weights, by tensor; `CheckpointError` unless they are allowed."""
+    """Report NaN and infinite weights, by tensor. `CheckpointError` unless they are allowed."""
     for name, count in nonfinite.items():
         found = f"{name} holds {count} NaN or infinite weights"
         if not allow_nonfinite:
@@ -208,7 +224,7 @@ def _own_stream() -> None:
 
 
 def _fingerprint(planned: Plan) -> str:
-    """Tells conversions apart: what is read (files, sizes, times) and what becomes of it."""
+    """Return a digest of the plan and of the files that it reads (sizes, times), to recognize it again."""
     files = {piece.file for tensor in planned.tensors for piece in tensor.pieces}
     stats = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     what = repr((metadata.version("mlx-diffusiongemma"), metadata.version("mlx"), stats, planned))
@@ -245,7 +261,7 @@ def _config(source: Path, planned: Plan) -> dict[str, Any]:
 
 
 def _public_name(hf_path: str | Path) -> str:
-    """A hub id as it is; of a directory its name alone, because the model card may be published."""
+    """Return a hub id unchanged, and the name alone of a directory: the model card may be published."""
     path = Path(hf_path).expanduser()
     name = path.resolve().name if path.is_dir() else str(hf_path)
     return name if name.isprintable() else "a local directory"

@@ -10,9 +10,9 @@ _SUBJECT = "it cannot be uploaded to"
 
 
 def check_upload(repo: str) -> None:
-    """Asks the hub who is logged in, so that a missing token shows before the conversion and not after it.
+    """Ask the hub who is logged in, so that a missing token shows before the conversion and not after it.
 
-    Raises `InputError` when `repo` is no hub id or nobody is logged in. Creates nothing.
+    Creates nothing. Raises `InputError` if `repo` is not a hub id or no user is logged in.
     """
     from huggingface_hub import HfApi
 
@@ -23,7 +23,7 @@ def check_upload(repo: str) -> None:
 
 
 def upload(directory: Path, repo: str) -> str:
-    """Pushes everything in `directory` to the hub's `repo`, which is created if needed; returns its URL.
+    """Push everything in `directory` to the hub's `repo`, which is created if needed; returns its URL.
 
     Weights that an earlier upload left there are removed: other programs load every safetensors file they
     find. Raises `InputError` in one line; run again, it sends only what is not there yet.

@@ -1,4 +1,4 @@
-"""Which Macs have the memory that a model needs to generate, and for how much.
+"""Finds the Macs that have the memory that a model needs to generate, and for how much.
 
 In tables GB are 10**9 bytes, but a "16 GB" Mac has 16 * 2**30.
 """
@@ -28,7 +28,7 @@ _CONTEXTS = (8192, 32768)
 
 
 def mac_table(config: ModelConfig, weight_bytes: int) -> str:
-    """Which Macs hold the model with 8k and 32k tokens of context, or with its limit if that is less.
+    """Return a table of the Macs that hold the model with 8k and 32k tokens of context, or its limit.
 
     Context is what a canvas is denoised behind: the prompt.
     """

@@ -131,7 +131,7 @@ def plan(
     choices: Mapping[str, Quantization],
     dtype: str | None = None,
 ) -> Plan:
-    """What becomes of the checkpoint's tensors. dtype: what floating point is stored as; None keeps it.
+    """Decide how each of the checkpoint's tensors is stored. dtype: of floating point; None keeps it.
 
     Raises `InputError` naming the tensor for a quantization that its width rules out, and
     `CheckpointError` for experts that do not stack.

@@ -1,4 +1,4 @@
-"""Which class of tensors is stored how. Noise in the logits costs denoising steps, so classes differ.
+"""Recipes: how each class of tensors is stored. Noise in the logits costs denoising steps, so classes differ.
 
 Measured by others on the 26B model: embedding, attention, router and MLPs at 8 bits instead of 4 cut the RMS
 logit error from 0.050 to 0.015, for 6% of the bytes; the experts are nearly all of them.
@@ -68,7 +68,7 @@ DEFAULT_RECIPE = "mixed-4bit"
 
 
 def tensor_class(name: str) -> str:
-    """Which of `CLASSES` a tensor of the checkpoint belongs to; vectors and scalars count as norms."""
+    """Return the one of `CLASSES` that a tensor belongs to. Vectors and scalars count as norms."""
     return next((kind for pattern, kind in _CLASS_PATTERNS if pattern.search(name)), "norms")
 
 

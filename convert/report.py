@@ -1,4 +1,4 @@
-"""What a conversion makes of a checkpoint, in tables and as conversion.json. Nothing here reads weights."""
+"""Reports on conversions, planned and done, as tables and as conversion.json. Reads no weights."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class _Row:
 
 
 def of_plan(source: Path, planned: Plan) -> str:
-    """What converting the directory `source` would write, and the Macs that hold it."""
+    """Return tables of what converting the directory `source` writes, and of the Macs that hold it."""
     loaded = sum(tensor.bytes_out for tensor in planned.tensors if tensor.kind != _NOT_LOADED)
     return f"{plan_table(planned)}\n\n{mac_table(ModelConfig.load(source), loaded)}"
 
 
 def of_conversion(directory: Path) -> str | None:
-    """What is stored in a converted directory, and the Macs that hold it; None if it is no conversion.
+    """Return tables of a conversion's tensors and of the Macs that hold it, or None for a source.
 
     From its conversion.json, or else, as for conversions by other tools, from its weights' headers.
     Raises `ConfigError` or `CheckpointError` when files contradict each other or are damaged.

@@ -35,7 +35,7 @@ _SEED = 0
 
 
 def verify(source: Path, converted: Path) -> dict[str, float]:
-    """How far the logits of `converted` are from those of `source`, both checkpoint directories.
+    """Measure how far the logits of `converted` are from those of `source`, two checkpoint directories.
 
     Both see the same prompt and the same canvas of noise in two denoising steps, the second with the soft
     embedding of their own first. In float32 on MLX's CPU backend, else in each checkpoint's own dtype.

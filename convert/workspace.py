@@ -80,7 +80,7 @@ class Workspace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """After an interrupt or a crash, keeps finished shards and says so; else leaves nothing behind."""
+        """Keep finished shards after an interrupt or a crash, and say so. Otherwise leave nothing behind."""
         self._lock.close()
         if kind is None:
             return
@@ -98,7 +98,7 @@ class Workspace:
         for parent in self._new_parents:
             try:
                 parent.rmdir()
-            except OSError:  # somebody else put something there, or it was never made
+            except OSError:  # it is not empty, or it was never made
                 return
 
 
@@ -140,7 +140,7 @@ def check_apart(source: Path, target: Path) -> None:
 
 
 def _is_model(directory: Path) -> bool:
-    """Whether this is a DiffusionGemma's directory and nothing more, so that it may be replaced."""
+    """True for a directory with a DiffusionGemma and nothing more, so that it may be replaced."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         plain = directory.is_dir() and not directory.is_symlink()

@@ -70,7 +70,7 @@ class ShardWriter:
 
 
 def is_intact(path: Path, pieces: Sequence[Piece]) -> bool:
-    """Whether a file still holds, from its first byte to its last, what was written."""
+    """True if a file still holds what was written, from its first byte to its last."""
     try:
         with path.open("rb") as file:
             position = 0
@@ -118,7 +118,7 @@ def _header(outputs: Sequence[Output]) -> tuple[bytes, dict[str, int]]:
 
 
 def index(tensors: Sequence[Sequence[Planned]]) -> dict[str, Any]:
-    """The content of model.safetensors.index.json."""
+    """Return the content of model.safetensors.index.json."""
     weight_map = {
         output.name: shard_name(i, len(tensors))
         for i, shard in enumerate(tensors)

@@ -127,7 +127,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the text path needs of a config.json; `quantization` is its block of that name, or None."""
+    """Values of config.json that the text path needs. `quantization` is its block of that name, or None."""
 
     text: TextConfig
     canvas_length: int

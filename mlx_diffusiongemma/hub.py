@@ -212,7 +212,7 @@ def _require(repo: str, directory: Path, pattern: str, commit: str | None = None
 
 
 def _reason(error: BaseException, repo: str, revision: str | None) -> str:
-    """What went wrong and the way out, from an exception of huggingface_hub."""
+    """Explain an exception of huggingface_hub: what went wrong, and the way out."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) and error.__cause__:
@@ -243,7 +243,7 @@ def _reason(error: BaseException, repo: str, revision: str | None) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it to download what is missing"
     if isinstance(error, errors.HFValidationError):
-        return f"this is no hub id ({text[:200]}); it looks like owner/name"
+        return f"this is not a hub id ({text[:200]}); it looks like owner/name"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk with {constants.HF_HUB_CACHE} is full; free space or set HF_HOME to a larger disk, "

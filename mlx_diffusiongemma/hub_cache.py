@@ -59,7 +59,7 @@ def indexed_weights(directory: Path) -> list[str] | None:
     for name in names:
         if "/" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{index.name} names {name[:80]!r}, which is no safetensors file beside it; "
+                f"{index.name} names {name[:80]!r}, which is not a safetensors file beside it; "
                 "give the id of another copy of this model"
             )
     return names

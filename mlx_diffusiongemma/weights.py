@@ -67,9 +67,9 @@ class TensorInfo:
 
 
 def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the directory's safetensors files, by name.
+    """Return every tensor of the directory's safetensors files, by its name there.
 
-    `CheckpointError` if a file is damaged, a tensor is there twice, or index and files disagree.
+    `CheckpointError` if a file is damaged, a name is there twice, or index and files disagree.
     """
     infos: dict[str, TensorInfo] = {}
     for file in weight_files(directory):
@@ -87,9 +87,9 @@ def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files: those that the index names, or all `model*.safetensors`.
+    """Return the safetensors files that the index names, or else all `model*.safetensors`.
 
-    All are regular files of this directory, or of the Hugging Face cache that it is a part of.
+    They are regular files of this directory, or of the Hugging Face cache that it is a part of.
     """
     weight_map = _weight_map(directory)
     if weight_map is not None:
@@ -97,7 +97,7 @@ def weight_files(directory: Path) -> list[Path]:
         for file in files:
             if file.parent != directory or file.suffix != ".safetensors" or not _is_file(file):
                 raise CheckpointError(
-                    f"{directory / INDEX} names {_shown(file.name)}, which is no safetensors file in "
+                    f"{directory / INDEX} names {_shown(file.name)}, which is not a safetensors file in "
                     "its directory; download it again"
                 )
     else:
@@ -119,7 +119,7 @@ def has_weights(directory: Path) -> bool:
 
 
 def read_tensors(files: list[Path]) -> dict[str, mx.array]:
-    """All tensors of `files`, lazily: each is read when it is first evaluated."""
+    """Return all tensors of `files`. Each is read when it is first evaluated."""
     tensors: dict[str, mx.array] = {}
     for file in files:
         try:
@@ -134,7 +134,7 @@ def read_tensors(files: list[Path]) -> dict[str, mx.array]:
 
 
 def _weight_map(directory: Path) -> dict[str, str] | None:
-    """The index's answer to which file each tensor is in, or None when there is no index."""
+    """Return the file name of each tensor as the index has it, or None without an index."""
     index = directory / INDEX
 
     def broken(what: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""Model directories that are bad in one way each, and what is said of them."""
+"""Model directories that are bad in one way each, and the message that each gets."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ WHOLE: dict[str, tuple[Damage, str]] = {
     "no weights": (other_format(), "is this a model directory"),
 }
 
-NO_SHARD = "which is no safetensors file in its directory"
+NO_SHARD = "which is not a safetensors file in its directory"
 SHARDED: dict[str, tuple[Damage, str]] = {
     "missing shard": (lambda folder: (folder / TWO).unlink(), f"names {TWO}, {NO_SHARD}"),
     "parent": (shard(f"../sharded/{ONE}"), NO_SHARD),

@@ -1,4 +1,4 @@
-"""What tests of conversion share: a tiny checkpoint, its bytes, and which shards a run writes."""
+"""Shared by tests of conversion: a tiny checkpoint, its bytes, and which shards a run writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion refuses, in one line and before anything is written."""
+"""Conversions that are refused, in one line and before anything is written."""
 
 from __future__ import annotations
 

@@ -100,9 +100,9 @@ def test_weights_of_another_architecture_are_not_fetched(hub: Hub, home: Path) -
         ),
         (
             {"a": "../secret.safetensors"},
-            "names '../secret.safetensors', which is no safetensors file beside it",
+            "names '../secret.safetensors', which is not a safetensors file beside it",
         ),
-        ({"a": "model.safetensors", "b": 5}, "names '5', which is no safetensors file beside it"),
+        ({"a": "model.safetensors", "b": 5}, "names '5', which is not a safetensors file beside it"),
         ("text", "names no files; give the id of another copy"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a hub may refuse, and uploads to it; it runs on the loopback interface, nothing leaves the machine."""
+"""Refusals of a hub, and uploads to it. It runs on the loopback interface, nothing leaves the machine."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_what_is_not_there_is_named(hub: Hub, home: Path) -> None:
             "owner/lora",
             "v9",
         ): "no such directory here, and it cannot be downloaded: it has no revision 'v9'; ",
-        ("owner/a--b",): "no such directory here, and it cannot be downloaded: this is no hub id (",
+        ("owner/a--b",): "no such directory here, and it cannot be downloaded: this is not a hub id (",
     }
     done = python(hub, home, "-c", DOWNLOADS, json.dumps(list(attempts)))
     assert done.returncode == 0, done.stderr
@@ -237,7 +237,7 @@ def test_an_upload_that_is_refused_says_what_to_do(hub: Hub, home: Path) -> None
     attempts = {
         ("", "me/model"): "you are not logged in; run `hf auth login`",
         ("hf_wrong", "me/model"): "the hub refuses your token; log in again",
-        (TOKEN, "no/such/id"): "this is no hub id (",
+        (TOKEN, "no/such/id"): "this is not a hub id (",
         (TOKEN, "me/closed"): "your token may not do this; give it the permission",
     }
     given = json.dumps([str(demo.DIRECTORY), list(attempts)])

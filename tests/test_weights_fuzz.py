@@ -41,7 +41,7 @@ def cases(count: int) -> Callable[[Any], Any]:
 
 
 def outcome(directory: Path) -> dict[str, TensorInfo] | str:
-    """What the reader makes of a directory: the tensors, or the line that refuses it."""
+    """Return the tensors of a directory, or the line that refuses it."""
     try:
         infos = tensor_infos(directory)
     except CheckpointError as error:
@@ -223,7 +223,7 @@ FILES = st.sampled_from([*CONTENT, *BAD, 5, None, [], {}, True, 1.5])
 
 
 def is_sound(pairs: list[tuple[str, Any]]) -> bool:
-    """Whether a weight_map lists all that is in the files that it names, once, and nothing else."""
+    """True if a weight_map lists all that is in the files that it names, once, and nothing else."""
     listed: dict[str, list[str]] = {}
     for name, file in pairs:
         listed.setdefault(str(file), []).append(name)

@@ -18,7 +18,7 @@ def of_encoder(name: str) -> str:
 
 
 def silent(tensors: Mapping[str, mx.array]) -> dict[str, Tensors]:
-    """What Transformers loads without a word, by label."""
+    """Checkpoints that Transformers loads without a word, by label."""
     plain = dict(tensors)
     encoder = {of_encoder(name): tensor for name, tensor in plain.items() if of_encoder(name) != name}
     head = {"lm_head.weight": plain[EMBEDDING]}

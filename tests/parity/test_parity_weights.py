@@ -1,4 +1,4 @@
-"""What Transformers makes of checkpoints that store tied weights under other names or twice."""
+"""Checkpoints that store tied weights under other names or twice, in Transformers and here."""
 
 from __future__ import annotations
 

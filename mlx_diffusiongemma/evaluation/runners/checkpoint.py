@@ -14,7 +14,7 @@ from ...tied_weights import model_tensors
 from ...weights import weight_files
 
 _FILES = (
-    *("config.json", "generation_config.json", "chat_template.jinja"),
+    *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
 )
 _EDGE = 2**20  # bytes of each end of a weight file; headers are at the front
