@@ -241,7 +241,7 @@ def _reason(error: BaseException, repo: str, revision: str | None) -> str:
     if status is not None:
         return f"the hub answered HTTP {status} ({text[:200]}); try again later, finished files are kept"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set; unset it to download what is missing"
+        return "HF_HUB_OFFLINE is set; unset it"
     if isinstance(error, errors.HFValidationError):
         return f"this is not a hub id ({text[:200]}); it looks like owner/name"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
