@@ -56,6 +56,10 @@ LEAVES = st.one_of(
     st.lists(st.integers(-20, 20), min_size=1, max_size=3, unique=True).map(
         lambda values: {"enum": [*values, None]}
     ),
+    st.sampled_from(["date", "date-time", "time", "uuid", "ipv4", "email", "uri", "nonsense"]).map(
+        lambda name: {"type": "string", "format": name, "example": 3, "x-more": {"not": {}}}
+    ),
+    st.sampled_from([{"pattern": "^x"}, {"minItems": 1}, {"minimum": 3}, {"required": ["a"]}]),
 )
 
 
@@ -85,9 +89,42 @@ def _objects(draw: Any, inner: Any) -> dict[str, Any]:
     return schema
 
 
+@st.composite
+def _one_of(draw: Any, inner: Any) -> dict[str, Any]:
+    """Objects that a constant tells apart, and null."""
+    options = [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": kind}, "value": draw(inner)},
+            "required": ["kind"],
+        }
+        for kind in draw(st.lists(TEXTS, min_size=1, max_size=3, unique=True))
+    ]
+    return {"oneOf": [*options, {"type": "null"}], "discriminator": {"propertyName": "kind"}}
+
+
+@st.composite
+def _all_of(draw: Any, inner: Any) -> dict[str, Any]:
+    """An object that two schemas describe."""
+    parts = [
+        {"properties": {key: draw(inner)}, "required": [key] if draw(st.booleans()) else []}
+        for key in ("a", "b")
+    ]
+    rest = draw(
+        st.sampled_from([{}, {"unevaluatedProperties": False}, {"propertyNames": {"type": "string"}}])
+    )
+    return {"type": "object", "allOf": parts, **rest}
+
+
+@st.composite
+def _maps(draw: Any, inner: Any) -> dict[str, Any]:
+    names = draw(st.sampled_from([{"enum": ["a", "é"]}, {"pattern": "^[a-c]$"}, {"minLength": 2}, True]))
+    return {"type": "object", "propertyNames": names, "additionalProperties": draw(inner)}
+
+
 def _nested(inner: Any) -> Any:
     several = st.lists(inner, min_size=1, max_size=3).map(lambda options: {"anyOf": options})
-    return st.one_of(_arrays(inner), _objects(inner), several)
+    return st.one_of(_arrays(inner), _objects(inner), several, _one_of(inner), _all_of(inner), _maps(inner))
 
 
 @st.composite

@@ -158,9 +158,17 @@ def test_an_example_is_given_up_before_it_gets_long(pattern: str) -> None:
     assert example(pattern) is None
 
 
+def test_a_pattern_that_ends_within_an_escape_is_refused() -> None:
+    """The compiler would take it without its last backslash."""
+    assert accepts(compiled(regex=r"a\\"), "a\\")
+    assert refusal(regex="a\\").startswith("regex: ends within an escape")
+    for schema in ({"pattern": "a\\"}, {"patternProperties": {"\\\\\\": {}}}):
+        assert "at /items: a pattern ends within an escape" in refusal(schema={"items": schema})
+
+
 def test_long_patterns_are_read_in_one_pass() -> None:
     for part in ("[", "[^", "[a\\", "(", "\\", "[[:alpha:]", "[a-", "{1,"):
-        pattern = part * (30_000 // len(part))
+        pattern = part * (29_999 // len(part))
         assert rust_pattern(pattern)
         assert example(pattern) is None
         refusal(regex=pattern)

@@ -132,7 +132,7 @@ def test_what_would_be_ignored_although_it_says_something_is_refused(
         ({"allOf": {}}, "allOf is a list of at least one schema, found {}"),
         ({"enum": "a"}, 'enum is a list of at least one value, found "a"'),
         ({"enum": []}, "enum is a list of at least one value, found []"),
-        ({"nullable": "true"}, "'nullable'"),
+        ({"nullable": "true"}, 'nullable is true or false, found "true"'),
         ({"$ref": "#/$defs/none"}, '$ref "#/$defs/none" leads to no schema within this one'),
         ({"$ref": "https://example.com/a"}, "leads to no schema within this one; put it under $defs"),
         ({"items": {"$ref": 3}}, "at /items: $ref 3 leads"),

@@ -34,24 +34,31 @@ class _Effort(NamedTuple):
     """How a search goes about it.
 
     states: to look at, in all. alike: of those that look alike after as many bytes. broad: try all bytes.
-    quoted: whether to take it that the text before ended within quotes.
+    quoted: whether to take it that the text before ended within quotes. passed: the worth of being past a key
+    or an item, so that a long object is not begun again for every difficulty near its end.
     """
 
     states: int
     alike: int
     broad: bool
     quoted: bool
+    passed: float = 0.5
 
 
-_EFFORTS = (_Effort(400, 1, False, False), _Effort(400, 1, False, True), _Effort(2000, 3, True, False))
+# The last goes ever deeper, which ends where the same keys are nested, and nowhere in a recursive grammar.
+_EFFORTS = (
+    _Effort(400, 1, False, False),
+    _Effort(400, 1, False, True),
+    _Effort(2000, 3, True, False),
+    _Effort(2000, 1, False, False, passed=3.0),
+)
 
 # Where more tokens than this are allowed, a few stand for all.
 _MANY = 256
 
 # What it costs to take the second choice instead of the first, to open a bracket that need not be, to look
-# the same after a step, and to do so further down than ever. And the worth of being past a key or an item,
-# so that a long object is not begun again for every difficulty near its end.
-_DISCREPANCY, _OPENING, _STALE, _RECURSION, _PASSED = 0.5, 1.0, 0.005, 1.0, 2.0
+# the same after a step, and to do so further down than ever.
+_DISCREPANCY, _OPENING, _STALE, _RECURSION = 0.5, 1.0, 0.005, 1.0
 
 
 class _Within(NamedTuple):
@@ -141,8 +148,8 @@ class _Search:
                 self.alike[self._kind(origin, step)] += 1
                 again = state.look in origin.looks and state.depth > origin.deepest
                 stale = self._stale(origin, self.leads[origin.look, step])
-                passed = len(state.trail) == 1 and state.look not in origin.looks
-                cost += _STALE * stale + _RECURSION * again - _PASSED * passed
+                passed = len(state.trail) == 1 and (state.look not in origin.looks or again)
+                cost += _STALE * stale + _RECURSION * again - self.effort.passed * passed
                 self._push(queue, order, cost, state)
         return best
 

@@ -33,6 +33,11 @@ def has_look_around(pattern: str) -> bool:
     return _LOOK_AROUND.search(pattern) is not None
 
 
+def ends_in_escape(pattern: str) -> bool:
+    """True for a pattern whose last backslash escapes nothing. The compiler would drop it."""
+    return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
+
+
 def rust_pattern(pattern: str) -> str:
     """A pattern of JSON Schema for the grammar compiler: in a class, each character is itself."""
     return "".join(

@@ -13,7 +13,8 @@ from ..prompts import one_line
 from .examples import example
 from .schema_keywords import FORMATS
 from .schema_objects import definition
-from .schema_reader import SchemaReader, refuse, where
+from .schema_places import refuse, where
+from .schema_reader import SchemaReader
 from .schema_refs import step
 from .schema_types import json_schema_of, parser_of
 
@@ -27,9 +28,9 @@ class CheckedSchema:
     """A schema that the grammar compiler enforces in full.
 
     plain: the schema in the compiler's keywords, with every reference into its `$defs`. patterns: the
-    regular expressions in it. examples: texts that its patterns and formats match. warnings: what is not
-    enforced, a line each. places: id of a part of `plain` -> where it stood in the caller's schema, as a JSON
-    pointer.
+    regular expressions in it. examples: texts that its patterns, formats and lengths ask for, the shortest
+    first. warnings: what is not enforced, a line each. places: id of a part of `plain` -> where it stood in
+    the caller's schema, as a JSON pointer.
     """
 
     plain: dict[str, Any]
@@ -77,10 +78,10 @@ def checked_schema(schema: Any) -> CheckedSchema:
         raise InputError("schema: nested too deeply; put inner parts under $defs") from None
     if reader.definitions:
         top["$defs"] = reader.definitions
-    patterns = tuple(reader.patterns)
-    found = [*map(example, patterns), *(FORMATS[name] for name in reader.formats)]
-    examples = tuple(dict.fromkeys(text for text in found if text is not None))
-    return CheckedSchema(top, patterns, examples, tuple(reader.warnings), reader.places)
+    texts = {example(pattern) for pattern in reader.patterns} | {FORMATS[name] for name in reader.formats}
+    texts |= {"a" * length for length in reader.lengths}
+    examples = tuple(sorted((text for text in texts if text), key=lambda text: (len(text), text)))
+    return CheckedSchema(top, tuple(reader.patterns), examples, tuple(reader.warnings), reader.places)
 
 
 def _as_json(schema: Any) -> Any:

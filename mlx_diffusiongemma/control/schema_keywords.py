@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .schema_numbers import is_number
+from .schema_places import printable, shown
 
 # Kept in full, by the kind of value that each takes.
 KINDS = {
@@ -136,7 +137,10 @@ REFUSED = {
     "deepRequired": "use required",
     "optionalProperties": "use properties; what required does not name is optional",
     "elements": "use items",
-    # words that people expect to exist
+}
+
+# Words that people expect to exist. An object under one of them is a remark.
+EXPECTED = {
     "min": "use minimum, minLength or minItems",
     "max": "use maximum, maxLength or maxItems",
     "length": "use minLength and maxLength",
@@ -156,13 +160,54 @@ def is_remark(key: str) -> bool:
     return key in REMARKS or key.startswith(REMARK_PREFIXES)
 
 
-def misspelled(key: str) -> str | None:
+def is_understood(key: str, value: Any, node: dict[str, Any]) -> bool:
+    """True for a keyword that is enforced, or that says nothing about validity."""
+    return key in KINDS or is_remark(key) or _says_nothing(key, value, node)
+
+
+def objection(key: str, value: Any) -> str | None:
+    """What is wrong with a keyword that is not understood; None if it is merely unknown."""
+    name = f"'{printable(key[:40])}'"
+    if key in REFUSED:
+        return cannot(key)
+    if key in EXPECTED and not isinstance(value, dict):
+        return f"keyword {name} is unknown; {EXPECTED[key]}"
+    if key == "nullable":
+        return f"nullable is true or false, found {shown(value)}"
+    meant = _misspelled(key)
+    if meant is not None:
+        return f"keyword {name} is unknown; did you mean {meant!r}?"
+    if isinstance(value, dict) and not _SCHEMA_LIKE.isdisjoint(value):
+        return f"{name} holds a schema, but is not a keyword; put it under properties, or give it alone"
+    return None
+
+
+def cannot(key: str) -> str:
+    """What is wrong with a keyword that says something which no grammar here keeps."""
+    return f"keyword {key!r} cannot be enforced; {REFUSED[key]}"
+
+
+def _says_nothing(key: str, value: Any, node: dict[str, Any]) -> bool:
+    """True for a keyword that means nothing with this value, or beside these keywords."""
+    if key == "nullable":
+        return isinstance(value, bool)  # true is not ignored
+    if key == "uniqueItems":
+        return value is False
+    if key in ("dependentRequired", "dependentSchemas", "dependencies"):
+        return value == {}
+    if key in ("then", "else"):
+        return "if" not in node
+    if key == "if":
+        return not node.keys() & {"then", "else"}
+    if key in ("minContains", "maxContains"):
+        return "contains" not in node
+    if key == "propertyOrdering":
+        return isinstance(value, list)
+    return (key == "strict" and isinstance(value, bool)) or (key == "name" and isinstance(value, str))
+
+
+def _misspelled(key: str) -> str | None:
     """The keyword that an unknown one was probably meant to be."""
     plain = key.replace("_", "").replace("-", "").lower()
     close = get_close_matches(plain, [name for name in _SPELLED if len(name) > 3], n=1, cutoff=0.8)
     return _SPELLED.get(plain) or (_SPELLED[close[0]] if close else None)
-
-
-def looks_like_schema(value: object) -> bool:
-    """True for an object that was probably meant as a schema."""
-    return isinstance(value, dict) and not _SCHEMA_LIKE.isdisjoint(value)

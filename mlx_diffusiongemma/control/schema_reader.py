@@ -7,54 +7,38 @@ become those of JSON Schema 2020-12, and the rest is an error that names its pla
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
-from ..errors import InputError
-from .patterns import has_look_around, rust_pattern
+from .patterns import ends_in_escape, has_look_around, rust_pattern
 from .schema_alternatives import simplify_one_of
 from .schema_keywords import (
     FORMAT_PATTERNS,
     FORMATS,
     KINDS,
-    REFUSED,
     VALUES,
+    cannot,
     is_remark,
-    looks_like_schema,
-    misspelled,
+    is_understood,
+    objection,
 )
 from .schema_numbers import enforce_bounds, inexact_number
 from .schema_objects import close_evaluated, close_objects, name_types
+from .schema_places import printable, refuse, shown, where
 from .schema_refs import References, step
 from .schema_rewrites import APPLIED, list_first_items
 
+_LONG = 100  # characters; nobody asks for a text this long and means it
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-def where(pointer: str) -> str:
-    """A place in a schema, a JSON pointer, in the words of an error message."""
-    text = printable(pointer)
-    return f"at {text if len(text) <= 100 else '...' + text[-97:]}" if text else "at the top"
-
-
-def printable(text: str) -> str:
-    """`text` with escapes for what a terminal would obey."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-
-
-def refuse(pointer: str, problem: str) -> NoReturn:
-    """Raise the error of one place in a schema."""
-    raise InputError(f"schema: {where(pointer)}: {problem}")
 
 
 class SchemaReader:
     """Rewrites one schema: `read()` once, then the attributes.
 
     definitions: what references lead to, by name. places: id of a part of the result -> where it stood, as a
-    JSON pointer. patterns, formats: the regular expressions in it, and the formats that are enforced.
-    warnings: what is not enforced, a line each.
+    JSON pointer. patterns, formats, lengths: the regular expressions in it, the formats that are enforced,
+    and how long texts must be. warnings: what is not enforced, a line each.
     """
 
     def __init__(self, root: Any):
@@ -69,6 +53,7 @@ class SchemaReader:
         self.places: dict[int, str] = {}
         self.patterns: dict[str, None] = {}
         self.formats: dict[str, None] = {}
+        self.lengths: dict[int, None] = {}
 
     def read(self) -> dict[str, Any]:
         """Return the schema, rewritten, without its definitions."""
@@ -83,7 +68,7 @@ class SchemaReader:
         for node in self._nodes:
             rest = node.pop("unevaluatedProperties", True)
             if not close_evaluated(node, rest, self.definitions):
-                self._cannot(self.places[id(node)], "unevaluatedProperties")
+                refuse(self.places[id(node)], cannot("unevaluatedProperties"))
         name_types(self._nodes, self.definitions)
         closed = close_objects(self._nodes, self.definitions)
         overlapping = simplify_one_of(self._nodes, self.definitions, closed)
@@ -118,10 +103,14 @@ class SchemaReader:
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
-            refuse(pointer, f"a schema is an object, true or false, found {_shown(node)}")
+            refuse(pointer, f"a schema is an object, true or false, found {shown(node)}")
         base = self._references.base(node, base)
         for key, value in node.items():
-            self._check_keyword(key, value, node, pointer)
+            if key not in APPLIED and not is_understood(key, value, node):
+                problem = objection(key, value)
+                if problem is not None:
+                    refuse(pointer, problem)
+                self._unknown.setdefault(f"'{printable(key[:40])}'", pointer)
         result: dict[str, Any] = {}
         for key, value in node.items():
             if key in KINDS and not (key == "required" and value is False):  # draft 3: not required
@@ -131,7 +120,7 @@ class SchemaReader:
             if key in node:
                 place = self._named_schema(node[key], pointer + step(key), base)
                 if not APPLIED[key](result, self._schema(*place)):
-                    self._cannot(pointer, key)
+                    refuse(pointer, cannot(key))
         if result.pop("not", None) is not None:
             return False
         self._tidy_strings(result, pointer)
@@ -143,26 +132,6 @@ class SchemaReader:
             return self._made(pointer, {"anyOf": [made, self._made(pointer, {"type": "null"})]})
         return made
 
-    def _check_keyword(self, key: str, value: Any, node: dict[str, Any], pointer: str) -> None:
-        """Refuse a keyword that would be ignored although it says something."""
-        if key in KINDS or key in APPLIED or is_remark(key) or _says_nothing(key, value, node):
-            return
-        name = f"'{printable(key[:40])}'"
-        if key in REFUSED:
-            self._cannot(pointer, key)
-        meant = misspelled(key)
-        if meant is not None:
-            refuse(pointer, f"keyword {name} is unknown; did you mean {meant!r}?")
-        if looks_like_schema(value):
-            refuse(
-                pointer,
-                f"{name} holds a schema, but is not a keyword; put it under properties, or give it alone",
-            )
-        self._unknown.setdefault(name, pointer)
-
-    def _cannot(self, pointer: str, key: str) -> NoReturn:
-        refuse(pointer, f"keyword {key!r} cannot be enforced; {REFUSED[key]}")
-
     def _value(self, key: str, value: Any, pointer: str, base: str) -> Any:
         """The value of an enforced keyword, checked and rewritten."""
         kind, place = KINDS[key], pointer + step(key)
@@ -170,24 +139,24 @@ class SchemaReader:
             rewrite, wanted = VALUES[kind]
             rewritten = rewrite(value)
             if rewritten is None:
-                refuse(pointer, f"{key} is {wanted}, found {_shown(value)}")
+                refuse(pointer, f"{key} is {wanted}, found {shown(value)}")
             return rewritten
         if kind == "constants":
             number = inexact_number(value)
             if number is not None:
-                refuse(place, f"{_shown(number)} cannot be kept exactly; use at most 15 digits, or a text")
+                refuse(place, f"{shown(number)} cannot be kept exactly; use at most 15 digits, or a text")
             if key == "enum" and not (isinstance(value, list) and value):
-                refuse(pointer, f"enum is a list of at least one value, found {_shown(value)}")
+                refuse(pointer, f"enum is a list of at least one value, found {shown(value)}")
             return value
         if kind == "reference":
             return self._reference(value, pointer, base)
         if kind == "named":
             if not isinstance(value, dict):
-                refuse(pointer, f"{key} is an object of schemas, found {_shown(value)}")
+                refuse(pointer, f"{key} is an object of schemas, found {shown(value)}")
             return {name: self._schema(inner, place + step(name), base) for name, inner in value.items()}
         if kind == "list" or isinstance(value, list):
             if not isinstance(value, list) or not (value or key == "items"):
-                refuse(pointer, f"{key} is a list of at least one schema, found {_shown(value)}")
+                refuse(pointer, f"{key} is a list of at least one schema, found {shown(value)}")
             return [self._schema(inner, place + step(index), base) for index, inner in enumerate(value)]
         return self._schema(value, place, base)
 
@@ -196,7 +165,7 @@ class SchemaReader:
         if target is None or not isinstance(target.node, dict | bool):
             refuse(
                 pointer,
-                f"$ref {_shown(reference)} leads to no schema within this one; put it under $defs",
+                f"$ref {shown(reference)} leads to no schema within this one; put it under $defs",
             )
         name = self._names.get(target.pointer)
         if name is None:
@@ -224,14 +193,21 @@ class SchemaReader:
                 node["allOf"] = [*node.get("allOf", ()), form]
         elif "format" in node:
             self._ignored.setdefault(f"'{printable(node.pop('format')[:40])}'", pointer)
+        if 0 < node.get("minLength", 0) <= _LONG:
+            self.lengths[node["minLength"]] = None
         if "pattern" in node:
-            node["pattern"] = rust_pattern(node["pattern"])
-            self.patterns[node["pattern"]] = None
+            node["pattern"] = self._pattern(node["pattern"], pointer)
         if "patternProperties" in node:
             node["patternProperties"] = {
-                rust_pattern(key): value for key, value in node["patternProperties"].items()
+                self._pattern(key, pointer): value for key, value in node["patternProperties"].items()
             }
-            self.patterns |= dict.fromkeys(node["patternProperties"])
+
+    def _pattern(self, pattern: str, pointer: str) -> str:
+        if ends_in_escape(pattern):
+            refuse(pointer, "a pattern ends within an escape; write two backslashes for one")
+        rewritten = rust_pattern(pattern)
+        self.patterns[rewritten] = None
+        return rewritten
 
     def _tidy_objects(self, node: dict[str, Any], source: dict[str, Any]) -> None:
         """Put properties in the order that Gemini's keyword asks for: they are written in that order."""
@@ -256,11 +232,6 @@ def _pattern(node: Any) -> str:
     return node.get("pattern", "") if isinstance(node, dict) else ""
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _listed(noun: str, places: dict[str, str]) -> str:
     """Names with the places where they stand first."""
     shown = [f"{name} ({where(pointer)})" for name, pointer in list(places.items())[:5]]
@@ -268,25 +239,6 @@ def _listed(noun: str, places: dict[str, str]) -> str:
     return (
         f"{noun}{'s' * (len(places) > 1)} {', '.join([*shown, *more])} {'are' if len(places) > 1 else 'is'}"
     )
-
-
-def _says_nothing(key: str, value: Any, node: dict[str, Any]) -> bool:
-    """True for a keyword that means nothing with this value, or beside these keywords."""
-    if key == "nullable":
-        return isinstance(value, bool)  # `_schema` sees to true
-    if key == "uniqueItems":
-        return value is False
-    if key in ("dependentRequired", "dependentSchemas", "dependencies"):
-        return value == {}
-    if key in ("then", "else"):
-        return "if" not in node
-    if key == "if":
-        return not node.keys() & {"then", "else"}
-    if key in ("minContains", "maxContains"):
-        return "contains" not in node
-    if key == "propertyOrdering":
-        return isinstance(value, list)
-    return (key == "strict" and isinstance(value, bool)) or (key == "name" and isinstance(value, str))
 
 
 def _check_keys(node: dict[str, Any], pointer: str) -> None:

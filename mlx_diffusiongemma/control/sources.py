@@ -11,8 +11,9 @@ from typing import Any
 from llguidance import LLMatcher
 
 from ..errors import InputError
+from .patterns import ends_in_escape
 from .schema import checked_schema
-from .schema_reader import printable
+from .schema_places import printable
 from .vocabulary import Vocabulary
 
 # White space after a comma and a colon only, and at most one: a model in doubt could otherwise write blanks
@@ -29,13 +30,14 @@ _REASONS = {
 }
 
 
-def in_short(report: str) -> str:
+def in_short(report: str, place: bool = True) -> str:
     """A report of the compiler on one line: what is wrong and where, without the drawing below it."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     first = re.sub(r"^(?:at )?(\d+)\((\d+)\): ", r"line \1, column \2: ", lines[0] if lines else "not usable")
     first = first.removesuffix(" regex parse error:").removesuffix("regex parse error:").rstrip(" :")
-    text = ": ".join(part for part in (first[:120], *reasons) if part)
+    where = [first[:120]] if place or not reasons else []
+    text = ": ".join(part for part in (*where, *reasons) if part)
     return f"{text[:200]}; correct it"
 
 
@@ -82,8 +84,13 @@ def source_of(name: str, value: Any, vocabulary: Vocabulary) -> Source:
         raise InputError(f"{name}: empty; an answer is never empty")
     if name == "grammar":
         return Source(text, text, [text])
+    if ends_in_escape(text):
+        raise InputError("regex: ends within an escape; write two backslashes for one")
     (compiled,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
-    return Source(compiled["lark_grammar"], text, [text])
+    # Where in Lark's text the pattern stands is of no use.
+    return Source(
+        compiled["lark_grammar"], text, [text], explain=lambda report: in_short(report, place=False)
+    )
 
 
 def _schema(value: Any, vocabulary: Vocabulary) -> Source:
