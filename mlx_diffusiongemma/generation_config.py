@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, InputError
-from .habits import unknown_setting
+from .habits import part_habit, unknown_setting
 from .json_file import JsonObject, read_json, token_ids
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ def _part(name: str, value: Any) -> Any:
     wrong = [part for part in parts if not all(callable(getattr(part, each, None)) for each in methods)]
     wrong += [part for part in parts if isinstance(part, type)]
     if wrong or not parts:
-        raise InputError(f"{name} must have {_PARTS[name]}, found {_short((wrong or [value])[0])}")
+        found = (wrong or [value])[0]
+        raise InputError(f"{name} must have {_PARTS[name]}, found {_short(found)}{part_habit(name, found)}")
     for part in parts:
         _check_traceable(name, part)
     return value

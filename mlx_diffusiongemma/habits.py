@@ -289,6 +289,15 @@ def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
     return InputError(f"unknown setting {name!r}; {instead}")
 
 
+def part_habit(name: str, value: object) -> str:
+    """Return advice for a value that other programs take for the same keyword, otherwise an empty string."""
+    if name == "sampler" and callable(value) and not isinstance(value, type):
+        return "; t_max and t_min set a temperature"
+    if name == "stop" and isinstance(value, str):
+        return "; eos_token_id takes the ids that end the answer"
+    return ""
+
+
 def led_on(habits: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function so that a keyword it does not have is an `InputError` that says what to use."""
 

@@ -166,6 +166,21 @@ def test_unknown_settings(name: str, message: str) -> None:
     assert str(raised.value).startswith(f"unknown setting {name!r}; {message}")
 
 
+@pytest.mark.parametrize(
+    ("part", "advice"),
+    [
+        ({"sampler": LM_SAMPLE.make_sampler(temp=0.7)}, "; t_max and t_min set a temperature"),
+        ({"stop": ["\n"]}, "found '\\n'; eos_token_id takes the ids that end the answer"),
+        ({"sampler": mlx_dg.EntropyBound}, "..."),
+    ],
+    ids=["sampler", "stop", "class"],
+)
+def test_values_that_other_programs_take(part: dict[str, Any], advice: str) -> None:
+    with pytest.raises(mlx_dg.InputError) as raised:
+        GenerationConfig().override(**part)
+    assert str(raised.value).endswith(advice)
+
+
 def test_keywords_that_are_not_settings() -> None:
     with pytest.raises(mlx_dg.InputError, match="'thinking' is not a setting; it is a keyword of generate"):
         GenerationConfig().override(thinking=True)
