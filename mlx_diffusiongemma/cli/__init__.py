@@ -38,7 +38,8 @@ class CommandLine(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:  # which a shell sets to complete
+        completing = ctx.resilient_parsing  # a shell asks for completions
+        if self.get_command(ctx, args[0]) is None and not completing:
             raise click.UsageError(unknown_command(args[0], self), ctx)
         return super().resolve_command(ctx, args)
 
