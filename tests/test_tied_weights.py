@@ -52,17 +52,39 @@ def assert_equal(found: dict[str, mx.array], expected: dict[str, mx.array]) -> N
         assert mx.array_equal(found[name], expected[name]), name
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, dict[str, bytes]]]:
+    """Parameters and conversion of the checkpoint whose weights are stored once, by dtype."""
+    out = {}
+    for dtype in (mx.float32, mx.bfloat16):
+        root = tmp_path_factory.mktemp("plain")
+        source = tiny_source(root / "source")
+        store({name: tensor.astype(dtype) for name, tensor in PLAIN.items()}, source)
+        out[str(dtype)] = parameters(source), bytes_of(convert(source, root / "out"))
+    return out
+
+
 @pytest.mark.parametrize("label", silent(PLAIN))
 def test_weights_are_those_of_the_plain_checkpoint(
-    label: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    label: str,
+    plain: dict[str, tuple[Any, dict[str, bytes]]],
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tied_weights, "_CHUNK_VALUES", 1000)
-    if label == "other dtype":
-        store({name: tensor.astype(mx.bfloat16) for name, tensor in PLAIN.items()}, source)
-    expected, converted = parameters(source), bytes_of(convert(source, tmp_path / "plain"))
     store(silent(PLAIN)[label], source)
+    expected, converted = plain[str(mx.bfloat16 if label == "other dtype" else mx.float32)]
     assert_equal(parameters(source), expected)
-    assert bytes_of(convert(source, tmp_path / "out", verify=True)) == converted
+    assert bytes_of(convert(source, tmp_path / "out")) == converted
+
+
+def test_a_conversion_is_verified_against_the_aliases(source: Path, tmp_path: Path) -> None:
+    records = []
+    for tensors in (PLAIN, silent(PLAIN)["encoder instead"]):
+        target = convert(store(tensors, source), tmp_path / f"out{len(records)}", verify=True)
+        records.append(json.loads((target / "conversion.json").read_text())["verification"])
+    assert records[0] == records[1]
 
 
 @pytest.mark.parametrize("case", different(PLAIN))
