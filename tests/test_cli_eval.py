@@ -85,7 +85,7 @@ def test_a_file_has_what_it_takes_to_repeat_an_answer():
     assert settings["suite"] == "demo"
     assert {"model", "checkpoint", "dtype", "device", "versions"} <= settings.keys()
     assert [line["candidate"] for line in lines] == [0, 1]
-    assert lines[0]["settings"] == {"thinking": True, "thinking_budget": 9, "max_new_tokens": 256}
+    assert lines[0]["settings"] == {"thinking": True, "thinking_budget": 9, "max_new_tokens": 2048}
     prompt = next(task for task in SUITES["demo"].tasks() if task.name == lines[0]["task"]).messages
     options = ["--seed", str(lines[0]["seed"]), "--thinking", "--thinking-budget", "9", "-n", "2", "--json"]
     said = CliRunner().invoke(main, ["generate", *DEMO, *options, prompt[0]["content"]])
