@@ -67,10 +67,10 @@ def generate(
         n: number of candidates, from one prefill and with noise of their own (see `Generation.candidates`).
         candidate: number of the first. Candidate 2 of a seed is the same alone and among others.
         schema, regex, grammar, choices: one of them. The answer, not the thought, is held to it and is
-            complete within max_new_tokens. schema: a JSON Schema, or a type that pydantic understands, such as
-            a model class or `list[City]` (see `Generation.parsed`); grammar: in Lark's syntax.
-        draft: a text to begin with instead of noise. noise_level: above 0, up to 1, the share of it that noise
-            replaces; default 0.5.
+            complete within max_new_tokens. schema: a JSON Schema, or a type that pydantic understands, such
+            as a model class or `list[City]` (see `Generation.parsed`); grammar: in Lark's syntax.
+        draft: a text to begin with instead of noise. noise_level: above 0, up to 1, the share of it that
+            noise replaces; default 0.5.
         pins: place among the ids of thought and answer -> the token id there. Or a function that gets the
             index of each block and returns the pins of its canvas.
         trace: keep every denoising step (see `Generation.trace`), in at most 10 MB a candidate.
@@ -87,6 +87,10 @@ def generate(
         InputError: an empty prompt, one beyond the context limit, a bad setting, schema or pattern, or more
             memory than there is.
     """
+    if prompt_cache is not None and not isinstance(prompt_cache, PromptCache):
+        raise InputError(
+            f"prompt_cache: found {type(prompt_cache).__name__}; make one with PromptCache(model)"
+        )
     if prompt_cache is not None and prompt_cache.model is not model:
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
     first, count = in_range("candidate", candidate), in_range("n", n)
@@ -143,11 +147,15 @@ def generate_batch(
         progress: show a bar of finished prompts on a terminal.
         timeout: seconds for each batch.
     """
-    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-        raise InputError("prompts: give a list of prompts, each a question, messages or token ids")
-    items = list(prompts)
+    try:
+        items = [] if isinstance(prompts, str | bytes | Mapping) else list(prompts)
+    except TypeError:
+        items = []
     if not items:
-        raise InputError("prompts: empty; give a list of prompts, each a question, messages or token ids")
+        raise InputError(
+            f"prompts: found {type(prompts).__name__}, not a list with prompts in it; "
+            "each is a question, messages or token ids"
+        )
     size = len(items) if batch_size is None else in_range("batch_size", batch_size)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
     plan = _Plan(model, tokenizer, settings, structure, tools, trace, timeout)
@@ -207,8 +215,8 @@ class _Plan:
         self.model, self.tokenizer = model, tokenizer
         self.settings = model.generation_config.override(**settings)
         self.vocab_size = model.config.text.vocab_size
-        if settings.get("eos_token_id") is None:
-            self.settings = dataclasses.replace(self.settings, eos_token_id=self._stop_ids())
+        self.settings = dataclasses.replace(self.settings, eos_token_id=self._stop_ids())
+        self.limit: tuple[str, str] | None = None
         self._is_default = settings.get("max_new_tokens") is None
         check_schedule(self.settings)
         compiled: Grammar | None = compile_grammar(
@@ -216,10 +224,12 @@ class _Plan:
         )
         self.grammar = checked_grammar(compiled, self.settings)
         if self.grammar is not None and tools:
-            raise InputError("tools: a call is not what schema, regex, grammar or choices allow; give one")
+            raise InputError(
+                "tools: a call is not what schema, regex, grammar or choices allow; leave one of the two out"
+            )
 
     def _stop_ids(self) -> tuple[int, ...]:
-        """The checkpoint's, and those that always end the model's turn."""
+        """The caller's or the checkpoint's, and those that always end the model's turn."""
         special, known = self.tokenizer.special, self.settings.eos_token_id
         ends = [special.turn_close, special.tool_response_open]
         more = [end for end in ends if end is not None and end < self.vocab_size and end not in known]
@@ -230,11 +240,15 @@ class _Plan:
         if not self._is_default:
             return
         length, most = self.model.config.canvas_length, self.settings.max_new_tokens
-        room = (self.model.config.text.max_position_embeddings - prompt_tokens) // length * length
-        most = max(min(most, length), min(most, room))
+        context = self.model.config.text.max_position_embeddings
+        room = (context - prompt_tokens) // length * length
+        if room < most:
+            most = max(min(most, length), min(most, room))
+            self.limit = f"the context of {context} tokens", "shorten the prompt"
         chunk = self.settings.prefill_step_size
         while most > length and not fits(self.model, prompt_tokens, most, chunk, rows, held):
             most = max(length, most // 2 // length * length)
+            self.limit = f"memory, which has room for {most} new tokens,", "free some or shorten the prompt"
         if most < self.settings.max_new_tokens:
             self.settings = self.settings.override(max_new_tokens=most)
             checked_grammar(self.grammar, self.settings)
@@ -260,6 +274,7 @@ class _Plan:
             grammar=self.grammar,
             pinned=pinned,
             trace=Trace() if self.trace else None,
+            limit=self.limit,
         )
 
 
@@ -284,8 +299,8 @@ class Generation:
     `tokenizer` show what is there. Iterating again replays the blocks. `async for` works, too: steps run in
     another thread.
 
-    `close()` ends it with the blocks that it has; as a context manager it closes itself. A finished one can be
-    pickled, without its tokenizer.
+    `close()` ends it with the blocks that it has; as a context manager it closes itself. One that has ended
+    can be pickled, by itself: without its tokenizer and its candidates.
 
     candidates: all that share its steps, itself included. What one of them waits for, all run. warnings:
     problems that a reader should know, of blocks and of the whole. trace: the denoising steps, None unless
@@ -345,10 +360,12 @@ class Generation:
         """Closed: by `close()` or an interrupt, before its end."""
         if self._row.finish_reason is not None:
             return "ended"
-        if self._run is None or self._row.closed:
-            return "closed"
+        if self._run is None:
+            return "failed" if getattr(self._row, "failed", False) else "closed"
         if self._run.failure is not None:
             return "failed"
+        if self._row.closed:
+            return "closed"
         if not self._run.started:
             return "not started"
         return "closed" if self._run.is_over else "running"
@@ -373,12 +390,17 @@ class Generation:
     def __iter__(self) -> Iterator[Block]:
         index = 0
         while True:
-            if index == len(self.blocks) and self.state not in ("ended", "closed") and self._run is not None:
-                self._run.advance()
+            if index == len(self.blocks) and self.state not in ("ended", "closed"):
+                self._advance()
             if index == len(self.blocks):
                 return
             yield self.blocks[index]
             index += 1
+
+    def _advance(self) -> None:
+        if self._run is None:
+            raise GenerationError("this generation failed before it was pickled; its blocks are in .blocks")
+        self._run.advance()
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         blocks = iter(self)
@@ -466,7 +488,8 @@ class Generation:
             raise GenerationError(
                 f"a generation that is {self.state} cannot be pickled; run it to its end or close it first"
             )
-        row = SimpleNamespace(**{name: getattr(self._row, name) for name in _PICKLED}, tokenizer=None)
+        kept = {name: getattr(self._row, name) for name in _PICKLED}
+        row = SimpleNamespace(**kept, tokenizer=None, failed=self.state == "failed")
         return _unpickled, (row, self._schema)
 
     def __str__(self) -> str:

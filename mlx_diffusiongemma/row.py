@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,7 +56,8 @@ class Row:
     """The part of a generation that belongs to one prompt or one candidate.
 
     Steps of a block: `begin`; denoise and `judge`, until the canvas stands; `commit`. closed: the caller
-    wants no more blocks.
+    wants no more blocks. limit: name of the limit behind max_new_tokens and the way out, for warnings, if the
+    caller did not set it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Row:
         grammar: Grammar | None = None,
         pinned: PinnedTokens | None = None,
         trace: Trace | None = None,
+        limit: tuple[str, str] | None = None,
     ):
         self.settings, self.canvas_length, self.thinking = settings, canvas_length, thinking
         self.prompt_ids, self.seed, self.candidate = list(prompt_ids), seed, candidate
@@ -81,6 +83,7 @@ class Row:
         self.stats = Stats(canvas_length, len(prompt_ids))
         self.blocks: list[Block] = []
         self.written: list[int] = []
+        self.limit = limit
         self.finish_reason: FinishReason | None = None
         self.closed = False
         self.warnings: list[str] = list(grammar.warnings) if grammar is not None else []
@@ -203,7 +206,7 @@ class Row:
         return self._structure.review(self._canvas, start, self.remaining, best)
 
     def _answer_start(self) -> tuple[list[int] | None, int | None]:
-        """Ids that the canvas must begin with instead, and where its answer goes on. For rows with a grammar."""
+        """Ids that the canvas must begin with instead, and where its answer goes on. Rows with a grammar."""
         if self._answering or self._budget is None:
             return None, 0
         return self._budget.thought_before(self.written, self._canvas)
@@ -238,8 +241,8 @@ class Row:
         stats.forced_thought_ends = int(self._budget is not None and self._budget.forced)
         if self._structure is not None:
             stats.grammar_walks, stats.grammar_repairs = self._structure.walks, self._structure.repairs
-        warning = self._warning(in_thought)
-        self.warnings += [warning] if warning is not None else []
+        warnings = list(self._warnings(in_thought))
+        self.warnings += warnings
         block = Block(
             index=len(self.blocks),
             token_ids=ids,
@@ -250,30 +253,31 @@ class Row:
             mean_entropy=self._mean_entropy,
             converged=self._stopped_by is not None and not isinstance(self._stopped_by, Stalled),
             seconds=self._seconds,
-            warning=warning,
+            warning="; ".join(warnings) or None,
         )
         self.blocks.append(block)
         return block
 
-    def _warning(self, in_thought: bool) -> str | None:
+    def _warnings(self, in_thought: bool) -> Iterator[str]:
         if self.settings.guard_unconverged and is_unconverged(self._capped_entropy):
-            return (
+            yield (
                 f"not converged: mean entropy {self._mean_entropy:.2f} nats at the step cap, also with other "
                 "noise; raise max_denoising_steps"
             )
         if self._guards.found_nothing_else:
-            return (
+            yield (
                 "no answer in this canvas, also with other noise; ask for a sentence, or hold it to a schema "
                 "or regex"
             )
         if self.finish_reason != "length":
-            return None
-        most = f"max_new_tokens {self.settings.max_new_tokens}"
+            return
+        limit, way_out = self.limit or (f"max_new_tokens {self.settings.max_new_tokens}", "raise it")
         if in_thought:
-            return f"{most} ended inside the thought, before any answer; set thinking_budget or raise it"
-        if self._is_cut:
-            return f"{most} cut the answer short: it is complete, but the model had more to say; raise it"
-        return f"{most} cut the answer off; raise it"
+            yield f"{limit} ended inside the thought, before any answer; set thinking_budget or {way_out}"
+        elif self._is_cut:
+            yield f"{limit} ended the answer early, where its grammar allows an end; {way_out}"
+        else:
+            yield f"{limit} cut the answer off; {way_out}"
 
     @property
     def _is_cut(self) -> bool:
@@ -284,6 +288,12 @@ class Row:
         """End the answer with the blocks that there are. reason: a warning for the caller."""
         self.finish_reason = "length"
         self.warnings.append(reason)
+        rest = self._parser.finish()
+        if rest != ChannelDelta():  # a tool call or a character that is not complete
+            calls = rest.tool_calls
+            self.blocks.append(
+                Block(len(self.blocks), [], rest.thought, rest.answer, calls, 0, 0.0, False, 0.0)
+            )
 
     def preview(self, draft: Sequence[int]) -> ChannelDelta:
         """Return what the blocks and the canvas `draft [C]` would deliver together."""

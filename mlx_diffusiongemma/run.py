@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Run:
     """Rows that are denoised together, block by block. A row that has ended drops out.
 
-    timeout: seconds after the first `advance` when all rows end with the blocks that they have. on_end: called
-    with the number of rows that a block ended.
+    timeout: seconds after the first `advance` when all rows end with the blocks that they have. on_end:
+    called with the number of rows that a block ended.
 
     Raises `InputError` for a prompt beyond the context limit, or when the memory that it would take is more
     than there is.

@@ -13,17 +13,19 @@ CONTROL_EVENTS = (
 
 @dataclass
 class Stats:
-    """Counts and times of one generation, so far; throughputs follow from them (0 before the first block).
+    """Counts and times of one generation so far. Throughputs follow from them (0 before the first block).
 
-    Tokens: prompt_tokens; cached_tokens, those of them that a prompt cache held already; new_tokens, up to
-    and including the stop id; answer_tokens, those of them that reach the caller as answer or tool call (no
-    thought, no delimiters). blocks: committed canvases. denoising_steps: decoder passes. Times in seconds:
-    prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything; rows that
-    share steps count equal shares of that time, so the rows of a batch add to the whole. What guards and controls did: empty_rerolls and
-    unconverged_rerolls, canvases that were denoised again with other noise; stalled_stops, canvases that the
-    stalled guard ended; forced_thought_ends, thoughts that the budget closed; grammar_walks, canvases held
-    against a grammar, and grammar_repairs, those that it changed. denoising_steps counts what was denoised
-    again, too. peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
+    prompt_tokens. cached_tokens: those of them that a prompt cache held. new_tokens: up to and including the
+    stop id. answer_tokens: those of them in the answer and in tool calls (no thought, no delimiters). blocks:
+    committed canvases. denoising_steps: decoder passes, including those of canvases that were denoised again.
+
+    Seconds: prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything.
+    Rows that share steps count equal shares of that time, so the rows of a batch add to the whole.
+
+    empty_rerolls, unconverged_rerolls: canvases that a guard had denoised again with other noise.
+    stalled_stops: canvases that the stalled guard ended. forced_thought_ends: thoughts that the budget closed.
+    grammar_walks: canvases held against a grammar. grammar_repairs: those that it changed.
+    peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
     """
 
     canvas_length: int
@@ -80,6 +82,9 @@ class Stats:
             "net_tokens_per_second prefill_tokens_per_second"
         )
         return asdict(self) | {name: getattr(self, name) for name in names.split()}
+
+    def __str__(self) -> str:
+        return self.table()
 
     def table(self) -> str:
         """A few lines for people."""

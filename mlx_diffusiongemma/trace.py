@@ -115,6 +115,11 @@ class Trace:
         # By block and attempt, for tries whose steps are kept: arguments of `TracedCanvas`.
         self._commits: dict[tuple[int, int], tuple[np.ndarray, int, np.ndarray | None]] = {}
 
+    def __repr__(self) -> str:
+        if not self.total_steps:
+            return "<Trace: no step yet; iterate the generation or ask for its answer>"
+        return f"<Trace: {self.total_steps} steps of {len(self.canvases)} canvases>"
+
     @property
     def canvases(self) -> list[TracedCanvas]:
         """Kept steps by try, oldest first. A canvas whose first steps were dropped begins later."""

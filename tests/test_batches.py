@@ -185,7 +185,7 @@ def test_bad_counts_are_refused(demo: Any, n: Any) -> None:
 
 def test_bad_batches_are_refused(demo: Any) -> None:
     for prompts in ([], "hi", 3, None):
-        with pytest.raises(InputError, match="prompts: .*give a list of prompts"):
+        with pytest.raises(InputError, match=r"prompts: found .*, not a list with prompts"):
             generate_batch(*demo, prompts)
     with pytest.raises(InputError, match="prompts: item 1: prompt: empty"):
         generate_batch(*demo, ["hi", ""])

@@ -268,7 +268,7 @@ def test_context_without_a_prompt() -> None:
     ("template", "options", "message"),
     [
         ("no hole", {}, "template: no hole found"),
-        ("[[256]]", {"max_new_tokens": 256}, "a hole of 256 tokens and the stop id do not fit in max_new_tokens 256"),
+        ("[[256]]", {"max_new_tokens": 256}, "a hole of 256 tokens and the stop id do not fit in"),
         ("[[1000]]", {"max_new_tokens": 512}, "do not fit in max_new_tokens 512"),
         ("[[..64]]", {}, "a hole of up to 64 tokens must fit in one canvas of 64"),
         (

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted import TURN_END, Scripted
 
@@ -231,7 +232,7 @@ def test_an_answer_that_the_limit_ends_is_cut() -> None:
     assert isinstance(short.parsed, list)
     assert short.finish_reason == "length"
     assert short.warnings == [
-        "max_new_tokens 20 cut the answer short: it is complete, but the model had more to say; raise it"
+        "max_new_tokens 20 ended the answer early, where its grammar allows an end; raise it"
     ]
 
 
@@ -252,10 +253,11 @@ def test_a_plain_answer_that_the_limit_cuts_has_a_warning(tokenizer: Tokenizer) 
 
 def test_the_end_of_a_turn_ends_it_whatever_stop_ids_the_files_name(tokenizer: Tokenizer) -> None:
     for end in ("<turn|>", "<|tool_response>"):
-        model: Any = Scripted([tokenizer.encode(f"Oslo.{end}The3TheTherer")])
-        model.generation_config = model.generation_config.override(eos_token_id=1)
-        generation = generate(model, tokenizer, "hi")
-        assert (generation.answer, generation.finish_reason) == ("Oslo.", "stop")
+        for stop_ids in (None, 1, 5):
+            model: Any = Scripted([tokenizer.encode(f"Oslo.{end}The3TheTherer")])
+            model.generation_config = model.generation_config.override(eos_token_id=1)
+            generation = generate(model, tokenizer, "hi", eos_token_id=stop_ids)
+            assert (generation.answer, generation.finish_reason) == ("Oslo.", "stop")
 
 
 def test_the_default_limit_is_several_canvases_and_gives_way_to_context_and_memory(
@@ -266,6 +268,11 @@ def test_the_default_limit_is_several_canvases_and_gives_way_to_context_and_memo
     assert generate(model, tokenizer, [5] * 3000).settings.max_new_tokens == 1088  # 17 canvases of 64
     with pytest.raises(InputError, match="the context holds 4096"):
         generate(model, tokenizer, [5] * 3000, max_new_tokens=2048)
+    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
+    model = Scripted(lambda *_: ids)
+    full = generate(model, tokenizer, [5] * 4000)
+    assert len(full.token_ids) == 64
+    assert full.warnings == ["the context of 4096 tokens cut the answer off; shorten the prompt"]
     monkeypatch.setattr("mlx_diffusiongemma.generation.fits", lambda model, prompt, new, *_: new <= 300)
     assert endless(tokenizer).settings.max_new_tokens == 256
 
@@ -283,14 +290,57 @@ def test_a_batch_takes_any_iterable_in_parts_and_shares_the_time() -> None:
 
 
 def test_a_batch_of_an_array(tokenizer: Tokenizer) -> None:
-    np = pytest.importorskip("numpy")
     model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
     generations = generate_batch(model, tokenizer, np.array(["hi", "you"]))
     assert [each.answer for each in generations] == ["yes", "yes"]
 
 
-@pytest.mark.parametrize("prompts", ["hi", {"a": 1}, 5, [], iter([])])
+@pytest.mark.parametrize("prompts", ["hi", {"a": 1}, 5, [], iter([]), np.array("a")])
 def test_a_batch_of_nothing_is_refused(tokenizer: Tokenizer, prompts: Any) -> None:
     model: Any = Scripted([])
     with pytest.raises(InputError, match="prompts: "):
         generate_batch(model, tokenizer, prompts)
+
+
+def test_all_warnings_of_a_block_are_there(tokenizer: Tokenizer) -> None:
+    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
+    model: Any = Scripted(lambda *_: ids, sure=1.0)
+    generation = generate(model, tokenizer, "hi", max_new_tokens=20, max_denoising_steps=2)
+    assert generation.finish_reason == "length"
+    first, second = generation.warnings
+    assert first.startswith("not converged")
+    assert second == "max_new_tokens 20 cut the answer off; raise it"
+    assert generation.blocks[-1].warning == f"{first}; {second}"
+
+
+def test_a_failed_generation_stays_failed(tokenizer: Tokenizer) -> None:
+    def fail(_: mlx_dg.Step) -> None:
+        raise ZeroDivisionError
+
+    generation = endless(tokenizer, on_step=fail)
+    with pytest.raises(ZeroDivisionError), generation:
+        str(generation)
+    for failed in (generation, pickle.loads(pickle.dumps(generation))):
+        assert failed.state == "failed"
+        with pytest.raises(GenerationError, match="this generation failed"):
+            str(failed)
+
+
+def test_a_tool_call_that_a_timeout_cuts_is_delivered_with_its_error(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("mlx_diffusiongemma.run.time.perf_counter", lambda: now[0])
+    ids = (tokenizer.encode("<|tool_call>call:f{a:") + tokenizer.encode("1 ") * LENGTH)[:LENGTH]
+    model: Any = Scripted(lambda *_: ids)
+    generation = generate(model, tokenizer, "hi", timeout=5)
+    next(iter(generation))
+    now[0] = 6.0
+    (call,) = generation.tool_calls
+    assert (call.name, generation.finish_reason) == ("f", "length")
+    assert call.error is not None
+
+
+def test_a_prompt_cache_of_another_kind_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"prompt_cache: found list; make one with PromptCache\(model\)"):
+        endless(tokenizer, prompt_cache=[])

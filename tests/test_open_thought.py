@@ -9,6 +9,7 @@ import pytest
 from scripted import TURN_END, Scripted
 
 from mlx_diffusiongemma.channels import ChannelParser
+from mlx_diffusiongemma.control.fill import fill
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners.endpoint import _split
 from mlx_diffusiongemma.generation import Generation, generate
@@ -135,6 +136,12 @@ def test_an_opened_thought_without_an_answer_is_denoised_again(tokenizer: Tokeni
 def test_a_draft_behind_an_opened_thought_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="draft: the prompt ends inside a thought"):
         written(tokenizer, OPENED, "yes", draft="no")
+
+
+def test_a_text_is_not_filled_in_behind_an_opened_thought(tokenizer: Tokenizer) -> None:
+    model: Any = Scripted([])
+    with pytest.raises(InputError, match="fill: the prompt ends inside a thought"):
+        fill(model, tokenizer, "It is [[x]].", prompt=tokenizer.encode(OPENED))
 
 
 @pytest.mark.parametrize("thinking_budget", [None, 0, 2])

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..cache import PrefixCache
+from ..channels import ChannelParser
 from ..denoise import DenoisedCanvas, Start, Step, denoise
 from ..errors import InputError
 from ..generation_config import GenerationConfig
@@ -145,6 +146,10 @@ class _Filler:
             raise InputError(
                 f"the prompt or the template has token id {highest}, but the model's ids end at "
                 f"{text.vocab_size - 1}"
+            )
+        if ChannelParser(self.slots.tokenizer, prompt_ids).in_thought:
+            raise InputError(
+                "fill: the prompt ends inside a thought, and a filled text is an answer; close it"
             )
         positions = len(prompt_ids) + most + self.length  # a canvas may end before it is full
         if positions > text.max_position_embeddings:
