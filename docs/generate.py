@@ -44,7 +44,10 @@ def _documented() -> Iterator[tuple[str, click.Command]]:
 
 
 def _page(path: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=path, terminal_width=78, max_content_width=78)
+    names = mlx_dg.context_settings["help_option_names"]
+    context = click.Context(
+        command, info_name=path, terminal_width=78, max_content_width=78, help_option_names=names
+    )
     return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 

@@ -10,7 +10,6 @@ Importing this package is light: each name below is imported from its module whe
 so neither MLX nor transformers is loaded before something needs it.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -120,17 +119,15 @@ _MODULE_OF = {
 def _missing(name: str) -> Exception:
     """Return the error for a name that does not exist, with the one that does the same here.
 
-    Python drops the text of an `AttributeError` that an import statement gets, so that gets an `ImportError`.
+    A name of mlx-lm gets an `ImportError`: an import statement drops the text of an `AttributeError`.
     """
-    from .habits import ATTRIBUTES, advice, is_import
+    from .habits import ATTRIBUTES, advice
 
-    known = {each: each for each in __all__ if not each.startswith("_")}
-    instead = "" if name.startswith("_") else advice(name, ATTRIBUTES, known)
     text = f"module 'mlx_diffusiongemma' has no attribute {name!r}"
-    if not instead:
-        return AttributeError(text)
-    text, is_module = f"{text}; {instead}", f"{__name__}.{name}" in sys.modules
-    return ImportError(text) if is_import(sys._getframe(2)) and not is_module else AttributeError(text)
+    if name in ATTRIBUTES:
+        return ImportError(f"{text}; {ATTRIBUTES[name]}")
+    instead = None if name.startswith("_") else advice(name, {}, {each: each for each in __all__})
+    return AttributeError(f"{text}; {instead}" if instead else text)
 
 
 if not TYPE_CHECKING:  # or a type checker would believe in every name

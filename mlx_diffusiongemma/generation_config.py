@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, InputError
-from .habits import part_habit, unknown_setting
+from .habits import unknown_setting
 from .json_file import JsonObject, read_json, token_ids
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ _OTHER_RANGES: dict[str, tuple[type, Any, Any]] = {
 _SWITCHES = ("guard_empty", "guard_unconverged", "guard_stalled")
 # part -> the methods that it must have
 _PARTS = {
-    "sampler": "the methods accept and renoise (EntropyBound(0.1), say)",
+    "sampler": "the methods accept and renoise (EntropyBound(0.1), say); t_max and t_min set a temperature",
     "schedule": "a function of step and steps (LinearSchedule(0.4, 0.8), say)",
-    "stop": "a stop rule or several (StableAndConfident(1, 0.005), say)",
+    "stop": "a stop rule or several (StableAndConfident(1, 0.005), say); eos_token_id ends an answer",
 }
 # part -> the settings that it replaces
 _REPLACED = {
@@ -199,7 +199,7 @@ def _part(name: str, value: Any) -> Any:
     wrong += [part for part in parts if isinstance(part, type)]
     if wrong or not parts:
         found = (wrong or [value])[0]
-        raise InputError(f"{name} must have {_PARTS[name]}, found {_short(found)}{part_habit(name, found)}")
+        raise InputError(f"{name} must have {_PARTS[name]}, found {_short(found)}")
     for part in parts:
         _check_traceable(name, part)
     return value

@@ -259,9 +259,9 @@ def test_a_fingerprint_sees_names_and_lengths(copy: Path) -> None:
     ("name", "model", "endpoint", "complaint"),
     [
         ("ollama", "m", None, "runner 'ollama': there is none; choose from mlx_dg, mlx-vlm, endpoint"),
-        ("mlx_dg", None, None, "runner mlx_dg: no --model given"),
-        ("mlx_dg", "", None, "runner mlx_dg: no --model given"),
-        ("mlx-vlm", None, None, "runner mlx-vlm: no --model given"),
+        ("mlx_dg", None, None, "no --model given"),
+        ("mlx_dg", "", None, "no --model given"),
+        ("mlx-vlm", None, None, "no --model given"),
         ("mlx_dg", "demo", "http://user:pw@host/v1", "--endpoint is for the runner endpoint, not for mlx_dg"),
         ("mlx-vlm", "demo", "http://host/v1", "--endpoint is for the runner endpoint, not for mlx-vlm"),
         ("endpoint", "m", None, "runner endpoint: no --endpoint given"),

@@ -53,6 +53,9 @@ def _one_line() -> Iterator[None]:
     """Turn errors into one line on stderr and an exit status."""
     try:
         yield
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
+        error.show()
+        sys.exit(2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "mlx_dg"
         complain(f"mlx_dg: error: {explained(error)} See: {where} --help")

@@ -27,7 +27,11 @@ def evaluate() -> None:
 
 _AT_LEAST_1, _AT_LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
 _OPTIONS = (
-    click.Option(["--model"], metavar="demo|DIR|HUB_ID", help="The model. With --endpoint, its name there."),
+    click.Option(
+        ["--model"],
+        metavar="demo|DIR|HUB_ID",
+        help="The model. Required, except with --endpoint, where it is the name that the server knows.",
+    ),
     click.Option(
         ["--runs"],
         type=_AT_LEAST_1,

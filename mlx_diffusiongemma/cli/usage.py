@@ -25,36 +25,26 @@ _EXTRA = {
 
 def explained(error: click.UsageError) -> str:
     """Return what is wrong, and the way out if it is known."""
-    if error.ctx is None:
-        return error.format_message()
-    if isinstance(error, click.NoSuchOption):
-        return _unknown_option(error.option_name, error.ctx)
-    way_out = None
-    if isinstance(error, click.MissingParameter) and error.param is not None:
+    message, way_out = error.format_message().rstrip("."), None
+    command = error.ctx.command if error.ctx else None
+    if isinstance(error, click.NoSuchOption) and command is not None:
+        message, way_out = f"No such option {error.option_name!r}", _option(error.option_name, command)
+    elif isinstance(error, click.MissingParameter) and error.param is not None:
         way_out = _MISSING.get(error.param.name or "")
-    elif error.message.startswith("Got unexpected extra argument"):
-        way_out = _EXTRA.get(error.ctx.command.name or "")
-    message = error.format_message()
-    return _sentence(message.rstrip("."), way_out) if way_out else message
+    elif command is not None and error.message.startswith("Got unexpected extra argument"):
+        way_out = _EXTRA.get(command.name or "")
+    return _sentence(message, way_out)
 
 
-def _unknown_option(option: str, context: click.Context) -> str:
-    command, root = context.command, context.find_root().command
-    known = {_name(spelled): spelled for spelled in _options(command)}
+def _option(option: str, command: click.Command) -> str | None:
+    spelled = [each for param in command.params for each in (*param.opts, *param.secondary_opts)]
+    known = {_name(each): each for each in spelled if each.startswith("-")}
     instead = advice(_name(option), _HABITS.get(command.name or "", {}), known)
     if instead is None and isinstance(command, click.Group):
-        instead = "a command comes first, such as mlx_dg generate"
-    elif instead is None and isinstance(root, click.Group):
-        others = [f"mlx_dg {name}" for name, other in root.commands.items() if option in _options(other)]
-        instead = f"it is an option of {' and '.join(others)}" if others else None
+        return "a command comes first, such as mlx_dg generate"
     if instead is None and command.name == "generate" and not option.startswith("--"):
-        instead = "write -- before a prompt that begins with a dash"
-    return _sentence(f"No such option {option!r}", instead)
-
-
-def _options(command: click.Command) -> list[str]:
-    spelled = [each for param in command.params for each in (*param.opts, *param.secondary_opts)]
-    return [each for each in spelled if each.startswith("-")]
+        return "write -- before a prompt that begins with a dash"
+    return instead
 
 
 def _name(option: str) -> str:
@@ -63,7 +53,7 @@ def _name(option: str) -> str:
 
 def _sentence(message: str, way_out: str | None) -> str:
     text = f"{message}; {way_out}" if way_out else message
-    return text if text.endswith("?") else f"{text}."
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def unknown_command(name: str, group: click.Group) -> str:

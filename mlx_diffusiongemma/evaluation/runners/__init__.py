@@ -48,7 +48,7 @@ def choose(name: str, model: str | None, endpoint: str | None) -> Runner:
     if endpoint is not None:
         raise InputError(f"--endpoint is for the runner endpoint, not for {name}; leave one of them out")
     if not model:
-        raise InputError(f"runner {name}: no --model given; name a directory, a hub id, or 'demo'")
+        raise InputError("no --model given; name a directory, a hub id, or demo")
     if name == "mlx-vlm":
         from .vlm import Vlm
 
