@@ -145,11 +145,20 @@ def _arguments(what: str, arguments: Any) -> Mapping[str, Any]:
     elif not isinstance(arguments, str):
         raise InputError(f"{what} are {type(arguments).__name__}; give a JSON object")
     try:
-        value = json.loads(arguments, parse_constant=_no_number)
+        value = json.loads(arguments, parse_constant=_no_number, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what} are not JSON ({one_line(error)}); give a JSON object") from None
     if not isinstance(value, dict):
         raise InputError(f"{what} are JSON, but not an object; give a JSON object")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for name, each in pairs:
+        if name in value:
+            raise ValueError(f"{name[:20]!r} is given twice")
+        value[name] = each
     return value
 
 

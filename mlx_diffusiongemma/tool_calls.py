@@ -8,8 +8,9 @@ escapes and may hold anything else:
 Models stray from it. These spellings are read as well, because each has one meaning: parentheses around the
 arguments, also around the braces, doubled braces, `=` for `:`, strings in double or single quotes with the
 escapes of JSON, `True`, `False` and `None`, a comma too many before a closing bracket, and a missing comma
-before a name. A word without quotes, a quote inside a quoted string and an argument without a name have more
-than one meaning, or none: such a call is malformed.
+before a name or between the values of a list. A word without quotes, a quote inside a quoted string, an
+argument without a name and an argument given twice have more than one meaning, or none: such a call is
+malformed.
 """
 
 import json
@@ -33,6 +34,7 @@ _TOKEN = re.compile(
     rf"(?P<gap>\s*)(?:(?P<mark>[{{}}\[\]():,=])|{_STRING}|(?P<word>[^\s{{}}\[\]():,=\"']+))", re.DOTALL
 )
 _BARE_NAME = re.compile(r"[^\W\d][\w.-]*")
+_VALUES = ("word", "string", "{", "[")  # kinds of tokens that begin a value
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -158,7 +160,7 @@ class _Reader:
     def _take(self, *kinds: str) -> _Token:
         """Return the next token, which must be one of `kinds`."""
         if self._token.kind not in kinds:
-            self._expected(" or ".join(kinds))
+            self._expected("a comma" if kinds == (",",) else " or ".join(kinds))
         self._before, self._token = self._token, self._following
         self._following = next(self._tokens, self._token)
         return self._before
@@ -180,6 +182,8 @@ class _Reader:
             if self._token.kind not in (":", "="):
                 self._expected(f": after {name.text[:20]!r}")
             self._take(":", "=")
+            if name.text in result:
+                _fail(f"{name.text[:20]!r} is given twice")
             result[name.text] = self._value(depth + 1)
             if self._token.kind != close and not self._comma_is_missing():
                 self._comma()
@@ -197,17 +201,26 @@ class _Reader:
 
     def _comma_is_missing(self) -> bool:
         """True if a name and a value follow, clearly apart from the value before."""
-        before, token = self._before, self._token
-        is_apart = token.after_gap or before.kind in ("}", "]") or QUOTE in (before.quote, token.quote)
+        token = self._token
         is_name = token.kind == "string" or (token.kind == "word" and _BARE_NAME.fullmatch(token.text))
-        return bool(is_apart and is_name and self._following.kind in (":", "="))
+        return bool(self._is_apart() and is_name and self._following.kind in (":", "="))
+
+    def _value_follows(self) -> bool:
+        """True if a value of a list follows without a comma. A word may belong to the string before it."""
+        kinds = ("string", "{", "[") if self._before.quote in ("'", '"') else _VALUES
+        return self._is_apart() and self._token.kind in kinds
+
+    def _is_apart(self) -> bool:
+        """True if something separates this token from the value before."""
+        before, token = self._before, self._token
+        return token.after_gap or before.kind in ("}", "]") or QUOTE in (before.quote, token.quote)
 
     def _array(self, depth: int) -> list[Any]:
         result: list[Any] = []
         self._take("[")
         while self._token.kind != "]":
             result.append(self._value(depth + 1))
-            if self._token.kind != "]":
+            if self._token.kind != "]" and not self._value_follows():
                 self._comma()
         self._take("]")
         return result
@@ -219,7 +232,7 @@ class _Reader:
             return self._object(depth)
         if self._token.kind == "[":
             return self._array(depth)
-        token = self._take("word", "string", "{", "[")
+        token = self._take(*_VALUES)
         return token.text if token.kind == "string" else _scalar(token.text)
 
 

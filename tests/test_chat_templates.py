@@ -196,6 +196,7 @@ def test_other_results_of_tools_become_json(chat_tokenizer: Tokenizer, reference
     ("message", "error"),
     [
         (calling_with("city=Paris"), "message 1: the arguments of f are not JSON"),
+        (calling_with('{"a": 1, "a": 2}'), "the arguments of f are not JSON ('a' is given twice)"),
         (calling_with('{"a": NaN}'), "NaN is not a JSON number"),
         (calling_with('["Paris"]'), "the arguments of f are JSON, but not an object"),
         (calling_with('"Paris"'), "the arguments of f are JSON, but not an object"),

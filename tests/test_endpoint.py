@@ -152,6 +152,9 @@ PLAIN_CALL = {"function": {"name": "get_time", "arguments": {"city": "Rome"}}}
         (completion("<|channel>just this<channel|>2"), "2", "just this", "delivered"),
         (completion("<|channel>final\n2<channel|>"), "2", "", "delivered"),
         (completion("<|channel>thought\n1+1", "length"), "", "1+1", "stuck"),
+        (completion("thought\n1+1<channel|>2"), "2", "1+1", "delivered"),  # the prompt had begun the header
+        (completion("thought\n1+1<channel|>"), "", "1+1", "empty"),
+        (completion("2<channel|>"), "2", "", "delivered"),  # closes nothing
     ],
 )
 def test_thought_answer_and_outcome(
@@ -159,6 +162,11 @@ def test_thought_answer_and_outcome(
 ) -> None:
     one = reply(openai, Said(body))
     assert (one.answer, one.thought, one.outcome, one.blocks) == (answer, thought, outcome, ())
+
+
+def test_a_thought_that_the_prompt_opened_may_end_at_the_tool_calls(openai: OpenAI) -> None:
+    one = reply(openai, Said(completion("I ask.<channel|>", "tool_calls", tool_calls=[CALL])))
+    assert (one.answer, one.thought, len(one.tool_calls)) == ("", "I ask.", 1)
 
 
 @pytest.mark.parametrize(

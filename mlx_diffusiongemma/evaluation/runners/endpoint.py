@@ -137,15 +137,16 @@ def _reply(answer: Answer) -> Reply:
     message, reason = choice["message"], choice.get("finish_reason")
     content = _text(message.get("content"))
     thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    calls = message.get("tool_calls") or ()
     if not thought:
-        thought, content = _split(content)
+        thought, content = _split(content, bool(calls))
     if reason == "content_filter":
         return Reply("", error="the endpoint's content filter ended it")
     return Reply(
         answer=content,
         thought=thought,
         finish_reason="length" if reason == "length" else "stop",
-        tool_calls=tuple(_call(call) for call in message.get("tool_calls") or ()),
+        tool_calls=tuple(_call(call) for call in calls),
         cost=_cost(answer.seconds, whole.get("usage"), bool(thought.strip())),
     )
 
@@ -159,11 +160,16 @@ def _text(content: Any) -> str:
     return content or ""
 
 
-def _split(content: str) -> tuple[str, str]:
-    """Thought and answer of a server that leaves the markers in the text."""
+def _split(content: str, has_calls: bool = False) -> tuple[str, str]:
+    """Return thought and answer of a server that leaves the markers in the text.
+
+    has_calls: True if tool calls follow. Then a thought that the prompt has opened may have no answer behind it.
+    """
     begun, closed, rest = content.partition("<channel|>")
-    if closed and "<|channel>" not in begun and rest.strip():  # the prompt had opened the thought
+    header = re.match(r"\s*thought[ \t]*\n", begun)  # the prompt had begun to open the thought
+    if closed and "<|channel>" not in begun and (rest.strip() or has_calls or header):
         thought, answer = _split(rest)
+        begun = begun[header.end() :] if header else begun
         return "\n".join(filter(None, (begun.strip(), thought))), answer.strip()
     if "<|channel>" in content:
         thoughts = []
