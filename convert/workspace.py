@@ -127,7 +127,8 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
             return target
         _replaced_of(target).rename(target)  # a run was cut off between its two renames
     if not overwrite:
-        raise InputError(f"{target} exists already; remove it, give another path, or use --overwrite")
+        way_out = ", give another path, or use --overwrite" if _is_model(target) else " or give another path"
+        raise InputError(f"{target} exists already; remove it{way_out}")
     if not _is_model(target):
         raise InputError(f"{target} is not a model directory, so it is not overwritten; remove it yourself")
     return target

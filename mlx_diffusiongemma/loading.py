@@ -38,20 +38,25 @@ _EXPERT = re.compile(r"\.experts\.\d+\.")
 # Processors and chat formats add a few tokens for which a model has no embedding, such as <|video|>.
 # Vocabularies of other models differ by thousands.
 _MOST_EXTRA_TOKENS = 64
+_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 @led_on(LOAD_KEYWORDS)
-def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[DiffusionGemma, Tokenizer]:
+def load(
+    path_or_hf_repo: str | Path, dtype: mx.Dtype | str | None = None
+) -> tuple[DiffusionGemma, Tokenizer]:
     """Load `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
 
     Args:
         path_or_hf_repo: of a Hugging Face checkpoint or an MLX conversion.
-        dtype: of the activations and unquantized weights. None keeps the checkpoint's, except on MLX's CPU
-            backend, where bfloat16 is ten times slower than float32: there it is float32.
+        dtype: of the activations and unquantized weights: float32, float16 or bfloat16, as MLX's dtype or by
+            name. None keeps the checkpoint's, except on MLX's CPU backend, where bfloat16 is ten times slower
+            than float32: there it is float32.
 
     Raises:
         InputError: the checkpoint cannot be used; a subclass says which part.
     """
+    dtype = _dtype(dtype)
     directory = resolve(path_or_hf_repo)
     # Quick checks come first: weights take minutes.
     config = ModelConfig.load(directory)
@@ -63,6 +68,15 @@ def load(path_or_hf_repo: str | Path, dtype: mx.Dtype | None = None) -> tuple[Di
     tokenizer = Tokenizer.load(directory)
     _check_tokenizer(tokenizer, config, directory)
     return _loaded(directory, config, dtype), tokenizer
+
+
+def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
+    if dtype is None:
+        return None
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, mx.Dtype) or chosen not in _DTYPES.values():
+        raise InputError(f"dtype: found {dtype!r}; give one of {', '.join(_DTYPES)}, or leave it out")
+    return chosen
 
 
 def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:

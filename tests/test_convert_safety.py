@@ -38,7 +38,7 @@ def test_bad_targets(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("taken", "file", "link"):
-        refuse(source, tmp_path / name, f"{name} exists already; remove it, give another path")
+        refuse(source, tmp_path / name, f"{name} exists already; remove it or give another path")
         refuse(source, tmp_path / name, f"{name} is not a model directory, so it is", overwrite=True)
     refuse(source, tmp_path / "file" / "below", "cannot be created")
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 from oracle import demo
 
 import mlx_dg
@@ -48,3 +50,14 @@ def test_a_checkpoint_without_generation_config_loads(tmp_path: Path, where: str
     assert set(model.generation_config.eos_token_id) >= ({1, 106} if where == "top" else {1})
     answer = mlx_dg.generate(model, tokenizer, "What is the capital of Norway?", seed=0, max_new_tokens=128)
     assert str(answer) == "The capital of Norway is Oslo."
+
+
+def test_dtypes_by_name(tmp_path: Path) -> None:
+    model, _ = mlx_dg.load("demo", dtype="float32")
+    parameters = tree_flatten(model.parameters())
+    assert {array.dtype for _, array in parameters} == {mx.float32}
+    for wrong in ("foo", "auto", 32, mx.int32):
+        with pytest.raises(
+            mlx_dg.InputError, match=r"dtype: found .*; give one of float32, float16, bfloat16"
+        ):
+            mlx_dg.load("demo", dtype=wrong)  # type: ignore[arg-type]

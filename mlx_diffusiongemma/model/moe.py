@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.switch_layers import SwitchLinear
 
 from ..config import TextConfig
 from .mlp import geglu
@@ -37,6 +36,9 @@ class Experts(nn.Module):
     """`num_experts` gated MLPs; gate and up rows are stacked in one matrix, gate first."""
 
     def __init__(self, config: TextConfig):
+        # Imported here because mlx_lm imports transformers: seconds, for commands that may build no model.
+        from mlx_lm.models.switch_layers import SwitchLinear
+
         super().__init__()
         hidden, width = config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = SwitchLinear(hidden, 2 * width, config.num_experts, bias=False)
