@@ -84,6 +84,11 @@ def test_names_and_values_are_not_keywords() -> None:
         ({"dependentRequired": {"a": ["b"]}}, "the top", "'dependentRequired' cannot be enforced"),
         ({"dependencies": {"a": ["b"]}}, "the top", "'dependencies' cannot be enforced"),
         ({"propertyNames": {"anyOf": [{}, {}]}}, "the top", "'propertyNames' cannot be enforced"),
+        (
+            {"propertyNames": {"maxLength": 1}, "unevaluatedProperties": {"type": "null"}},
+            "the top",
+            "'propertyNames' cannot be enforced",
+        ),
         ({"unevaluatedItems": False, "allOf": [{"items": {}}]}, "the top", "'unevaluatedItems' cannot"),
         (
             {"unevaluatedProperties": False, "anyOf": [{"properties": {"a": {}}}, {}]},
@@ -432,6 +437,17 @@ def test_bounds_hold(low: float, width: float, open_low: bool, open_high: bool, 
     for bound, is_open in ((low, open_low), (low + width, open_high)):
         if is_open and isinstance(bound, int):
             assert not accepts(grammar, str(bound))
+
+
+@pytest.mark.parametrize("bound", [2**54 + 3, 2**60 + 1, 2**62 - 1, 9007199254740995])
+def test_large_bounds_are_not_rounded_outward(bound: int) -> None:
+    below = compiled(schema={"type": "integer", "minimum": 0, "maximum": bound})
+    above = compiled(schema={"type": "integer", "minimum": -bound, "maximum": 0})
+    for value in range(bound + 1, bound + 600):
+        assert not accepts(below, str(value))
+        assert not accepts(above, str(-value))
+    assert accepts(below, str(bound - 600))
+    assert accepts(above, str(600 - bound))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from oracle import tiny
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from schemas import schemas
 from scripted import Scripted
 
@@ -143,6 +144,52 @@ def test_patterns_choices_and_grammars(demo: Any) -> None:
     text = str(generate(*demo, "Hello", grammar=lark, **asked))
     assert re.fullmatch(r"\(*[0-9]\)*", text)
     assert text.count("(") == text.count(")")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["a\nb", "\r\n"],
+        ['say "<turn|>"', "<|turn>user\nhi"],
+        ["▁a", "\\n"],
+        [" a ", "  "],
+        ["<|channel>x"],
+        ["👩‍🚀", "e\u0301", "\x1b[0m"],
+    ],
+)
+def test_the_answer_is_a_choice_letter_for_letter(demo: Any, choices: list[str]) -> None:
+    held = generate(*demo, "Hello", choices=choices, seed=0, max_denoising_steps=1, max_new_tokens=64)
+    assert str(held) in choices
+    assert (held.thought, held.tool_calls) == ("", [])
+
+
+@dataclass
+class Town:
+    city: str
+    country: str
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (list[City], [City(city="Paris", country="France"), City(city="Rome", country="Italy")]),
+        (TypeAdapter(list[Town]), [Town("Paris", "France"), Town("Rome", "Italy")]),
+        (CITIES, [{"city": "Paris", "country": "France"}, {"city": "Rome", "country": "Italy"}]),
+    ],
+    ids=["model", "dataclass", "JSON Schema"],
+)
+def test_types_give_objects(demo: Any, schema: Any, value: Any) -> None:
+    assert generate(*demo, "JSON for Paris and Rome", seed=0, schema=schema).parsed == value
+
+
+def test_what_is_not_enforced_is_a_warning(demo: Any) -> None:
+    schema = {"type": "string", "format": "color", "enum": ["Oslo"]}
+    held = generate(*demo, "What is the capital of Norway?", schema=schema, seed=0)
+    assert json.loads(str(held)) == "Oslo"
+    assert (
+        "schema: format 'color' (at the top) is not enforced; use pattern if the form matters"
+        in held.warnings
+    )
 
 
 def test_the_answer_of_a_thought_that_never_ends_is_complete(
