@@ -112,6 +112,8 @@ def _text_part(where: str, part: Any) -> dict[str, str]:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind == "text":
+        raise InputError(f"{where} has a content part without text; give {{'type': 'text', 'text': '...'}}")
     raise InputError(f"{where} has a content part of type {kind!r}; use parts of type 'text'")
 
 

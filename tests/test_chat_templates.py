@@ -209,6 +209,7 @@ def test_other_results_of_tools_become_json(chat_tokenizer: Tokenizer, reference
         (calling("f"), "message 1 has a tool call of type str"),
         (calling(tool_calls={"name": "f"}), "message 1 has tool_calls of type dict"),
         (calling(F, reasoning_content=["hm"]), "message 1 has reasoning that is not text"),
+        ({"role": "user", "content": [{"type": "text"}]}, "message 1 has a content part without text; give"),
         (result("x"), "message 1 is a tool's, but no tool call comes before it"),
     ],
 )  # fmt: skip

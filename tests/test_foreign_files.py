@@ -69,7 +69,9 @@ def test_files(tmp_path: Path) -> None:
     model = folder(
         tmp_path / "model", adapters__safetensors=b"\0", m__gguf=b"GGUF", blob=b"GGUF\3\0\0\0", txt=b"G"
     )
-    assert complaint(model / "adapters.safetensors").startswith(f"{model}/adapters.safetensors holds {ADAPTER}")
+    assert complaint(model / "adapters.safetensors").startswith(
+        f"{model}/adapters.safetensors holds {ADAPTER}"
+    )
     for name in ("m.gguf", "blob"):
         assert complaint(model / name).startswith(f"{model / name} holds weights in GGUF, {GGUF}")
     os.mkfifo(model / "pipe")

@@ -163,7 +163,7 @@ def _text(content: Any) -> str:
 def _split(content: str, has_calls: bool = False) -> tuple[str, str]:
     """Return thought and answer of a server that leaves the markers in the text.
 
-    has_calls: True if tool calls follow. Then a thought that the prompt has opened may have no answer behind it.
+    has_calls: tool calls follow, so a thought that the prompt has opened may have no answer behind it.
     """
     begun, closed, rest = content.partition("<channel|>")
     header = re.match(r"\s*thought[ \t]*\n", begun)  # the prompt had begun to open the thought
