@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -386,7 +387,73 @@ def test_deep_schemas() -> None:
     assert json.loads(shortest(compiled(schema=schema)))
     for _ in range(2000):
         schema = {"items": schema}
-    assert "nested too deeply; put inner parts under $defs" in refusal(schema=schema)
+        if _ in (80, 300, 1999):
+            assert "nested too deeply" in refusal(schema=schema)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        lambda inner: inner,
+        lambda inner: {"type": "object", "properties": {"a": inner}},
+        lambda inner: {"allOf": [{"type": "array", "items": inner}]},
+        lambda inner: {
+            "anyOf": [{"additionalProperties": inner, "type": ["array", "object"]}, {"type": "null"}]
+        },
+    ],
+)
+@pytest.mark.parametrize("circle", [False, True])
+def test_long_chains_of_references(link: Callable[[Any], Any], circle: bool) -> None:
+    """The compiler would run out of stack, and take the process down."""
+    for length, fits in ((60, True), (5000, False)):
+        links = {f"d{at}": link({"$ref": f"#/$defs/d{at + 1}"}) for at in range(length)}
+        last: dict[str, Any] = {"anyOf": [{"type": "null"}, *([{"$ref": "#/$defs/d0"}] if circle else [])]}
+        schema = {"$ref": "#/$defs/d0", "$defs": {**links, f"d{length}": last}}
+        if fits:
+            compiled(schema=schema)
+        else:
+            assert "a long chain of references; make it flatter" in refusal(schema=schema)
+
+
+def test_many_definitions_that_are_not_a_chain() -> None:
+    definitions = {f"d{at}": {"type": "object", "properties": {"a": {"$ref": "#"}}} for at in range(500)}
+    schema = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in definitions], "$defs": definitions}
+    assert accepts(compiled(schema=schema), '{"a": {"a": {}}}')
+
+
+def test_references_that_multiply() -> None:
+    definitions: dict[str, Any] = {
+        f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 10} for at in range(20)
+    }
+    definitions["d20"] = {"properties": {"a": {}}, "required": ["a"]}
+    assert accepts(compiled(schema={"$ref": "#/$defs/d0", "$defs": definitions}), '{"a": 1}')
+    wide = {f"d{at}": kinds(a=None, b=None) for at in range(30)}
+    for at in range(29):
+        wide[f"d{at}"]["properties"] = {key: {"$ref": f"#/$defs/d{at + 1}"} for key in ("a", "b")}
+    options = [{"$ref": "#/$defs/d0"}, {"allOf": [{"$ref": "#/$defs/d0"}, {"$ref": "#/$defs/d1"}]}]
+    assert "may overlap" in refusal(schema={"oneOf": options, "$defs": wide})
+
+
+def test_many_alternatives_are_told_apart_by_a_constant() -> None:
+    options = [kinds(kind=index, x=None) for index in range(1000)]
+    grammar = compiled(schema={"oneOf": options})
+    assert accepts(grammar, '{"kind": 999, "x": 1}')
+    assert not accepts(grammar, '{"kind": 1000, "x": 1}')
+    assert "may overlap" in refusal(schema={"oneOf": [*options, kinds(kind=7)]})
+
+
+def test_one_wrong_part_of_many_is_found() -> None:
+    schema = {
+        "properties": {
+            f"p{at}": {"type": "string", "pattern": "(a" if at == 900 else "a"} for at in range(1000)
+        }
+    }
+    assert refusal(schema=schema) == "schema: at /properties/p900: unclosed group; correct it"
+
+
+def test_more_than_the_compiler_follows_at_once_is_said() -> None:
+    schema = {"type": "object", "properties": {f"p{at}": {} for at in range(3000)}}
+    assert "allows too many things in one place (2000 at most)" in refusal(schema=schema)
 
 
 # The compiler rounds twice: these became their neighbours.

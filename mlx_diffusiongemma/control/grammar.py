@@ -95,8 +95,17 @@ def compile_grammar(
     compiled = Grammar(vocabulary, begin, hints, values, warnings=source.warnings)
     shortest = _shortest_text(compiled, source.texts) or shortest_completion(begin, compiled, _MOST_TOKENS)
     if shortest is None:
+        if _is_crowded(compiled):
+            raise InputError(f"{name}: allows too many things in one place (2000 at most); leave some out")
         raise InputError(f"{name}: found nothing short that matches it; does it contradict itself? loosen it")
     return replace(compiled, shortest=tuple(shortest))
+
+
+def _is_crowded(grammar: Grammar) -> bool:
+    """True if the compiler gives up at the beginning of an answer for the number of its alternatives."""
+    matcher = grammar.matcher()
+    tokens = matcher.compute_ff_tokens() or np.flatnonzero(grammar.allowed(matcher))[:1].tolist()
+    return not matcher.consume_tokens(tokens) and "Current row has" in matcher.get_error()
 
 
 def _shortest_text(grammar: Grammar, texts: Sequence[str]) -> list[int] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import InputError
 from ..prompts import one_line
 from .examples import example
+from .schema_depth import is_too_deep
 from .schema_keywords import FORMATS
 from .schema_objects import definition
 from .schema_places import refuse, where
@@ -18,9 +19,11 @@ from .schema_reader import SchemaReader
 from .schema_refs import step
 from .schema_types import json_schema_of, parser_of
 
-__all__ = ["CheckedSchema", "checked_schema", "parser_of"]
+__all__ = ["TOO_DEEP", "CheckedSchema", "checked_schema", "parser_of"]
 
-_MOST_CHECKED = 200  # parts of a schema that are compiled alone to find the one at fault
+TOO_DEEP = "schema: nested too deeply, or a long chain of references; make it flatter"
+
+_CHECKING = 2_000_000  # characters that are compiled to find the part at fault
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class CheckedSchema:
         """
         definitions = self.plain.get("$defs", {})
         pointer, checked = "", set[int]()
+        most = _CHECKING // (1000 + len(json.dumps(definitions)))
         pending = list(_parts(self.plain, definitions))
-        while pending and len(checked) < _MOST_CHECKED:
+        while pending and len(checked) < most:
             part = pending.pop(0)
             if id(part) not in checked:
                 checked.add(id(part))
@@ -75,7 +79,9 @@ def checked_schema(schema: Any) -> CheckedSchema:
         reader = SchemaReader({} if plain is True else plain)
         top = reader.read()
     except RecursionError:
-        raise InputError("schema: nested too deeply; put inner parts under $defs") from None
+        raise InputError(TOO_DEEP) from None
+    if is_too_deep(top, reader.definitions):
+        raise InputError(TOO_DEEP)
     if reader.definitions:
         top["$defs"] = reader.definitions
     texts = {example(pattern) for pattern in reader.patterns} | {FORMATS[name] for name in reader.formats}
@@ -91,7 +97,7 @@ def _as_json(schema: Any) -> Any:
         text.encode()
         return json.loads(text)
     except RecursionError:
-        raise InputError("schema: nested too deeply; put inner parts under $defs") from None
+        raise InputError(TOO_DEEP) from None
     except (TypeError, ValueError) as error:
         pointer, reason = _not_json(schema, "", error)
         refuse(pointer, f"not JSON ({reason}); use plain JSON values")

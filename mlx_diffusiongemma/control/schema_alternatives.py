@@ -15,7 +15,7 @@ from typing import Any
 from .schema_objects import Definitions, same_value
 
 _KINDS = ("null", "boolean", "number", "string", "array", "object")
-_DEPTH = 8  # of objects within objects that are compared
+_DEPTH = 3  # of objects within objects that are compared: each level may multiply the work
 _MOST = 300  # alternatives of which every pair is compared
 
 Values = frozenset[str]  # constants, as JSON
@@ -61,11 +61,27 @@ def simplify_one_of(
 
 
 def _all_exclusive(shapes: list[_Shape]) -> bool:
-    listed = [values for shape in shapes for values in shape.kinds.values()]
-    if None not in listed:
-        every = [value for values in listed for value in values or ()]
-        return len(every) == len(set(every))
+    constants = [_constants_of(shape) for shape in shapes]
+    if _all_disjoint(constants):
+        return True
+    required = frozenset.intersection(*(shape.required.intersection(shape.properties) for shape in shapes))
+    objects = all(shape.kinds.keys() == {"object"} for shape in shapes)
+    if objects and any(
+        _all_disjoint([_constants_of(shape.properties[key]) for shape in shapes]) for key in required
+    ):
+        return True
     return len(shapes) <= _MOST and all(_exclusive(one, other) for one, other in combinations(shapes, 2))
+
+
+def _all_disjoint(constants: list[Values | None]) -> bool:
+    every = [value for values in constants for value in values or ()]
+    return None not in constants and len(every) == len(set(every))
+
+
+def _constants_of(shape: _Shape) -> Values | None:
+    """All values of a shape; None if they are not listed."""
+    values = list(shape.kinds.values())
+    return None if None in values else frozenset().union(*(each for each in values if each))
 
 
 def _exclusive(one: _Shape, other: _Shape, depth: int = 0) -> bool:
@@ -139,10 +155,10 @@ class _Shapes:
         )
 
 
-def _both(one: _Shape, other: _Shape) -> _Shape:
-    shared = one.properties.keys() & other.properties.keys()
+def _both(one: _Shape, other: _Shape, depth: int = 0) -> _Shape:
+    shared = one.properties.keys() & other.properties.keys() if depth < _DEPTH else ()
     properties = {**one.properties, **other.properties}
-    properties |= {key: _both(one.properties[key], other.properties[key]) for key in shared}
+    properties |= {key: _both(one.properties[key], other.properties[key], depth + 1) for key in shared}
     closing = [shape for shape in (one, other) if shape.names is not None]
     names = (
         reduce(frozenset.intersection, (shape.names or frozenset() for shape in closing)) if closing else None
@@ -166,7 +182,7 @@ def _both_kinds(
     return {kind: values for kind, values in kinds.items() if values is None or values}
 
 
-def _either(shapes: list[_Shape]) -> _Shape:
+def _either(shapes: list[_Shape], depth: int = 0) -> _Shape:
     kinds: dict[str, Values | None] = {}
     for shape in shapes:
         for kind, values in shape.kinds.items():
@@ -174,10 +190,11 @@ def _either(shapes: list[_Shape]) -> _Shape:
             kinds[kind] = None if values is None or known is None else known | values
     objects = [shape for shape in shapes if "object" in shape.kinds] or [_Shape()]
     shared = frozenset.intersection(*(frozenset(shape.properties) for shape in objects))
+    shared = shared if depth < _DEPTH else frozenset()
     closing = [shape.names for shape in objects if shape.names is not None]
     return _Shape(
         kinds,
-        {key: _either([shape.properties[key] for shape in objects]) for key in shared},
+        {key: _either([shape.properties[key] for shape in objects], depth + 1) for key in shared},
         frozenset.intersection(*(shape.required for shape in objects)),
         frozenset().union(*closing) if len(closing) == len(objects) else None,
         any(shape.narrowed for shape in objects),

@@ -5,12 +5,12 @@ Works on schemas as `schema_reader` writes them: enforced keywords only, every `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 Definitions = Mapping[str, Any]
 
-_DEPTH = 16  # of schemas within schemas that describe the same value
+_EITHER, _SOURCES = ("anyOf", "oneOf"), ("$ref", "allOf", "anyOf", "oneOf")
 
 
 def definition(reference: str, definitions: Definitions) -> Any:
@@ -51,21 +51,19 @@ def name_types(nodes: Iterable[dict[str, Any]], definitions: Definitions) -> Non
         if id(node) in parts or not node.keys() - {"$ref", "anyOf", "oneOf"}:
             continue
         kinds = _implied(node, definitions)
-        if kinds and len(kinds) == 1:
+        if len(kinds) == 1:
             node["type"] = kinds.pop()
 
 
-def _implied(node: Any, definitions: Definitions, depth: int = 0) -> set[str] | None:
-    """The types that the keywords of `node` are about; None where it says what it is itself."""
-    if isinstance(node, bool) or depth > _DEPTH or node.keys() & {"type", "const", "enum"}:
-        return None
-    kinds = {_ABOUT[key] for key in node if key in _ABOUT}
-    for key, part in same_value(node, definitions):
-        inner = _implied(part, definitions, depth + 1)
-        if inner is None or (not inner and key in ("anyOf", "oneOf")):
-            return None
-        kinds |= inner
-    return kinds
+def _implied(node: dict[str, Any], definitions: Definitions) -> set[str]:
+    """The types that the keywords of `node` are about; none where it says what it is itself."""
+    parts = _described(node, definitions)
+    anything = any(
+        part in (True, {}) for each in parts for key, part in same_value(each, definitions) if key in _EITHER
+    )
+    if anything or any(part.keys() & {"type", "const", "enum"} for part in parts):
+        return set()
+    return {_ABOUT[key] for part in parts for key in part if key in _ABOUT}
 
 
 def close_objects(nodes: Iterable[dict[str, Any]], definitions: Definitions) -> set[int]:
@@ -79,7 +77,7 @@ def close_objects(nodes: Iterable[dict[str, Any]], definitions: Definitions) -> 
     members: set[int] = set()
     for node in nodes:
         if id(node) in combining:
-            _mark_members(node, definitions, members)
+            members |= {id(part) for part in _described(node, definitions)[1:]}
     closed: set[int] = set()
     for node in nodes:
         if id(node) in members or not ("properties" in node or id(node) in combining):
@@ -118,35 +116,37 @@ def _combines(node: Mapping[str, Any]) -> bool:
     return len(sources) > 1 or len(node.get("allOf", ())) > 1
 
 
-def _mark_members(node: Mapping[str, Any], definitions: Definitions, members: set[int]) -> None:
-    for _, part in same_value(node, definitions):
-        if isinstance(part, dict) and id(part) not in members:
-            members.add(id(part))
-            _mark_members(part, definitions, members)
+def _described(
+    node: dict[str, Any], definitions: Definitions, sources: Collection[str] = _SOURCES
+) -> list[dict[str, Any]]:
+    """`node` and the schemas that describe the same value, at any remove, each once."""
+    parts, known = [node], {id(node)}
+    for part in parts:
+        for key, inner in same_value(part, definitions):
+            if key in sources and isinstance(inner, dict) and id(inner) not in known:
+                known.add(id(inner))
+                parts.append(inner)
+    return parts
 
 
 def _names(
-    node: Any, definitions: Definitions, alternatives: bool = True, depth: int = 0
+    node: dict[str, Any], definitions: Definitions, alternatives: bool = True
 ) -> dict[str, None] | None:
-    """The keys that `node` and the schemas in it name; None if some schema decides about the others.
+    """The keys that `node` and the schemas in it name; None if they name none, or speak of others.
 
     alternatives: take those of anyOf and oneOf together.
     """
-    if isinstance(node, bool):
-        return {} if depth else None
-    if depth > _DEPTH or node.keys() & {"additionalProperties", "patternProperties", "unevaluatedProperties"}:
+    parts = _described(node, definitions)
+    if any(part.keys() & {"additionalProperties", "patternProperties"} for part in parts):
         return None
-    names, named = dict.fromkeys(node.get("properties", ())), "properties" in node
-    for key, part in same_value(node, definitions):
-        inner = _names(part, definitions, alternatives, depth + 1)
-        if inner is None or (inner and not alternatives and key in ("anyOf", "oneOf")):
+    if not alternatives:
+        always = {id(part) for part in _described(node, definitions, ("$ref", "allOf"))}
+        if any("properties" in part and id(part) not in always for part in parts):
             return None
-        names |= inner
-    return names if named or names or depth else None
+    if not any("properties" in part for part in parts):
+        return None
+    return {name: None for part in parts for name in part.get("properties", ())}
 
 
-def _required(node: Any, definitions: Definitions, depth: int = 0) -> set[str]:
-    if isinstance(node, bool) or depth > _DEPTH:
-        return set()
-    inner = (_required(part, definitions, depth + 1) for _, part in same_value(node, definitions))
-    return set(node.get("required", ())).union(*inner)
+def _required(node: dict[str, Any], definitions: Definitions) -> set[str]:
+    return {name for part in _described(node, definitions) for name in part.get("required", ())}

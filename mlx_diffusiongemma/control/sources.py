@@ -12,7 +12,7 @@ from llguidance import LLMatcher
 
 from ..errors import InputError
 from .patterns import ends_in_escape
-from .schema import checked_schema
+from .schema import TOO_DEEP, checked_schema
 from .schema_places import printable
 from .vocabulary import Vocabulary
 
@@ -108,6 +108,8 @@ def _schema(value: Any, vocabulary: Vocabulary) -> Source:
         return reason(matcher.get_error()) if matcher.is_error() else ""
 
     def explain(report: str) -> str:
+        if "recursion limit exceeded" in report:  # of the reader of JSON: it has no place
+            return TOO_DEEP.removeprefix("schema: ")
         return schema.located(reason(report), compile_part)
 
     texts = [json.dumps(text, ensure_ascii=False) for text in schema.examples]
