@@ -46,8 +46,8 @@ def shortest(model: DiffusionGemma, tokenizer: Tokenizer, schema: Any) -> int:
 
 
 def ended_as_it_says(generation: Generation) -> bool:
-    """True if the reason is "length" where a warning says that the answer was cut, and "stop" elsewhere."""
-    cut = any("cut the answer short" in warning for warning in generation.warnings)
+    """True if the reason is "length" where a warning names the limit, and "stop" elsewhere."""
+    cut = any(warning.startswith("max_new_tokens ") for warning in generation.warnings)
     return generation.finish_reason == ("length" if cut else "stop")
 
 
