@@ -31,7 +31,7 @@ class Untrained:
 
 
 def written(grammar: Grammar, model: Any, most: int, length: int, thought: int = 0) -> list[int]:
-    """What a caller of `Structure` writes, canvas by canvas, after a thought of some length."""
+    """Write an answer as a caller of `Structure` does, canvas by canvas, after a thought of some length."""
     structure = Structure(grammar)
     answer: list[int] = []
     remaining, start = thought + most, thought

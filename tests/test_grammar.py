@@ -1,4 +1,4 @@
-"""What an answer can be held to, and what is refused before anything is denoised."""
+"""Grammars: the compiled ones, and those that are refused before anything is denoised."""
 
 from __future__ import annotations
 

@@ -703,7 +703,13 @@ def test_an_alternative_with_look_around_is_left_out() -> None:
     }
     grammar = compiled(schema=schema)
     (warning,) = grammar.warnings
-    assert warning.startswith("schema: the alternative at /properties/price/anyOf/1 is left out")
+    assert warning.startswith("schema: alternative at /properties/price/anyOf/1 is left out")
+    schema = {"anyOf": [*({"type": "string", "pattern": pattern} for _ in range(9)), {"type": "null"}]}
+    (warning,) = compiled(schema=schema).warnings
+    assert "at /anyOf/4, 4 more are left out" in warning
+    schema = {
+        "properties": {"price": {"anyOf": [{"type": "number"}, {"type": "string", "pattern": pattern}]}}
+    }
     assert accepts(grammar, '{"price": 1.5}')
     assert not accepts(grammar, '{"price": "1.5"}')
     assert "look-around" in refusal(schema={"anyOf": [{"type": "string", "pattern": pattern}]})

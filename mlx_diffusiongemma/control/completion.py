@@ -62,7 +62,7 @@ _DISCREPANCY, _OPENING, _STALE, _RECURSION = 0.5, 1.0, 0.005, 1.0
 
 
 class _Within(NamedTuple):
-    """Whether an odd number of quotes came before, so that brackets mean nothing, and a backslash last."""
+    """The state within quotes: brackets mean nothing there. escaped: a backslash came last."""
 
     quoted: bool
     escaped: bool = False
@@ -84,7 +84,7 @@ class _State(NamedTuple):
 
 
 class _Lead(NamedTuple):
-    """What a step did where a state looked the same: it saves the copy of a matcher."""
+    """The effect of a step where a state looked the same. Knowing it saves the copy of a matcher."""
 
     look: int
     size: int
@@ -264,7 +264,7 @@ class _Search:
 
 
 def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
-    """Of the tokens that begin alike, the longest, which takes a literal furthest, and the shortest."""
+    """The longest of the tokens that begin alike, which takes a literal furthest, and the shortest."""
     found: dict[int, list[tuple[int, int]]] = {}
     longest: dict[int, tuple[int, int]] = {}
     for token in np.flatnonzero(grammar.allowed(state.matcher)).tolist():
@@ -282,7 +282,7 @@ def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
 
 @lru_cache(maxsize=4096)
 def _deeper(spelled: bytes, within: _Within) -> tuple[float, _Within]:
-    """By how much `spelled` raises the depth, and where it leads."""
+    """Return by how much `spelled` raises the depth, and the state after it."""
     depth, (quoted, escaped) = 0.0, within
     for byte in spelled:
         if escaped:

@@ -56,7 +56,7 @@ def _text(operation: Any, value: Any) -> str:
 
 
 def _repeated(text: str, times: int) -> str:
-    """`text` so many times. Raises OverflowError before it gets long: repetitions multiply."""
+    """Repeat `text`. Raises OverflowError before it gets long: repetitions multiply."""
     if len(text) * times > _MOST:
         raise OverflowError("no short text matches")
     return text * times if text else ""

@@ -1,4 +1,4 @@
-"""What an answer is held to: a JSON Schema, a regular expression, a Lark grammar or a list of choices.
+"""Grammars for answers: a JSON Schema, a regular expression, a Lark grammar or a list of choices.
 
 `llguidance` compiles all four and follows them token by token. This module proves before any denoising that
 something matches.

@@ -63,7 +63,7 @@ def python_pattern(pattern: str) -> str | None:
 
 
 def _literal_members(members: str) -> str:
-    """What is between the brackets of a class, where the compiler reads no operators."""
+    """The members of a class, so that the compiler reads no operators."""
     negated = members[:1] == "^"
     atoms = re.findall(r"\\.|.", members[negated:], re.DOTALL)
     written, index = ["^"] if negated else [], 0

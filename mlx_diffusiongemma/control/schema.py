@@ -21,7 +21,7 @@ from .schema_types import json_schema_of, parser_of
 
 __all__ = ["TOO_DEEP", "CheckedSchema", "checked_schema", "parser_of"]
 
-TOO_DEEP = "schema: nested too deeply, or a long chain of references; make it flatter"
+TOO_DEEP = "nested too deeply, or a long chain of references; make it flatter"
 
 _CHECKING = 2_000_000  # characters that are compiled to find the part at fault
 
@@ -79,9 +79,9 @@ def checked_schema(schema: Any) -> CheckedSchema:
         reader = SchemaReader({} if plain is True else plain)
         top = reader.read()
     except RecursionError:
-        raise InputError(TOO_DEEP) from None
+        raise InputError(f"schema: {TOO_DEEP}") from None
     if is_too_deep(top, reader.definitions):
-        raise InputError(TOO_DEEP)
+        raise InputError(f"schema: {TOO_DEEP}")
     if reader.definitions:
         top["$defs"] = reader.definitions
     texts = {example(pattern) for pattern in reader.patterns} | {FORMATS[name] for name in reader.formats}
@@ -97,14 +97,14 @@ def _as_json(schema: Any) -> Any:
         text.encode()
         return json.loads(text)
     except RecursionError:
-        raise InputError(TOO_DEEP) from None
+        raise InputError(f"schema: {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
         pointer, reason = _not_json(schema, "", error)
         refuse(pointer, f"not JSON ({reason}); use plain JSON values")
 
 
 def _not_json(value: Any, pointer: str, error: Exception) -> tuple[str, str]:
-    """Where in `value` the innermost part stands that cannot be written as JSON, and why not."""
+    """Return the place of the innermost part of `value` that cannot be written as JSON, and the reason."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if "Circular" not in str(error):
         for key, each in inner:

@@ -23,7 +23,7 @@ Values = frozenset[str]  # constants, as JSON
 
 @dataclass(frozen=True)
 class _Shape:
-    """What is known about the values of a schema. Each fact holds for all of them.
+    """Facts about the values of a schema. Each holds for all of them.
 
     kinds: type -> its only values, or None for any. properties: key -> what is there, if it is there.
     required: the keys that objects have. names: the only keys that they have, or None. narrowed: `names`
@@ -134,7 +134,7 @@ class _Shapes:
         return shape
 
     def own(self, node: Mapping[str, Any]) -> _Shape:
-        """What a schema says without those that it combines."""
+        """The shape of a schema without the schemas that it combines."""
         names = node.get("type", _KINDS)
         names = [names] if isinstance(names, str) else names
         kinds: Mapping[str, Values | None] = dict.fromkeys(

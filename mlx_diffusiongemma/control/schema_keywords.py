@@ -1,4 +1,4 @@
-"""JSON Schema keywords, by what this package makes of each."""
+"""The keywords of JSON Schema: enforced, ignored, refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ REMARKS = frozenset((
 ))  # fmt: skip
 REMARK_PREFIXES = ("x-", "ui:", "meta:")
 
-# They say something that no grammar here keeps, and how to say it otherwise.
+# They limit the answers in a way that no grammar here can; and how to say it otherwise.
 REFUSED = {
     "not": "list what is allowed instead (enum, pattern or anyOf)",
     "if": "give the cases as anyOf",
@@ -166,7 +166,7 @@ def is_understood(key: str, value: Any, node: dict[str, Any]) -> bool:
 
 
 def objection(key: str, value: Any) -> str | None:
-    """What is wrong with a keyword that is not understood; None if it is merely unknown."""
+    """Return the problem with a keyword that is not understood; None if it is merely unknown."""
     name = f"'{printable(key[:40])}'"
     if key in REFUSED:
         return cannot(key)
@@ -183,7 +183,7 @@ def objection(key: str, value: Any) -> str | None:
 
 
 def cannot(key: str) -> str:
-    """What is wrong with a keyword that says something which no grammar here keeps."""
+    """Words for a keyword that limits the answers in a way that no grammar here can."""
     return f"keyword {key!r} cannot be enforced; {REFUSED[key]}"
 
 

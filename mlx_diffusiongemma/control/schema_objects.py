@@ -1,4 +1,4 @@
-"""What is meant where a schema leaves it open: the type, and whether objects may have extra keys.
+"""Types and extra keys, where a schema leaves them open.
 
 Works on schemas as `schema_reader` writes them: enforced keywords only, every `$ref` into `$defs`.
 """

@@ -48,7 +48,7 @@ class SchemaReader:
         self._nodes: list[dict[str, Any]] = []
         self._ignored: dict[str, str] = {}  # formats -> where each stands first
         self._unknown: dict[str, str] = {}
-        self._left_out: list[str] = []
+        self._left_out: dict[str, str] = {}  # alternatives
         self.definitions: dict[str, Any] = {}
         self.places: dict[int, str] = {}
         self.patterns: dict[str, None] = {}
@@ -89,8 +89,8 @@ class SchemaReader:
             yield f"schema: {_listed('format', self._ignored)} not enforced; use pattern if the form matters"
         if self._unknown:
             yield f"schema: {_listed('keyword', self._unknown)} unknown and ignored"
-        for pointer in self._left_out:
-            yield f"schema: the alternative {where(pointer)} is left out: no grammar follows look-around"
+        if self._left_out:
+            yield f"schema: {_listed('alternative', self._left_out)} left out: no grammar follows look-around"
 
     def _made(self, pointer: str, node: dict[str, Any]) -> dict[str, Any]:
         """`node`, known as a part of the result."""
@@ -224,7 +224,7 @@ class SchemaReader:
             return options
         for index, each in enumerate(options):
             if has_look_around(_pattern(each)):
-                self._left_out.append(f"{pointer}/anyOf/{index}")
+                self._left_out[f"{pointer}/anyOf/{index}"] = f"{pointer}/anyOf/{index}"
         return kept
 
 
@@ -233,12 +233,13 @@ def _pattern(node: Any) -> str:
 
 
 def _listed(noun: str, places: dict[str, str]) -> str:
-    """Names with the places where they stand first."""
-    shown = [f"{name} ({where(pointer)})" for name, pointer in list(places.items())[:5]]
+    """Names with the places where they stand first; a name that is a place stands for itself."""
+    first = [
+        where(name) if name == pointer else f"{name} ({where(pointer)})"
+        for name, pointer in list(places.items())[:5]
+    ]
     more = [f"{len(places) - 5} more"] if len(places) > 5 else []
-    return (
-        f"{noun}{'s' * (len(places) > 1)} {', '.join([*shown, *more])} {'are' if len(places) > 1 else 'is'}"
-    )
+    return f"{noun}{'s' * (len(places) > 1)} {', '.join(first + more)} {'are' if len(places) > 1 else 'is'}"
 
 
 def _check_keys(node: dict[str, Any], pointer: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the `$ref`s of a JSON Schema lead: pointers, anchors and ids within the same document."""
+"""The targets of `$ref` in a JSON Schema: pointers, anchors and ids within the same document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DATA = frozenset(("const", "default", "enum", "example", "examples"))
 
 
 class Target(NamedTuple):
-    """What a reference leads to.
+    """The schema that a reference leads to.
 
     pointer: its place from the root, as a JSON pointer. base: the id of the resource that it is part of.
     """

@@ -1,4 +1,4 @@
-"""What a caller holds an answer to, as source for the grammar compiler, with words for its reports."""
+"""Sources for the grammar compiler, and words for its reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REASONS = {
 
 
 def in_short(report: str, place: bool = True) -> str:
-    """A report of the compiler on one line: what is wrong and where, without the drawing below it."""
+    """Return a report of the compiler on one line: the problem and its place, without the drawing."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     first = re.sub(r"^(?:at )?(\d+)\((\d+)\): ", r"line \1, column \2: ", lines[0] if lines else "not usable")
@@ -109,7 +109,7 @@ def _schema(value: Any, vocabulary: Vocabulary) -> Source:
 
     def explain(report: str) -> str:
         if "recursion limit exceeded" in report:  # of the reader of JSON: it has no place
-            return TOO_DEEP.removeprefix("schema: ")
+            return TOO_DEEP
         return schema.located(reason(report), compile_part)
 
     texts = [json.dumps(text, ensure_ascii=False) for text in schema.examples]

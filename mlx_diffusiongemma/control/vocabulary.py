@@ -31,11 +31,11 @@ class Vocabulary:
     stop: int
 
     def spelling(self, ids: Sequence[int]) -> bytes:
-        """What `ids` spell."""
+        """The bytes that `ids` spell."""
         return bytes(self.backend.decode_bytes(list(ids)))
 
     def spell(self, text: bytes) -> list[int]:
-        """Ids that spell `text`, as the tokenizer would."""
+        """The ids that the tokenizer gives `text`."""
         return [int(token) for token in self.backend.tokenize_bytes(text)]
 
     def spells(self, text: str) -> bool:
@@ -74,7 +74,7 @@ class Vocabulary:
         return np.array(list(ids), dtype=np.int64)
 
     def are_text(self, ids: Sequence[int]) -> bool:
-        """Whether all of `ids` spell text; llguidance knows nothing of which tokens are hidden."""
+        """True if all of `ids` spell text. llguidance does not know which tokens are hidden."""
         return all(token < self.size and self.text[token] for token in ids)
 
 
