@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from emulator import emulate
 
+from mlx_diffusiongemma.engine.step import initial_state
 from mlx_diffusiongemma.ops import Bounds, Proposal, RowStatistics, dense_soft_embedding, processed_logits
 from mlx_diffusiongemma.ops.accept_and_renoise import accept_and_renoise_kernel, accept_and_renoise_reference
 from mlx_diffusiongemma.ops.metal import Kernel
 from mlx_diffusiongemma.ops.row_statistics import row_statistics_kernel, row_statistics_reference
 from mlx_diffusiongemma.ops.soft_embedding import soft_embedding_kernel, soft_embedding_reference
-from mlx_diffusiongemma.sampling import initial_state
 
 CANVAS, VOCAB, WIDTH, SOFTCAP, TEMPERATURE = 256, 262144, 2816, 30.0, 0.6
 ROWS = 2  # emulated; traffic is proportional to rows

@@ -30,8 +30,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_diffusiongemma.engine.step import proposal_of
 from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, accept_and_renoise, row_statistics
-from mlx_diffusiongemma.sampling import proposal_of
 
 SOFTCAP, TEMPERATURE = 30.0, 0.6
 BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0.005)

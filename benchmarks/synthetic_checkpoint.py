@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from oracle import demo, tiny
 
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.generation_config import GenerationConfig
+from mlx_diffusiongemma.checkpoint.weights import tensor_infos
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.weights import tensor_infos
 
 CHUNK = 1 << 24  # elements generated and written at a time
 Shapes = dict[str, tuple[int, ...]]

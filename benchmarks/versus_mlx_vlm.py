@@ -50,11 +50,11 @@ import numpy as np
 from synthetic_checkpoint import config_of, write_checkpoint
 from versus_sides import SIDES, STEPS_BEFORE
 
-from mlx_diffusiongemma.channels import ChannelParser
+from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.converter import convert
 from mlx_diffusiongemma.demo import tasks
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.channels import ChannelParser
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

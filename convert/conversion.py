@@ -16,15 +16,15 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_diffusiongemma.config import SLIDING, ModelConfig
-from mlx_diffusiongemma.display.progress import bar
+from mlx_diffusiongemma.checkpoint.loading import check_weights, resolve
+from mlx_diffusiongemma.checkpoint.tied_weights import compare_copies, model_tensors
+from mlx_diffusiongemma.checkpoint.weights import check_inside
+from mlx_diffusiongemma.config.json_file import read_json
+from mlx_diffusiongemma.config.model import SLIDING, ModelConfig
+from mlx_diffusiongemma.console.progress import bar
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.habits import CONVERT_KEYWORDS, led_on
-from mlx_diffusiongemma.json_file import read_json
-from mlx_diffusiongemma.loading import check_weights, resolve
-from mlx_diffusiongemma.tied_weights import compare_copies, model_tensors
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.weights import check_inside
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .card import model_card, read_readme
 from .hub import check_upload, upload

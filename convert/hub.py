@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlx_diffusiongemma.hub import hub_errors
+from mlx_diffusiongemma.checkpoint.hub import hub_errors
 
 _SUBJECT = "it cannot be uploaded to"
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.display.tables import aligned, size
-from mlx_diffusiongemma.generation_config import PREFILL_STEP_SIZE
-from mlx_diffusiongemma.memory import memory_needed
+from mlx_diffusiongemma.checkpoint.weights import TensorInfo
+from mlx_diffusiongemma.config.generation import PREFILL_STEP_SIZE
+from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.console.tables import aligned, size
+from mlx_diffusiongemma.engine.memory import memory_needed
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.weights import TensorInfo
 
 from .planning import plan
 from .recipes import RECIPES

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlx_diffusiongemma.checkpoint.weights import TensorInfo
 from mlx_diffusiongemma.errors import CheckpointError, InputError
-from mlx_diffusiongemma.weights import TensorInfo
 
 from .recipes import CLASSES, Quantization, tensor_class
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffusiongemma.checkpoint.weights import TensorInfo
 from mlx_diffusiongemma.errors import CheckpointError
-from mlx_diffusiongemma.weights import TensorInfo
 
 from .planning import Planned
 

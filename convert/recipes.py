@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlx_diffusiongemma.checkpoint.quantization import QUANTIZATIONS
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.quantization import QUANTIZATIONS
 
 CLASSES = ("experts", "attention", "mlp", "self_conditioning", "embedding", "router", "norms", "vision")
 QUANTIZABLE = CLASSES[:6]

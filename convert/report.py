@@ -9,14 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.display.tables import aligned, size
+from mlx_diffusiongemma.checkpoint.loading import checked_model
+from mlx_diffusiongemma.checkpoint.quantization import module_quantization
+from mlx_diffusiongemma.checkpoint.tied_weights import model_tensors
+from mlx_diffusiongemma.checkpoint.weights import TensorInfo
+from mlx_diffusiongemma.config.json_file import read_json
+from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.console.tables import aligned, size
 from mlx_diffusiongemma.errors import ConfigError
-from mlx_diffusiongemma.json_file import read_json
-from mlx_diffusiongemma.loading import checked_model
-from mlx_diffusiongemma.quantization import module_quantization
-from mlx_diffusiongemma.tied_weights import model_tensors
-from mlx_diffusiongemma.weights import TensorInfo
 
 from .memory import mac_table
 from .planning import Plan

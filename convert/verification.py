@@ -14,17 +14,17 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.display.progress import bar
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import checked_model
+from mlx_diffusiongemma.checkpoint.loading import checked_model
+from mlx_diffusiongemma.checkpoint.tied_weights import model_tensors
+from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.console.progress import bar
+from mlx_diffusiongemma.engine.rules import temperature_at
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import row_statistics
-from mlx_diffusiongemma.rules import temperature_at
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
-from mlx_diffusiongemma.tied_weights import model_tensors
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.weights import read_tensors, weight_files
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .planning import plan
 

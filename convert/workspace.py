@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from mlx_diffusiongemma.config import MODEL_TYPE
+from mlx_diffusiongemma.config.model import MODEL_TYPE
 from mlx_diffusiongemma.errors import InputError
 
 from .writing import is_intact

@@ -16,8 +16,8 @@ import click
 from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.cli import main as mlx_dg
 from mlx_diffusiongemma.cli.chat_commands import chat_help
+from mlx_diffusiongemma.console.tables import size
 from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
-from mlx_diffusiongemma.display.tables import size
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"

@@ -23,19 +23,14 @@ from mlx_diffusiongemma.errors import (
 )
 
 if TYPE_CHECKING:
-    from mlx_diffusiongemma.channels import ToolCall
-    from mlx_diffusiongemma.config import ModelConfig
-    from mlx_diffusiongemma.control.fill import Filling, fill
+    from mlx_diffusiongemma.checkpoint.loading import load
+    from mlx_diffusiongemma.config.generation import GenerationConfig
+    from mlx_diffusiongemma.config.model import ModelConfig
     from mlx_diffusiongemma.converter import convert
-    from mlx_diffusiongemma.denoise import Step
     from mlx_diffusiongemma.display.plots import plot_trace
-    from mlx_diffusiongemma.generation import Block, Generation, generate, generate_batch
-    from mlx_diffusiongemma.generation_config import GenerationConfig
-    from mlx_diffusiongemma.loading import load
-    from mlx_diffusiongemma.model import DiffusionGemma
-    from mlx_diffusiongemma.prompt_cache import PromptCache
-    from mlx_diffusiongemma.prompts import tool_messages
-    from mlx_diffusiongemma.samplers import (
+    from mlx_diffusiongemma.engine.denoise import Step
+    from mlx_diffusiongemma.engine.prompt_cache import PromptCache
+    from mlx_diffusiongemma.engine.samplers import (
         ConfidenceThreshold,
         ConstantSchedule,
         CosineSchedule,
@@ -44,9 +39,14 @@ if TYPE_CHECKING:
         StableAndConfident,
         Stalled,
     )
-    from mlx_diffusiongemma.stats import Stats
-    from mlx_diffusiongemma.tokenizer import Tokenizer
-    from mlx_diffusiongemma.trace import Trace
+    from mlx_diffusiongemma.engine.stats import Stats
+    from mlx_diffusiongemma.engine.trace import Trace
+    from mlx_diffusiongemma.fill.fill import Filling, fill
+    from mlx_diffusiongemma.generation import Block, Generation, generate, generate_batch
+    from mlx_diffusiongemma.model import DiffusionGemma
+    from mlx_diffusiongemma.text.channels import ToolCall
+    from mlx_diffusiongemma.text.prompts import tool_messages
+    from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
     __version__: str
 
@@ -88,31 +88,31 @@ __all__ = [
 
 _MODULE_OF = {
     "Block": "generation",
-    "ConfidenceThreshold": "samplers",
-    "ConstantSchedule": "samplers",
-    "CosineSchedule": "samplers",
+    "ConfidenceThreshold": "engine.samplers",
+    "ConstantSchedule": "engine.samplers",
+    "CosineSchedule": "engine.samplers",
     "DiffusionGemma": "model",
-    "EntropyBound": "samplers",
-    "Filling": "control.fill",
+    "EntropyBound": "engine.samplers",
+    "Filling": "fill.fill",
     "Generation": "generation",
-    "GenerationConfig": "generation_config",
-    "LinearSchedule": "samplers",
-    "ModelConfig": "config",
-    "PromptCache": "prompt_cache",
-    "StableAndConfident": "samplers",
-    "Stalled": "samplers",
-    "Stats": "stats",
-    "Step": "denoise",
-    "Tokenizer": "tokenizer",
-    "ToolCall": "channels",
-    "Trace": "trace",
+    "GenerationConfig": "config.generation",
+    "LinearSchedule": "engine.samplers",
+    "ModelConfig": "config.model",
+    "PromptCache": "engine.prompt_cache",
+    "StableAndConfident": "engine.samplers",
+    "Stalled": "engine.samplers",
+    "Stats": "engine.stats",
+    "Step": "engine.denoise",
+    "Tokenizer": "text.tokenizer",
+    "ToolCall": "text.channels",
+    "Trace": "engine.trace",
     "convert": "converter",
-    "fill": "control.fill",
+    "fill": "fill.fill",
     "generate": "generation",
     "generate_batch": "generation",
-    "load": "loading",
+    "load": "checkpoint.loading",
     "plot_trace": "display.plots",
-    "tool_messages": "prompts",
+    "tool_messages": "text.prompts",
 }
 
 

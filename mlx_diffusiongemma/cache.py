@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .config import FULL, ModelConfig
+from .config.model import FULL, ModelConfig
 from .errors import InputError
 
 KeysValues = tuple[mx.array, mx.array]

@@ -10,23 +10,23 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
-from .channels import ToolCall
+from .config.generation import GenerationConfig, in_range
 from .control.draft import checked_draft
 from .control.grammar import Grammar, compile_grammar
 from .control.pins import PinnedTokens, Pins
-from .denoise import Step
+from .engine.batch import Run
+from .engine.denoise import Step
+from .engine.memory import fits
+from .engine.prompt_cache import PromptCache
+from .engine.row import Block, FinishReason, Row, checked_grammar
+from .engine.rules import check_schedule
+from .engine.stats import Stats
+from .engine.step import checked_seed
+from .engine.trace import Trace
 from .errors import GenerationError, InputError
-from .generation_config import GenerationConfig, in_range
-from .memory import fits
 from .model import DiffusionGemma
-from .prompt_cache import PromptCache
-from .row import Block, FinishReason, Row, checked_grammar
-from .rules import check_schedule
-from .run import Run
-from .sampling import checked_seed
-from .stats import Stats
-from .tokenizer import Tokenizer
-from .trace import Trace
+from .text.channels import ToolCall
+from .text.tokenizer import Tokenizer
 
 __all__ = ["Block", "Generation", "Preview", "generate", "generate_batch"]
 
@@ -186,7 +186,7 @@ class _Bar:
         self._bar: Any = None
 
     def update(self, ended: int) -> None:
-        from .display.progress import bar
+        from .console.progress import bar
 
         if self._bar is None:
             self._bar = bar("prompts", total=self._total, unit="prompt")

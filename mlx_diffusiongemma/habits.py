@@ -116,7 +116,7 @@ def advice(name: str, habits: Mapping[str, str], known: Mapping[str, str]) -> st
 
 def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
     """Return the error for a keyword of `generate` and the like that is not a setting."""
-    from .control.fill import fill
+    from .fill.fill import fill
     from .generation import generate, generate_batch
 
     keywords = {each.__name__: signature(each).parameters for each in (generate, generate_batch, fill)}

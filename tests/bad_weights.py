@@ -12,7 +12,7 @@ from typing import Any
 
 from oracle import demo
 
-from mlx_diffusiongemma.weights import INDEX
+from mlx_diffusiongemma.checkpoint.weights import INDEX
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 NORM = "model.decoder.norm.weight"

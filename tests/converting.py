@@ -10,8 +10,8 @@ import mlx.core as mx
 import pytest
 from oracle import demo, tiny
 
+from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
 from mlx_diffusiongemma.converter import conversion, convert
-from mlx_diffusiongemma.weights import read_tensors, weight_files
 
 
 def tiny_source(directory: Path, dialect: str = "original") -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[1] / "mlx_diffusiongemma" / "demo" / "checkpoint"
 

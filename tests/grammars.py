@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.control.grammar import Grammar, compile_grammar
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.loading import resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.load(resolve("demo"))
 V, STOPS = 704, (1, 106, 50)

@@ -17,7 +17,9 @@ from hub_server import Hub
 from oracle import demo
 
 DEMO = {path.name: path.read_bytes() for path in demo.DIRECTORY.iterdir()}
-DOWNLOAD = "import sys; from mlx_diffusiongemma.hub import download; print(download(*sys.argv[1:]))"
+DOWNLOAD = (
+    "import sys; from mlx_diffusiongemma.checkpoint.hub import download; print(download(*sys.argv[1:]))"
+)
 
 
 def python(hub: Hub, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from hypothesis import settings
 
-from mlx_diffusiongemma.channels import ChannelDelta, ChannelParser, ToolCall
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.channels import ChannelDelta, ChannelParser, ToolCall
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 settings.register_profile("channels", deadline=None, database=None, derandomize=True, max_examples=100)
 property_test = settings.get_profile("channels")

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffusiongemma.cache import CanvasView, PrefixCache
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import resolve
+from mlx_diffusiongemma.checkpoint.loading import resolve
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.ops import RowStatistics, SoftEmbedding
 
 TURN_END = 106

@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_diffusiongemma.engine.step import initial_state
 from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise
-from mlx_diffusiongemma.sampling import initial_state
 
 pytestmark = pytest.mark.usefixtures("path")
 

@@ -10,14 +10,14 @@ import pytest
 from scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma.denoise import denoise
+from mlx_diffusiongemma.checkpoint.loading import load
+from mlx_diffusiongemma.engine.denoise import denoise
+from mlx_diffusiongemma.engine.prompt_cache import PromptCache
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
-from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.prompt_cache import PromptCache
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_any_row_may_be_asked_first_and_blocks_replay(demo: Any) -> None:
 
 
 def test_the_memory_of_a_batch_is_checked(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_diffusiongemma import memory
+    from mlx_diffusiongemma.engine import memory
 
     model, tokenizer = demo
     monkeypatch.setattr(memory, "usable_memory", lambda: mx.get_active_memory() + 20_000_000)
@@ -197,7 +197,7 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
     demo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guard that objects to the first attempt at the second row's canvases, whatever they hold."""
-    from mlx_diffusiongemma.row import Row
+    from mlx_diffusiongemma.engine.row import Row
 
     judge = Row.judge
 

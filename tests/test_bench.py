@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from oracle import tiny
 
-from mlx_diffusiongemma import memory
 from mlx_diffusiongemma.bench import cost, hardware, measure, report, sweep, synthetic
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.model import DiffusionGemma
 
 ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))

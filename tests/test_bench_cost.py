@@ -16,7 +16,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from oracle import tiny
 
 from mlx_diffusiongemma.bench import cost, hardware, synthetic
-from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.model import DiffusionGemma
 
 ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))

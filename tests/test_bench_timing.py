@@ -12,14 +12,14 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
 
-from mlx_diffusiongemma import rules
 from mlx_diffusiongemma.bench import measure, synthetic
-from mlx_diffusiongemma.config import FULL, ModelConfig
-from mlx_diffusiongemma.denoise import Step, denoise
-from mlx_diffusiongemma.loading import load_model
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.model import FULL, ModelConfig
+from mlx_diffusiongemma.engine import rules
+from mlx_diffusiongemma.engine.denoise import Step, denoise
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import SoftEmbedding
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
 
 ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))
 

@@ -8,11 +8,11 @@ import mlx.core as mx
 import pytest
 from scripted import TURN_END, Scripted
 
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate
-from mlx_diffusiongemma.loading import load, resolve
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 LENGTH = 64
 HEADER = 3  # <|channel>, "thought", "\n"

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from oracle import replay, tiny, traces
 
-from mlx_diffusiongemma import denoise as denoising
 from mlx_diffusiongemma.cache import PrefixCache, bucket
-from mlx_diffusiongemma.denoise import denoise
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.engine import denoise as denoising
+from mlx_diffusiongemma.engine.denoise import denoise
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.errors import GenerationError, InputError
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
 
 CANVAS = tiny.ROUGH.canvas  # 16, as is the window
 # Never converges, so that every canvas takes two steps.

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffusiongemma.channels import ChannelDelta, ChannelParser, TextStream, ToolCall
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.channels import ChannelDelta, ChannelParser, TextStream, ToolCall
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import SPECIAL, write_tokenizer
 from .parsing import THOUGHT, contents, parse, parse_all_ways, property_test

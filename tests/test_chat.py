@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mlx_dg
-from mlx_diffusiongemma.chat import FORMAT, Chat
+from mlx_diffusiongemma.chat.chat import FORMAT, Chat
 from mlx_diffusiongemma.errors import InputError
 
 QUESTIONS = ["What is 345 + 78?", "What is the capital of Norway?", "Count to 37."]

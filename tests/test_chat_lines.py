@@ -13,9 +13,9 @@ from scripted import TURN_END, Scripted
 import mlx_diffusiongemma
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.cli.chat_commands import COMMANDS
-from mlx_diffusiongemma.row import Block, Row
-from mlx_diffusiongemma.run import Run
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.engine.batch import Run
+from mlx_diffusiongemma.engine.row import Block, Row
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 COUNTED = " ".join(map(str, range(1, 38)))
 
@@ -32,7 +32,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a model that answers every question with the given text."""
 
     def answer(text: str) -> None:
-        tokenizer = Tokenizer.load(mlx_diffusiongemma.loading.resolve("demo"))
+        tokenizer = Tokenizer.load(mlx_diffusiongemma.checkpoint.loading.resolve("demo"))
         model = Scripted(lambda block, attempt: [*tokenizer.encode(text), TURN_END])
         monkeypatch.setattr(mlx_diffusiongemma, "load", lambda name: (model, tokenizer), raising=False)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_diffusiongemma.demo import data, tasks
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_templates import DEMO
 from .fixtures_tokenizer import one_line, write_tokenizer

@@ -24,7 +24,7 @@ import fcntl, os, signal, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background ignores it
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.run import Run
+from mlx_diffusiongemma.engine.batch import Run
 
 denoise = Run._denoise
 

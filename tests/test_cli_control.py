@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load
 
 
 def invoke(*arguments: str) -> Result:
@@ -95,7 +95,7 @@ def test_bad_options_are_one_line(tmp_path: Path, arguments: tuple[str, ...], me
 
 def test_an_interrupt_shows_what_every_candidate_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three candidates of two blocks; the interrupt comes while the first one's second is denoised."""
-    from mlx_diffusiongemma.run import Run
+    from mlx_diffusiongemma.engine.batch import Run
 
     advance, calls = Run.advance, []
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from oracle import tiny
 
-from mlx_diffusiongemma.config import FULL, SLIDING, ModelConfig
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.config.model import FULL, SLIDING, ModelConfig
 from mlx_diffusiongemma.errors import ConfigError, InputError
-from mlx_diffusiongemma.generation_config import GenerationConfig
 
 # text_config of google/diffusiongemma-26B-A4B-it, sizes only
 RELEASED = {

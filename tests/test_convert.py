@@ -16,11 +16,11 @@ from converting import tiny_source
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
 
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.checkpoint.weights import read_tensors, tensor_infos, weight_files
 from mlx_diffusiongemma.converter import convert, quantizing, writing
 from mlx_diffusiongemma.converter.recipes import RECIPES, choose, tensor_class
 from mlx_diffusiongemma.errors import CheckpointError, InputError
-from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
 
 @pytest.fixture

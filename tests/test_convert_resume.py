@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from converting import bytes_of, rewritten, tiny_source
 
+from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.converter import conversion, convert, quantizing, writing
 from mlx_diffusiongemma.converter.workspace import Workspace
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.loading import load_model
 
 SMALL_SHARDS = 50_000
 

@@ -12,9 +12,9 @@ import mlx.core as mx
 import pytest
 from converting import bytes_of, change_weights, tiny_source
 
+from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
 from mlx_diffusiongemma.converter import conversion, convert
 from mlx_diffusiongemma.errors import CheckpointError, ConfigError, InputError
-from mlx_diffusiongemma.weights import read_tensors, weight_files
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from oracle import demo, replay, tiny, traces
 from safetensors.numpy import save_file
 
 import mlx_dg
-from mlx_diffusiongemma.denoise import Step, denoise
-from mlx_diffusiongemma.loading import load_model
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.engine.denoise import Step, denoise
 from mlx_diffusiongemma.model import DiffusionGemma
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import SPECIAL, write_tokenizer
 from .parsing import property_test

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from oracle import tiny
 
-from mlx_diffusiongemma import denoise as denoising
-from mlx_diffusiongemma.denoise import Step, denoise
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.engine import denoise as denoising
+from mlx_diffusiongemma.engine.denoise import Step, denoise
+from mlx_diffusiongemma.engine.step import CanvasState, SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import Proposal
-from mlx_diffusiongemma.sampling import CanvasState, SeededDraws, Stream
 
 LENGTH = 16
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from mlx_diffusiongemma.checkpoint.loading import load
+from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
-from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.prompt_cache import PromptCache
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 PROMPTS = ("What is 99 + 88?", "Count to 54.", "Tell me something about the sea, 12 + 7 and Rome in JSON")
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scripted import Scripted
 
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.control.draft import Draft, checked_draft
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

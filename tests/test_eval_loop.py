@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mlx_diffusiongemma.display.progress import bar
+from mlx_diffusiongemma.console.progress import bar
 from mlx_diffusiongemma.evaluation import loop
 from mlx_diffusiongemma.evaluation.loop import ask, graded, seed_of
 from mlx_diffusiongemma.evaluation.plan import digest, with_budget

@@ -15,9 +15,9 @@ import pytest
 from oracle import demo
 
 import mlx_dg
-from mlx_diffusiongemma.chat import Chat
+from mlx_diffusiongemma.chat.chat import Chat
 from mlx_diffusiongemma.errors import CheckpointError, InputError
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 EMBEDDINGS = 704
 QUESTION = "What is the capital of Norway?"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffusiongemma.control.fill import fill
-from mlx_diffusiongemma.control.template import parse_template
-from mlx_diffusiongemma.denoise import Step
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.engine.denoise import Step
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.fill.fill import fill
+from mlx_diffusiongemma.fill.template import parse_template
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import one_line
 from .parsing import property_test

@@ -15,11 +15,11 @@ from mlx.utils import tree_flatten
 from scripted import TURN_END, Scripted
 
 import mlx_dg
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
-from mlx_diffusiongemma.tokenizer import SpecialTokens, Tokenizer
+from mlx_diffusiongemma.text.tokenizer import SpecialTokens, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,9 @@ def test_memory_and_prefill_are_measured() -> None:
 
 def test_the_callers_time_is_not_counted(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))  # every look at the clock is 10 s after the last
-    monkeypatch.setattr("mlx_diffusiongemma.run.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(
+        "mlx_diffusiongemma.engine.batch.time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )
     ids = text_ids(tokenizer, "ab ", 64)
     model: Any = Scripted([ids, ids])
     generation = generate(model, tokenizer, "hello", max_new_tokens=128)
@@ -260,7 +262,7 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
 def test_memory_stays_wired_while_a_generation_runs(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_diffusiongemma import run as module
+    from mlx_diffusiongemma.engine import batch as module
 
     events: list[str] = []
 

@@ -14,11 +14,11 @@ import pytest
 from scripted import TURN_END, Scripted
 
 import mlx_dg
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.prompt_cache import PromptCache
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 LENGTH = 64
 CITIES = {
@@ -130,7 +130,7 @@ def test_what_was_encoded_stays_in_the_prompt_cache() -> None:
 
 def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("mlx_diffusiongemma.run.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mlx_diffusiongemma.engine.batch.time.perf_counter", lambda: now[0])
 
     def late(_: mlx_dg.Step) -> None:
         now[0] += 1.0
@@ -330,7 +330,7 @@ def test_a_tool_call_that_a_timeout_cuts_is_delivered_with_its_error(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("mlx_diffusiongemma.run.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mlx_diffusiongemma.engine.batch.time.perf_counter", lambda: now[0])
     ids = (tokenizer.encode("<|tool_call>call:f{a:") + tokenizer.encode("1 ") * LENGTH)[:LENGTH]
     model: Any = Scripted(lambda *_: ids)
     generation = generate(model, tokenizer, "hi", timeout=5)

@@ -9,10 +9,10 @@ import pytest
 from scripted import TURN_END, Scripted
 
 import mlx_dg
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 LENGTH = 64
 

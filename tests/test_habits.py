@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import mlx_dg
 from mlx_diffusiongemma import habits
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.generation_config import GenerationConfig
+from mlx_diffusiongemma.config.generation import GenerationConfig
 
 
 def refused(*arguments: str) -> str:
@@ -112,7 +112,7 @@ def test_names_of_other_packages(module: str) -> None:
 def test_submodules_are_imported_although_their_names_are_like_others() -> None:
     code = "from mlx_diffusiongemma import chat, samplers; print(chat.Chat.__name__, samplers.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "Chat mlx_diffusiongemma.samplers\n", done.stderr
+    assert done.stdout == "Chat mlx_diffusiongemma.engine.samplers\n", done.stderr
 
 
 def test_advice_names_options_that_exist() -> None:

@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from hub_calls import DEMO, DOWNLOAD, cached, commands, complaint, content, downloaded, in_shards, python
 from hub_server import Hub, running_hub
 
-from mlx_diffusiongemma import hub as hub_module
+from mlx_diffusiongemma.checkpoint import hub as hub_module
+from mlx_diffusiongemma.checkpoint.hub_cache import find_snapshot, is_usable, is_whole
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.hub_cache import find_snapshot, is_usable, is_whole
 
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 OUT_OF_REACH = pytest.mark.parametrize("environment", [OFFLINE, UNREACHABLE], ids=["offline", "unreachable"])
-PREVIEW = "import sys; from mlx_diffusiongemma.hub import preview; print(preview(*sys.argv[1:]).__enter__())"
+PREVIEW = "import sys; from mlx_diffusiongemma.checkpoint.hub import preview; print(preview(*sys.argv[1:]).__enter__())"
 BRANCH = "GET /api/models/owner/model"
 TWO = in_shards(2)
 FIRST, SECOND = sorted(name for name in TWO if name.endswith(".safetensors"))

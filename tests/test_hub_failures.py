@@ -15,9 +15,9 @@ from hub_calls import DEMO, DOWNLOAD, complaint, content, downloaded, in_shards,
 from hub_server import TOKEN, Hub, running_hub
 from oracle import demo
 
-from mlx_diffusiongemma import loading
+from mlx_diffusiongemma.checkpoint import loading
+from mlx_diffusiongemma.checkpoint.hub import download
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.hub import download
 
 UPLOAD = """
 import pathlib, sys
@@ -43,7 +43,7 @@ for token, repo in attempts:
 DOWNLOADS = """
 import json, sys
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.hub import download
+from mlx_diffusiongemma.checkpoint.hub import download
 for arguments in json.loads(sys.argv[1]):
     try:
         print(download(*arguments))

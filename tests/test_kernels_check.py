@@ -17,8 +17,8 @@ from kernel_defects import DEFECTS
 from kernel_paths import ON_METAL, plug_in_emulator
 
 import mlx_dg
-from mlx_diffusiongemma import denoise
-from mlx_diffusiongemma.denoise import Step
+from mlx_diffusiongemma.engine import denoise
+from mlx_diffusiongemma.engine.denoise import Step
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.ops import TOLERANCE, checked_kernels, metal, self_check, trials
 

@@ -17,12 +17,12 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from mlx_diffusiongemma.denoise import Step
 from mlx_diffusiongemma.display import choose
 from mlx_diffusiongemma.display.live import SCALE, LiveDisplay
 from mlx_diffusiongemma.display.plain import PlainDisplay
-from mlx_diffusiongemma.row import Block
-from mlx_diffusiongemma.stats import Stats
+from mlx_diffusiongemma.engine.denoise import Step
+from mlx_diffusiongemma.engine.row import Block
+from mlx_diffusiongemma.engine.stats import Stats
 
 PAD, STOP = 0, 1
 

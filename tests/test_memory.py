@@ -15,15 +15,15 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
 
-from mlx_diffusiongemma import memory
 from mlx_diffusiongemma.bench.synthetic import real_config
-from mlx_diffusiongemma.config import ModelConfig
-from mlx_diffusiongemma.denoise import denoise
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.engine import memory
+from mlx_diffusiongemma.engine.denoise import denoise
+from mlx_diffusiongemma.engine.memory import check_fits, memory_needed
+from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.memory import check_fits, memory_needed
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.sampling import SeededDraws, Stream
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 

@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_diffusiongemma import memory
-from mlx_diffusiongemma.memory import usable_memory, wired_limit
+from mlx_diffusiongemma.engine import memory
+from mlx_diffusiongemma.engine.memory import usable_memory, wired_limit
 
 # --- what may be used ---------------------------------------------------------------------------------------
 

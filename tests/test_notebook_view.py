@@ -16,10 +16,10 @@ from page_reading import Parsed, check_view, unpacked, views
 from scripted import TURN_END, Scripted
 
 import mlx_dg
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.display.notebook import page, quantised, trace_view, view_data
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.trace import Trace, TracedStep
+from mlx_diffusiongemma.engine.trace import Trace, TracedStep
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 HARD = 'Spell "internationalisation" backwards.'
 HOSTILE = (
@@ -291,7 +291,7 @@ def test_a_failed_generation_shows_what_is_there(tokenizer: Tokenizer, early: bo
 
 
 def test_steps_that_were_not_kept(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_diffusiongemma.trace.MOST_STEPS", 5)
+    monkeypatch.setattr("mlx_diffusiongemma.engine.trace.MOST_STEPS", 5)
     generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
     html = page(generation)
     total = generation.stats.denoising_steps

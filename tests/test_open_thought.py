@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from scripted import TURN_END, Scripted
 
-from mlx_diffusiongemma.channels import ChannelParser
-from mlx_diffusiongemma.control.fill import fill
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners.endpoint import _split
+from mlx_diffusiongemma.fill.fill import fill
 from mlx_diffusiongemma.generation import Generation, generate
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.channels import ChannelParser
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 LENGTH = 64
 QUESTION = "<bos><|turn>user\nhi<turn|>\n<|turn>model\n"

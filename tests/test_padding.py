@@ -10,8 +10,8 @@ import pytest
 from oracle import tiny
 
 from mlx_diffusiongemma.cache import CanvasView, Layout, PrefixCache
+from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.loading import load_model
 from mlx_diffusiongemma.model import DiffusionGemma, attention
 
 CANVAS = tiny.ROUGH.canvas  # 16, as is the window

@@ -9,9 +9,9 @@ from fixtures_tokenizer import SPECIAL, write_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.display.pieces import Pieces
-from mlx_diffusiongemma.loading import resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 DEMO = Tokenizer.load(resolve("demo"))
 BYTES = {value: token for token, value in DEMO.byte_values.items()}

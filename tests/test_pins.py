@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from scripted import TURN_END, Scripted
 
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 LENGTH = 64
 

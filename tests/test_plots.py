@@ -12,8 +12,8 @@ import pytest
 from scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 HARD = 'Spell "internationalisation" backwards.'
 
@@ -99,7 +99,7 @@ def test_a_failed_generation_and_dropped_steps(tokenizer: Tokenizer, monkeypatch
     for _ in range(2):
         figure = mlx_dg.plot_trace(generation)
         assert "1 canvas, seed 3\nended by an error: the model's logits are NaN" in figure.get_suptitle()
-    monkeypatch.setattr("mlx_diffusiongemma.trace.MOST_STEPS", 3)
+    monkeypatch.setattr("mlx_diffusiongemma.engine.trace.MOST_STEPS", 3)
     generation = mlx_dg.generate(Scripted([text, [TURN_END]]), tokenizer, "hi", seed=3, trace=True)
     figure = mlx_dg.plot_trace(generation)
     assert figure.get_suptitle() == "2 canvases, seed 3, the last 3 of 4 steps were kept"

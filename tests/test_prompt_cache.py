@@ -11,11 +11,11 @@ from oracle import tiny
 
 import mlx_dg
 from mlx_diffusiongemma.cache import PrefixCache, bucket
+from mlx_diffusiongemma.checkpoint.loading import load, load_model
+from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.errors import GenerationError, InputError
-from mlx_diffusiongemma.loading import load, load_model
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.prompt_cache import PromptCache
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 CANVAS = mx.array([[(7 * i + 11) % 96 for i in range(16)]])
 WINDOW = tiny.ROUGH.window  # 16: prompts below are many windows long

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_diffusiongemma.errors import InputError, TokenizerError
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import one_line, write_tokenizer
 

@@ -17,16 +17,16 @@ from oracle import demo, tiny
 
 import mlx_diffusiongemma
 from mlx_diffusiongemma.bench.synthetic import real_config
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.checkpoint.weights import TensorInfo, tensor_infos
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.converter import report
 from mlx_diffusiongemma.converter.memory import gpu_limit, mac_table
 from mlx_diffusiongemma.converter.planning import Plan, plan
 from mlx_diffusiongemma.converter.recipes import choose
+from mlx_diffusiongemma.engine.memory import memory_needed
 from mlx_diffusiongemma.errors import ConfigError
-from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.memory import memory_needed
-from mlx_diffusiongemma.weights import TensorInfo, tensor_infos
 
 
 def real_plan(recipe: str = "mixed-4bit") -> Plan:

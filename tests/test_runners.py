@@ -14,11 +14,11 @@ import pytest
 from mlx.utils import tree_map
 
 import mlx_dg
+from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.demo import tasks
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.evaluation.runners import Runner, checkpoint, choose, native
 from mlx_diffusiongemma.evaluation.task import Grade, Reply, Task
-from mlx_diffusiongemma.loading import resolve
 
 DEMO = resolve("demo")
 CITIES = {

@@ -13,15 +13,11 @@ import pytest
 from scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.generation_config import GenerationConfig, is_traceable
-from mlx_diffusiongemma.loading import load
-from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.ops import FREE, Proposal
-from mlx_diffusiongemma.prompt_cache import PromptCache
-from mlx_diffusiongemma.rules import Rules, rules_of
-from mlx_diffusiongemma.samplers import (
+from mlx_diffusiongemma.checkpoint.loading import load
+from mlx_diffusiongemma.config.generation import GenerationConfig, is_traceable
+from mlx_diffusiongemma.engine.prompt_cache import PromptCache
+from mlx_diffusiongemma.engine.rules import Rules, rules_of
+from mlx_diffusiongemma.engine.samplers import (
     ConfidenceThreshold,
     ConstantSchedule,
     CosineSchedule,
@@ -30,8 +26,12 @@ from mlx_diffusiongemma.samplers import (
     StableAndConfident,
     Stalled,
 )
-from mlx_diffusiongemma.sampling import CanvasState, SeededDraws, initial_state
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.engine.step import CanvasState, SeededDraws, initial_state
+from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.generation import generate
+from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.ops import FREE, Proposal
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 # Prompts of the demo that take a few steps, and some several blocks.
 PROMPTS = (("What is 99 + 88?", False), ("Count to 37.", True))
@@ -473,7 +473,7 @@ def test_a_part_begins_every_canvas_and_knows_its_steps(demo: Any) -> None:
             return mx.array(drawn[-1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_diffusiongemma.run.SeededDraws", Spied)
+        patch.setattr("mlx_diffusiongemma.engine.batch.SeededDraws", Spied)
         generation = generate(model, tokenizer, "hi", n=2, sampler=part, stop=[part, Stalled()], seed=0)
         assert generation.answer == "yes"
     assert generation.stats.empty_rerolls == 1

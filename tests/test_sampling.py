@@ -8,14 +8,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusiongemma.denoise import Start, denoise
-from mlx_diffusiongemma.errors import GenerationError
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import load_model, resolve
-from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.ops import FREE, TOLERANCE, processed_logits
-from mlx_diffusiongemma.rules import rules_of
-from mlx_diffusiongemma.sampling import (
+from mlx_diffusiongemma.checkpoint.loading import load_model, resolve
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.engine.denoise import Start, denoise
+from mlx_diffusiongemma.engine.rules import rules_of
+from mlx_diffusiongemma.engine.step import (
     CanvasState,
     Remainder,
     SeededDraws,
@@ -24,6 +21,9 @@ from mlx_diffusiongemma.sampling import (
     initial_state,
     settle,
 )
+from mlx_diffusiongemma.errors import GenerationError
+from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.ops import FREE, TOLERANCE, processed_logits
 
 SETTINGS = GenerationConfig()
 RULES = rules_of(SETTINGS)

@@ -21,7 +21,7 @@ from mlx_diffusiongemma.control.completion import shortest_completion
 from mlx_diffusiongemma.control.grammar import compile_grammar
 from mlx_diffusiongemma.control.structure import Structure
 from mlx_diffusiongemma.errors import GenerationError
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 TURN_END = 106
 

@@ -16,12 +16,12 @@ from pydantic import BaseModel, TypeAdapter
 from schemas import schemas
 from scripted import Scripted
 
+from mlx_diffusiongemma.checkpoint.loading import load, load_model, resolve
 from mlx_diffusiongemma.control.grammar import compile_grammar
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
-from mlx_diffusiongemma.loading import load, load_model, resolve
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 STOP = (1, 106, 50)
 GROUPS = 10  # of 30 schemas each, so that several processes share them

@@ -13,12 +13,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.control.grammar import compile_grammar
 from mlx_diffusiongemma.evaluation.graders.schema import violation
 from mlx_diffusiongemma.evaluation.suites.structured import items, tasks
 from mlx_diffusiongemma.evaluation.task import Reply
-from mlx_diffusiongemma.loading import resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 ITEMS = items()
 NAMES = [item["name"] for item in ITEMS]

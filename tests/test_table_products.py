@@ -7,8 +7,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_diffusiongemma.checkpoint.quantization import QUANTIZATIONS
 from mlx_diffusiongemma.ops.table_products import mix, project
-from mlx_diffusiongemma.quantization import QUANTIZATIONS
 
 FORMS = [
     ("affine", 64, 4),

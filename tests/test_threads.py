@@ -9,8 +9,8 @@ import threading
 import mlx.core as mx
 import pytest
 
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load
 from mlx_diffusiongemma.threads import release_at_thread_end
 
 # Sixteen threads, so that an abort at exit (status 134, a race) is likely where they leave something.

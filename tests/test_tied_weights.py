@@ -20,13 +20,13 @@ from mlx.utils import tree_flatten
 from oracle import tiny
 from tied_checkpoints import EMBEDDING, Tensors, different, silent
 
-from mlx_diffusiongemma import tied_weights
+from mlx_diffusiongemma.checkpoint import tied_weights
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.checkpoint.tied_weights import canonical_name, compare_copies, model_tensors
+from mlx_diffusiongemma.checkpoint.weights import read_tensors, tensor_infos, weight_files
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.converter import convert
 from mlx_diffusiongemma.errors import CheckpointError
-from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.tied_weights import canonical_name, compare_copies, model_tensors
-from mlx_diffusiongemma.weights import read_tensors, tensor_infos, weight_files
 
 PLAIN: Tensors = {name: mx.array(tensor) for name, tensor in tiny.weights(tiny.ROUGH).items()}
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
 from mlx_diffusiongemma.errors import TokenizerError
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import SPECIAL, one_line, write_tokenizer
 
@@ -137,7 +137,7 @@ def test_loads_silently_without_torch_and_network(directory: Path) -> None:
         sys.modules["torch"] = None
         def refuse(*_): raise AssertionError("network")
         socket.socket.connect = socket.getaddrinfo = refuse
-        from mlx_diffusiongemma.tokenizer import Tokenizer
+        from mlx_diffusiongemma.text.tokenizer import Tokenizer
         assert "transformers" not in sys.modules and "tokenizers" not in sys.modules
         before = dict(os.environ)
         tokenizer = Tokenizer.load({str(directory)!r})

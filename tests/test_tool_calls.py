@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffusiongemma.channels import ChannelParser, ToolCall
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.tool_calls import parse_tool_call, parse_tool_calls
+from mlx_diffusiongemma.text.channels import ChannelParser, ToolCall
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tool_calls import parse_tool_call, parse_tool_calls
 
 from .fixtures_tokenizer import write_tokenizer
 from .parsing import THOUGHT, contents, parse, parse_all_ways, property_test

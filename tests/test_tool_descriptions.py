@@ -8,8 +8,8 @@ import pydantic
 import pytest
 
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.tool_descriptions import described_tools
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tool_descriptions import described_tools
 
 from .fixtures_tokenizer import one_line
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.demo import data, tasks
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
-from mlx_diffusiongemma.loading import load
-from mlx_diffusiongemma.prompts import tool_messages
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.tool_calls import ToolCall, parse_tool_call
+from mlx_diffusiongemma.text.prompts import tool_messages
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tool_calls import ToolCall, parse_tool_call
 
 from .fixtures_tokenizer import one_line, write_tokenizer
 

@@ -12,12 +12,12 @@ import pytest
 from scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma import trace as trace_module
-from mlx_diffusiongemma.denoise import Step
-from mlx_diffusiongemma.loading import load, resolve
-from mlx_diffusiongemma.sampling import Stream
-from mlx_diffusiongemma.tokenizer import Tokenizer
-from mlx_diffusiongemma.trace import Trace, TracedCanvas
+from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.engine import trace as trace_module
+from mlx_diffusiongemma.engine.denoise import Step
+from mlx_diffusiongemma.engine.step import Stream
+from mlx_diffusiongemma.engine.trace import Trace, TracedCanvas
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 LENGTH = 64
 ARRAYS = ("draft_ids", "canvas_ids", "entropies", "accepted", "logprobs")
@@ -66,8 +66,8 @@ def test_nothing_is_kept_unless_asked_for(demo: Any, monkeypatch: pytest.MonkeyP
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a Step was made")
 
-    monkeypatch.setattr("mlx_diffusiongemma.denoise.Step", refuse)
-    monkeypatch.setattr("mlx_diffusiongemma.denoise.logprobs_of", refuse)
+    monkeypatch.setattr("mlx_diffusiongemma.engine.denoise.Step", refuse)
+    monkeypatch.setattr("mlx_diffusiongemma.engine.denoise.logprobs_of", refuse)
     generation = mlx_dg.generate(*demo, "What is 345 + 78?", thinking=True, seed=0)
     assert generation.answer == "423"
     assert generation.trace is None
@@ -206,7 +206,7 @@ def test_logprobs_of_committed_tokens(
         return logits(self, hidden)
 
     monkeypatch.setattr(type(model), "logits", watched)
-    monkeypatch.setattr("mlx_diffusiongemma.denoise._compiles", lambda: False)
+    monkeypatch.setattr("mlx_diffusiongemma.engine.denoise._compiles", lambda: False)
     settings: dict[str, Any] = {"max_new_tokens": LENGTH, "guard_unconverged": False, **control}
     generation = mlx_dg.generate(*demo, "What is 345 + 78?", seed=0, trace=True, **settings)
     list(generation)

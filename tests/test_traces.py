@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from oracle import demo, margins, replay, tiny, traces
 
-from mlx_diffusiongemma import generation, run
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma import generation
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.engine import batch as run
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # logits (softcapped at 30) and entropies (nats), fp32
 FORWARD = traces.names("forward")

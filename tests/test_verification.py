@@ -15,11 +15,11 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import demo, tiny
 
-from mlx_diffusiongemma.config import ModelConfig
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.converter import verification
 from mlx_diffusiongemma.converter.verification import probe, verify
 from mlx_diffusiongemma.errors import CheckpointError
-from mlx_diffusiongemma.loading import load_model
 
 SAME = {"rms_logit_error": 0.0, "argmax_agreement": 1.0, "entropy_difference": 0.0, "positions": 32}
 EMBEDDING = "model.decoder.embed_tokens.weight"

@@ -18,9 +18,9 @@ from bad_weights import NORM, ONE, SHARDED, TWO, WHOLE, Damage, Trap, pack, unpa
 from click.testing import CliRunner
 from oracle import demo, tiny
 
+from mlx_diffusiongemma.checkpoint.weights import INDEX, TensorInfo, tensor_infos, weight_files
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.errors import CheckpointError
-from mlx_diffusiongemma.weights import INDEX, TensorInfo, tensor_infos, weight_files
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from bad_weights import pack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlx_diffusiongemma.checkpoint.weights import INDEX, TensorInfo, tensor_infos
 from mlx_diffusiongemma.errors import CheckpointError
-from mlx_diffusiongemma.weights import INDEX, TensorInfo, tensor_infos
 
 FILE, SHARDS = "model.safetensors", ("model-1.safetensors", "model-2.safetensors")
 # What safetensors allows and this reader does not.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx.utils import tree_flatten
 
-from ..config import FULL, ModelConfig, TextConfig
+from ..config.model import FULL, ModelConfig, TextConfig
 from ..converter.recipes import CLASSES, tensor_class
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from ..denoise import denoise
+from ..engine.denoise import denoise
+from ..engine.rules import rules_of, temperature_at
+from ..engine.step import CanvasState, Remainder, SeededDraws, Stream, initial_state, proposal_of, settle
 from ..ops import TOLERANCE, is_sparse, row_statistics
-from ..rules import rules_of, temperature_at
-from ..sampling import CanvasState, Remainder, SeededDraws, Stream, initial_state, proposal_of, settle
 
 if TYPE_CHECKING:
     from ..cache import PrefixCache
-    from ..generation_config import GenerationConfig
+    from ..config.generation import GenerationConfig
     from ..model import DiffusionGemma
 
 PARTS = ("embedding", "body", "logits", "sampler", "soft_embedding")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..display.tables import aligned
+from ..console.tables import aligned
 from .measure import PARTS
 
 _SOURCES = {

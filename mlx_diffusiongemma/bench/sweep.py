@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from ..config import ModelConfig
-from ..display.progress import bar
+from ..checkpoint.loading import load, resolve
+from ..config.model import ModelConfig
+from ..console.progress import bar
+from ..engine.memory import check_fits, wired_limit
+from ..engine.step import checked_seed
 from ..errors import InputError
 from ..generation import generate
-from ..loading import load, resolve
-from ..memory import check_fits, wired_limit
-from ..sampling import checked_seed
 from . import cost, synthetic
 from .hardware import Ceilings, ceilings, probe
 from .measure import Times, measure

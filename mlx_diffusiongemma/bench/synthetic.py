@@ -15,9 +15,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..config import FULL, SLIDING, ModelConfig
+from ..config.model import FULL, SLIDING, ModelConfig
+from ..console.progress import bar
 from ..converter.recipes import DEFAULT_RECIPE, RECIPES, tensor_class
-from ..display.progress import bar
 from ..errors import InputError
 from ..model import DiffusionGemma
 

@@ -18,7 +18,7 @@ from .streams import checked_utf8, complain, decoded
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Generation
-    from mlx_diffusiongemma.chat import Chat
+    from mlx_diffusiongemma.chat.chat import Chat
 
 
 @click.command()
@@ -62,8 +62,8 @@ def chat(
     """
     system = checked_utf8(system, "--system")
     from mlx_diffusiongemma import load
-    from mlx_diffusiongemma.chat import Chat
-    from mlx_diffusiongemma.sampling import checked_seed
+    from mlx_diffusiongemma.chat.chat import Chat
+    from mlx_diffusiongemma.engine.step import checked_seed
 
     # Bad values are refused before minutes of loading.
     check_settings(settings)
@@ -215,7 +215,7 @@ class Conversation:
 
     def _chosen(self, generation: Generation) -> Generation | None:
         """Return the candidate that the conversation goes on with, or None if there is no answer."""
-        from mlx_diffusiongemma.chat import written
+        from mlx_diffusiongemma.chat.chat import written
 
         candidates = dict(enumerate(generation.candidates, start=1))
         answered = [number for number, each in candidates.items() if written(each)[0].strip()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlx_diffusiongemma.errors import InputError
 
 if TYPE_CHECKING:
-    from mlx_diffusiongemma.chat import Chat
+    from mlx_diffusiongemma.chat.chat import Chat
 
 
 QUITS = ("q", "exit", "quit")  # alone on a line

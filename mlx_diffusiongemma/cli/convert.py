@@ -28,8 +28,8 @@ def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
     By default experts are stored at 4 bits. Tensors that need more precision are stored at 8, or not
     quantized.
     """
+    from mlx_diffusiongemma.checkpoint.loading import preview
     from mlx_diffusiongemma.converter import conversion, report
-    from mlx_diffusiongemma.loading import preview
 
     if dry_run:
         choices = {option: settings[option] for option in RECIPE_OPTIONS}

@@ -18,8 +18,8 @@ def info(source: str, revision: str | None, **settings: Any) -> None:
     For a conversion: how its tensors are stored, and what that costs. For a Hugging Face checkpoint: what a
     conversion with these options would write. Reads no weights; of a hub id, it downloads only their headers.
     """
+    from mlx_diffusiongemma.checkpoint.loading import preview
     from mlx_diffusiongemma.converter import conversion, report
-    from mlx_diffusiongemma.loading import preview
 
     with preview(source, revision) as directory:
         text = report.of_conversion(directory)

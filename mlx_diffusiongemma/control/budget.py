@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..channels import ChannelParser
+from ..config.generation import GenerationConfig
 from ..errors import InputError
-from ..generation_config import GenerationConfig
-from ..tokenizer import Tokenizer
+from ..text.channels import ChannelParser
+from ..text.tokenizer import Tokenizer
 
 # Canvas position and allowed tokens bool [V] -> the likeliest of those there.
 Best = Callable[[int, np.ndarray], int]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..config import ModelConfig
+from ..config.generation import GenerationConfig, in_range
+from ..config.model import ModelConfig
+from ..engine.step import Draws
 from ..errors import InputError
-from ..generation_config import GenerationConfig, in_range
-from ..sampling import Draws
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

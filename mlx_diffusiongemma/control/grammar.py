@@ -16,7 +16,7 @@ import numpy as np
 from llguidance import LLMatcher
 
 from ..errors import InputError
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 from .completion import shortest_completion
 from .examples import example
 from .sources import source_of

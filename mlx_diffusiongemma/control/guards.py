@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ..channels import ChannelParser
-from ..generation_config import GenerationConfig
+from ..config.generation import GenerationConfig
+from ..text.channels import ChannelParser
 
 Reason = Literal["empty", "unconverged"]
 

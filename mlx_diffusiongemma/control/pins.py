@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..config.generation import GenerationConfig
 from ..errors import InputError
-from ..generation_config import GenerationConfig
 
 Pairs = Mapping[int, int] | Iterable[tuple[int, int]]
 Pins = Pairs | Callable[[int], Pairs]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..prompts import one_line
+from ..text.prompts import one_line
 from .examples import example
 from .schema_depth import is_too_deep
 from .schema_keywords import FORMATS

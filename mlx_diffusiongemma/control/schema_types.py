@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from ..errors import GenerationError, InputError
-from ..prompts import one_line
+from ..text.prompts import one_line
 
 
 def json_schema_of(schema: Any) -> Any:

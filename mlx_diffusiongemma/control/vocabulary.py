@@ -12,8 +12,8 @@ import numpy as np
 from llguidance import LLTokenizer
 
 from ..errors import TokenizerError
-from ..prompts import one_line
-from ..tokenizer import Tokenizer
+from ..text.prompts import one_line
+from ..text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)

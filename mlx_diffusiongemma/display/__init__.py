@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_diffusiongemma.tokenizer import Tokenizer
+    from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
     from .plain import PlainDisplay
 

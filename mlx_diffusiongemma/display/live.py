@@ -32,7 +32,7 @@ from .region import terminal_size
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Block, Generation, Step
-    from mlx_diffusiongemma.tokenizer import Tokenizer
+    from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 
 class Mark(NamedTuple):

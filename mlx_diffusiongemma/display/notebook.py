@@ -29,10 +29,10 @@ from mlx_diffusiongemma.errors import DiffusionGemmaError
 from .pieces import Pieces
 
 if TYPE_CHECKING:
-    from mlx_diffusiongemma.channels import ToolCall
+    from mlx_diffusiongemma.engine.trace import Trace, TracedCanvas
     from mlx_diffusiongemma.generation import Generation
-    from mlx_diffusiongemma.tokenizer import Tokenizer
-    from mlx_diffusiongemma.trace import Trace, TracedCanvas
+    from mlx_diffusiongemma.text.channels import ToolCall
+    from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 # Entropies are one byte each, on a logarithmic scale between these; 12.5 nats is a guess among 262144 tokens.
 LEAST_NATS, MOST_NATS = 0.001, 12.5

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_diffusiongemma.tokenizer import Tokenizer
+    from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 
 class Pieces:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_diffusiongemma.stats import CONTROL_EVENTS
+from mlx_diffusiongemma.engine.stats import CONTROL_EVENTS
 
 from .region import Region, on_terminal, terminal_size
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..denoise import Step
-from ..display.tables import aligned
+from ..checkpoint.loading import load
+from ..console.tables import aligned
+from ..engine.denoise import Step
 from ..environment import environment
 from ..errors import DiffusionGemmaError
 from ..generation import Generation, generate
-from ..loading import load
 from ..model import DiffusionGemma
 from ..ops import metal
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 from .sheet import Sheet, foreign
 
 _SWITCH, _COMPILE_SWITCH = "MLX_DG_KERNELS", "MLX_DISABLE_COMPILE"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..display.tables import aligned
-from ..memory import usable_memory
+from ..console.tables import aligned
+from ..engine.memory import usable_memory
 from ..ops import metal
 from ..ops.trials import (
     FEWEST_ROWS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..bench.synthetic import default_dtype, real_config
+from ..config.generation import PREFILL_STEP_SIZE
+from ..console.tables import aligned, size
 from ..converter.memory import longest_prompt, recipe_weight_bytes
-from ..display.tables import aligned, size
-from ..generation_config import PREFILL_STEP_SIZE
-from ..memory import usable_memory
+from ..engine.memory import usable_memory
 from .sheet import Sheet
 
 _NEW_TOKENS = 1024

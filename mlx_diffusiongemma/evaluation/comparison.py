@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_diffusiongemma.display.tables import aligned
+from mlx_diffusiongemma.console.tables import aligned
 from mlx_diffusiongemma.errors import InputError
 
 from .intervals import median_interval, paired_difference

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mlx_diffusiongemma.display.progress import bar
+from mlx_diffusiongemma.console.progress import bar
 
 from .results import Line, Results
 from .runners import Runner

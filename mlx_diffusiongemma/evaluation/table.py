@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mlx_diffusiongemma.display.tables import aligned
+from mlx_diffusiongemma.console.tables import aligned
 
 from .intervals import wilson
 from .results import Key, Line

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import CanvasView, FullLayerCache, KeysValues, PrefixCache, SlidingLayerCache
-from ..config import FULL, RopeParameters, TextConfig
+from ..config.model import FULL, RopeParameters, TextConfig
 
 # Rows of a prompt that a sliding layer takes at a time: each block reads the window before it and itself, not
 # the whole chunk. Smaller blocks read less that they mask, larger ones need fewer launches.

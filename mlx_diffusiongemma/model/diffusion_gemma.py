@@ -13,17 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import CanvasView, PrefixCache
-from ..config import ModelConfig, TextConfig
+from ..config.generation import PREFILL_STEP_SIZE, GenerationConfig
+from ..config.model import ModelConfig, TextConfig
 from ..errors import InputError
-from ..generation_config import PREFILL_STEP_SIZE, GenerationConfig
-from ..ops import (
-    RowStatistics,
-    SoftEmbedding,
-    checked_kernels,
-    dense_soft_embedding,
-    project,
-    soft_embedding,
-)
+from ..ops import RowStatistics, SoftEmbedding, checked_kernels, dense_soft_embedding, project, soft_embedding
 from ..threads import release_at_thread_end
 from .attention import Chunk
 from .layers import DecoderLayer

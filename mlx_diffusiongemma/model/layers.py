@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import CanvasView, FullLayerCache, SlidingLayerCache
-from ..config import TextConfig
+from ..config.model import TextConfig
 from .attention import Attention, Chunk
 from .mlp import GatedMLP
 from .moe import Experts, Router

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import TextConfig
+from ..config.model import TextConfig
 from .mlp import GatedMLP
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .traces import GenerationCase
 

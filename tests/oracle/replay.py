@@ -10,9 +10,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusiongemma.denoise import DenoisedCanvas, Step, denoise
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import load_model
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.engine.denoise import DenoisedCanvas, Step, denoise
 
 from . import demo, tiny
 from .traces import SELF_CONDITIONING_TEMPERATURE, Trace

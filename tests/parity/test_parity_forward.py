@@ -13,8 +13,8 @@ import transformers  # noqa: F401
 from oracle import demo, margins, replay, tiny, traces
 from oracle.reference import load_reference, router_gaps, run_forward
 
-from mlx_diffusiongemma.generation_config import GenerationConfig
-from mlx_diffusiongemma.loading import load_model
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.generation import GenerationConfig
 
 TOLERANCE = 1e-4
 # Of the reference against itself: other versions and processors sum in another order.

@@ -12,9 +12,10 @@ import torch  # noqa: F401  the parity tests fail without torch and transformers
 from oracle import demo, margins, replay, tiny, traces
 from oracle.reference import Draws, load_reference, router_gaps, run_generation
 
-from mlx_diffusiongemma import generation, run
-from mlx_diffusiongemma.loading import load
-from mlx_diffusiongemma.sampling import SeededDraws
+from mlx_diffusiongemma import generation
+from mlx_diffusiongemma.checkpoint.loading import load
+from mlx_diffusiongemma.engine import batch as run
+from mlx_diffusiongemma.engine.step import SeededDraws
 
 STALE = 5e-4  # processed logits after many steps; decisions are compared exactly
 

@@ -17,9 +17,9 @@ from mlx_vlm.convert import convert as convert_with_mlx_vlm
 from mlx_vlm.utils import load_model as load_with_mlx_vlm
 from oracle import demo, tiny
 
+from mlx_diffusiongemma.checkpoint.loading import load, load_model
+from mlx_diffusiongemma.checkpoint.weights import tensor_infos
 from mlx_diffusiongemma.converter import convert
-from mlx_diffusiongemma.loading import load, load_model
-from mlx_diffusiongemma.weights import tensor_infos
 
 TOLERANCE = 1e-3
 TEMPERATURE = 0.7  # of the logits that the second look at a canvas is conditioned on

@@ -14,8 +14,8 @@ from oracle import tiny
 from tied_checkpoints import different, silent
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from mlx_diffusiongemma.loading import load_model
-from mlx_diffusiongemma.tied_weights import model_tensors
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.checkpoint.tied_weights import model_tensors
 
 PLAIN = {name: mx.array(tensor) for name, tensor in tiny.weights(tiny.ROUGH).items()}
 

@@ -14,13 +14,13 @@ import pytest
 from mlx_vlm.generate import diffusion
 from oracle import tiny
 
+from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.converter import convert
 from mlx_diffusiongemma.demo import tasks
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners import Runner, choose
 from mlx_diffusiongemma.evaluation.task import Grade, Reply, Task
-from mlx_diffusiongemma.loading import resolve
-from mlx_diffusiongemma.tokenizer import Tokenizer
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 CANVAS = 64
 

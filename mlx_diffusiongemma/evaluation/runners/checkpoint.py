@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...config import ModelConfig
-from ...tied_weights import model_tensors
-from ...weights import weight_files
+from ...checkpoint.tied_weights import model_tensors
+from ...checkpoint.weights import weight_files
+from ...config.model import ModelConfig
 
 _FILES = (
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),

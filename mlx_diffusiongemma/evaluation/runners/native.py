@@ -6,13 +6,13 @@ import time
 from functools import cached_property
 from typing import Any
 
-from ...channels import ToolCall
-from ...config import ModelConfig
+from ...checkpoint.loading import load, resolve
+from ...config.generation import GenerationConfig
+from ...config.model import ModelConfig
 from ...errors import GenerationError, InputError
 from ...generation import Generation, generate
-from ...generation_config import GenerationConfig
-from ...loading import load, resolve
 from ...ops import metal
+from ...text.channels import ToolCall
 from ..task import Cost, Reply, Task
 from . import WARM_UP, checkpoint, one_line
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...channels import ChannelDelta, ChannelParser
-from ...config import ModelConfig
+from ...checkpoint.loading import resolve
+from ...config.generation import GenerationConfig
+from ...config.model import ModelConfig
 from ...errors import InputError
-from ...generation_config import GenerationConfig
-from ...loading import resolve
-from ...tokenizer import Tokenizer
+from ...text.channels import ChannelDelta, ChannelParser
+from ...text.tokenizer import Tokenizer
 from ..task import Cost, Reply, Task
 from . import WARM_UP, check_single, checkpoint, one_line
 from .native import plain_calls

@@ -9,11 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mlx_diffusiongemma.evaluation.graders.drift import (
-    PARAGRAPHS,
-    repeated_paragraphs,
-    stretches,
-)
+from mlx_diffusiongemma.evaluation.graders.drift import PARAGRAPHS, repeated_paragraphs, stretches
 from mlx_diffusiongemma.evaluation.task import Grade, Reply, Task
 
 FACT = "in 1893 the harbour master Ottoline Varga counted 4,817 mussels on a single mooring post"

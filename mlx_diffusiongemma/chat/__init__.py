@@ -1,0 +1,5 @@
+"""Conversations."""
+
+from .chat import Chat, ChatSettings
+
+__all__ = ["Chat", "ChatSettings"]

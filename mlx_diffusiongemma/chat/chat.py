@@ -1,0 +1,208 @@
+"""A conversation: turns that share a prompt cache and settings, and that can be saved and loaded.
+
+    chat = Chat(model, tokenizer, thinking=True, seed=0)
+    for question in ("What is 345 + 78?", "What is the capital of Norway?"):
+        turn = chat.ask(question)
+        print(turn.answer, turn.stats.cached_tokens)
+        chat.keep(turn)
+
+Only whole turns are in `messages`: a question is there once its answer is kept. So a turn that failed or was
+interrupted leaves the conversation as it was. Knows no terminal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..config.generation import in_range
+from ..engine.prompt_cache import PromptCache
+from ..engine.stats import Stats
+from ..engine.step import checked_seed
+from ..errors import InputError
+from ..generation import Generation, generate
+from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, shown, write
+
+if TYPE_CHECKING:
+    from ..engine.denoise import Step
+    from ..model import DiffusionGemma
+    from ..text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """What may change from turn to turn. thinking_budget, seed: None, no limit and a new one every turn."""
+
+    thinking: bool = False
+    thinking_budget: int | None = None
+    seed: int | None = None
+    n: int = 1
+
+
+@dataclass
+class Totals:
+    """What the turns of a conversation cost; of several candidates, the one that was kept counts."""
+
+    turns: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+    answer_tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, stats: Stats) -> None:
+        self.turns += 1
+        self.prompt_tokens += stats.prompt_tokens
+        self.cached_tokens += stats.cached_tokens
+        self.new_tokens += stats.new_tokens
+        self.answer_tokens += stats.answer_tokens
+        self.seconds += stats.seconds
+
+
+class Chat:
+    """A conversation with `model`.
+
+    system: a system message. name: what the model is called in saved chats. fixed: fields of
+    `GenerationConfig` for all turns, such as `max_new_tokens=1024`; the other keywords are the `ChatSettings`
+    to begin with.
+
+    messages: dicts of role ("user" and "assistant" in turns) and content; an assistant's `thought` is kept
+    beside its content and is no part of a prompt. last: the last generation, kept or not. totals: of the
+    turns that were kept.
+    """
+
+    messages: list[dict[str, str]]
+    last: Generation | None
+    totals: Totals
+    _asked: tuple[str, Generation] | None
+
+    def __init__(
+        self,
+        model: DiffusionGemma,
+        tokenizer: Tokenizer,
+        *,
+        system: str | None = None,
+        name: str = "",
+        thinking: bool = False,
+        thinking_budget: int | None = None,
+        seed: int | None = None,
+        n: int = 1,
+        **fixed: Any,
+    ):
+        self.model, self.tokenizer, self.system, self.name, self.fixed = model, tokenizer, system, name, fixed
+        self.settings = self._checked(ChatSettings(thinking, thinking_budget, seed, n))
+        self.cache = PromptCache(model)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the conversation; system message and settings stay."""
+        self._begin([])
+        self.cache.clear()
+
+    def change(self, **settings: Any) -> None:
+        """Other `ChatSettings` from the next turn on; `InputError` for what cannot be used."""
+        self.settings = self._checked(replace(self.settings, **settings))
+
+    def ask(self, text: str, on_step: Callable[[Step], None] | None = None) -> Generation:
+        """Prepares the answer to `text`, as `generate` does; neither is in the conversation before `keep`.
+
+        Raises `InputError` for text that is empty and what goes beyond context or memory.
+        """
+        prompt = [{key: message[key] for key in ("role", "content")} for message in self.messages]
+        settings: dict[str, Any] = self.fixed | asdict(self.settings)
+        generation = generate(
+            *(self.model, self.tokenizer, [*prompt, {"role": "user", "content": text}]),
+            system=self.system,
+            on_step=on_step,
+            prompt_cache=self.cache,
+            **settings,
+        )
+        self.last, self._asked = generation, (text, generation)
+        return generation
+
+    def keep(self, generation: Generation) -> None:
+        """Goes on with `generation`, the last one asked for or another of its candidates.
+
+        One that has not ended is not run on: what it has answered so far is the answer. Raises `InputError`
+        if that is nothing.
+        """
+        question, asked = self._asked or ("", None)
+        if asked is None or generation not in asked.candidates:
+            raise InputError("keep: this does not answer the last question; give what ask returned")
+        answer, thought = written(generation)
+        if not answer.strip():
+            raise InputError("keep: there is no answer yet; run the generation, or ask something else")
+        reply = {"role": "assistant", "content": answer} | ({"thought": thought} if thought else {})
+        self.messages += [{"role": "user", "content": question}, reply]
+        self.last, self._asked = generation, None
+        self.totals.add(generation.stats)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the conversation to `path`, whole or not at all; readable for its owner only.
+
+        Raises `InputError` where it cannot be written, and for a file that is there and is no saved chat.
+        """
+        write(path, self.to_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> str:
+        """Goes on with the conversation in `path`; returns the name of the model that it was held with.
+
+        Raises `InputError`, and changes nothing, if the file is no chat that `save` wrote.
+        """
+        values = read(path)
+        try:
+            return self.restore(values)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)!r}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The conversation, ready for JSON."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.name,
+            "system": self.system,
+            "settings": asdict(self.settings),
+            "messages": [dict(message) for message in self.messages],
+        }
+
+    def restore(self, values: Any) -> str:
+        """Goes on with the conversation that `to_dict` gave; see `load`."""
+        check_format(values)
+        if values.get("version") != VERSION or isinstance(values["version"], bool):
+            raise InputError(f"version is {shown(values.get('version'))}; this package reads {VERSION}")
+        name = checked_text(values.get("model"), "model")
+        system = values.get("system")
+        if system is not None:
+            checked_text(system, "system")
+        settings, messages = values.get("settings"), values.get("messages")
+        names = set(asdict(self.settings))
+        if not isinstance(settings, dict) or set(settings) != names:
+            raise InputError(f"settings must be an object of {', '.join(sorted(names))}")
+        if not isinstance(messages, list) or len(messages) % 2:
+            raise InputError("messages must be a list of questions and answers in turns, an answer last")
+        checked = [checked_message(index, message) for index, message in enumerate(messages)]
+        self.settings = self._checked(ChatSettings(**settings))
+        self.system = system
+        self._begin(checked)
+        return name
+
+    def _begin(self, messages: list[dict[str, str]]) -> None:
+        self.messages, self.totals = messages, Totals()
+        self.last = self._asked = None
+
+    def _checked(self, settings: ChatSettings) -> ChatSettings:
+        if not isinstance(settings.thinking, bool):
+            raise InputError(f"thinking must be True or False, found {shown(settings.thinking)}")
+        of_checkpoint = self.model.generation_config.override(**self.fixed)
+        budget = of_checkpoint.override(thinking_budget=settings.thinking_budget).thinking_budget
+        seed = checked_seed(settings.seed) if settings.seed is not None else None
+        return ChatSettings(settings.thinking, budget, seed, in_range("n", settings.n))
+
+
+def written(generation: Generation) -> tuple[str, str]:
+    """Answer and thought of the blocks that are there; unlike `.answer` and `.thought`, runs nothing."""
+    blocks = generation.blocks
+    return "".join(block.answer for block in blocks), "".join(block.thought for block in blocks)

@@ -1,0 +1,1 @@
+"""A directory or a hub id -> a model and its tokenizer."""

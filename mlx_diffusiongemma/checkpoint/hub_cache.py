@@ -1,0 +1,65 @@
+"""Finds models in the cache of the Hugging Face hub, and says whether they are complete."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from pathlib import Path
+
+from ..config.json_file import JsonObject, read_json
+from ..errors import CheckpointError, DiffusionGemmaError
+
+# A model works without these, but not as its author meant it.
+_WANTED_FILES = ("generation_config.json", "tokenizer_config.json", "chat_template.jinja")
+_NUMBERED = re.compile(r"model.*-\d+-of-(?P<count>\d+)\.safetensors")
+
+
+def find_snapshot(repo: str, revision: str | None) -> Path | None:
+    """Return the cache's directory of a revision, which may lack files, or None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def is_usable(snapshot: Path) -> bool:
+    """True if all files are there without which no model loads."""
+    names = {path.name for path in snapshot.iterdir() if path.is_file()}
+    if not names & {"tokenizer.json", "tokenizer.model"}:
+        return False
+    try:
+        wanted = indexed_weights(snapshot)
+    except DiffusionGemmaError:  # an index that cannot be used: loading says how
+        wanted = None
+    if wanted is not None:
+        return names.issuperset(wanted)
+    weights = {name for name in names if fnmatch.fnmatchcase(name, "model*.safetensors")}
+    numbered = [match for match in map(_NUMBERED.fullmatch, weights) if match]
+    return bool(weights) and not any(int(match["count"]) > len(numbered) for match in numbered)
+
+
+def is_whole(repo: str, snapshot: Path) -> bool:
+    """True if the hub has no further file of the model, as far as one can know without asking it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    # A path, or an object that says that the hub has no such file, or None where nobody knows.
+    known = (try_to_load_from_cache(repo, name, revision=snapshot.name) for name in _WANTED_FILES)
+    return None not in known
+
+
+def indexed_weights(directory: Path) -> list[str] | None:
+    """Names of the weight files in the index, None without an index. `CheckpointError` for bad names."""
+    index = directory / "model.safetensors.index.json"
+    if not index.exists():
+        return None
+    weight_map = JsonObject(read_json(index), "", index.name).values.get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    if not names:
+        raise CheckpointError(f"{index.name} names no files; give the id of another copy of this model")
+    for name in names:
+        if "/" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index.name} names {name[:80]!r}, which is not a safetensors file beside it; "
+                "give the id of another copy of this model"
+            )
+    return names

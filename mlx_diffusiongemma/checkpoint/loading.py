@@ -1,0 +1,287 @@
+"""From a directory or a hub id to a model and a tokenizer.
+
+Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized if and only if its
+`.scales` exist. Nothing is built before names and shapes of all tensors have been checked.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..config.generation import GenerationConfig
+from ..config.model import ModelConfig
+from ..errors import CheckpointError, InputError
+from ..habits import LOAD_KEYWORDS, led_on
+from ..model import DiffusionGemma
+from ..text.tokenizer import Tokenizer
+from . import foreign_files, hub
+from .quantization import module_quantization
+from .tied_weights import compare_copies, model_tensors, parameter_name
+from .weights import TensorInfo, has_weights, read_tensors, weight_files
+
+logger = logging.getLogger(__name__)
+
+# Weights that the text path does not run; conversions keep them.
+_NOT_LOADED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+# Processors and chat formats add a few tokens for which a model has no embedding, such as <|video|>.
+# Vocabularies of other models differ by thousands.
+_MOST_EXTRA_TOKENS = 64
+_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+@led_on(LOAD_KEYWORDS)
+def load(
+    path_or_hf_repo: str | Path, dtype: mx.Dtype | str | None = None
+) -> tuple[DiffusionGemma, Tokenizer]:
+    """Load `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
+
+    Args:
+        path_or_hf_repo: of a Hugging Face checkpoint or an MLX conversion.
+        dtype: of the activations and unquantized weights: float32, float16 or bfloat16, as MLX's dtype or by
+            name. None keeps the checkpoint's, except on MLX's CPU backend, where bfloat16 is ten times slower
+            than float32: there it is float32.
+
+    Raises:
+        InputError: the checkpoint cannot be used; a subclass says which part.
+    """
+    dtype = _dtype(dtype)
+    directory = resolve(path_or_hf_repo)
+    # Quick checks come first: weights take minutes.
+    config = ModelConfig.load(directory)
+    if _on_cpu() and config.quantization is None and dtype is not None and dtype != mx.float32:
+        raise InputError(
+            f"dtype {dtype}: MLX's CPU backend multiplies unquantized experts in float32 only; "
+            "leave dtype out"
+        )
+    tokenizer = Tokenizer.load(directory)
+    _check_tokenizer(tokenizer, config, directory)
+    return _loaded(directory, config, dtype), tokenizer
+
+
+def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
+    if dtype is None:
+        return None
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, mx.Dtype) or chosen not in _DTYPES.values():
+        raise InputError(f"dtype: found {dtype!r}; give one of {', '.join(_DTYPES)}, or leave it out")
+    return chosen
+
+
+def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
+    tokens, embeddings = tokenizer.vocab_size, config.text.vocab_size
+    if tokens > embeddings + _MOST_EXTRA_TOKENS:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {tokens} tokens, the model {embeddings}; "
+            "they do not belong together"
+        )
+    if tokens > embeddings:
+        logger.warning(
+            "%s: the tokenizer has %d tokens, the model embeddings for %d; prompts with token ids from %d on "
+            "are refused",
+            *(directory, tokens, embeddings, embeddings),
+        )
+        tokenizer.limit(embeddings)
+
+
+def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
+    """Return the local directory of "demo", a path or a hub id; download files that are missing.
+
+    revision: a branch, tag or commit of the hub. Anything local has no revision and refuses one.
+    """
+    local = _local_directory(path_or_hf_repo, revision)
+    return local if local is not None else hub.download(str(path_or_hf_repo), revision)
+
+
+@contextmanager
+def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterator[Path]:
+    """Like `resolve`, for callers that read no weights: of a hub id that is not in the cache, only the
+    weights' headers are fetched.
+    """
+    local = _local_directory(path_or_hf_repo, revision)
+    if local is not None:
+        yield local
+        return
+    with hub.preview(str(path_or_hf_repo), revision) as directory:
+        yield directory
+
+
+def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path | None:
+    """Return the directory if it exists, None if the name can be a hub id."""
+    if str(path_or_hf_repo) == "demo":
+        _refuse_revision("demo", revision)
+        return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"
+    if not str(path_or_hf_repo):
+        raise InputError("the model's name is empty; give a model directory, a hub id, or 'demo'")
+    try:
+        path = Path(path_or_hf_repo).expanduser()
+        is_directory, exists = path.is_dir(), path.exists()
+    # No permission or too long a name, no such user, a NUL.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{str(path_or_hf_repo)[:80]!r} cannot be a model directory ({error})") from None
+    if is_directory:
+        _refuse_revision(path, revision)
+        described = None if has_weights(path) else foreign_files.describe_directory(path)
+        if described is not None:
+            raise CheckpointError(f"{path} holds {described}")
+        return path
+    if exists:
+        described = foreign_files.describe_file(path)
+        if described is not None:
+            raise CheckpointError(f"{path} holds {described}")
+        raise InputError(
+            f"{path} is a file; give the model's directory, a hub id such as owner/name, or 'demo'"
+        )
+    if len(path.parts) != 2 or path.is_absolute() or str(path_or_hf_repo).startswith((".", "~")):
+        raise InputError(
+            f"{path}: no such directory; give a model directory, a hub id such as owner/name, or 'demo'"
+        )
+    return None
+
+
+def _refuse_revision(model: str | Path, revision: str | None) -> None:
+    if revision is not None:
+        raise InputError(f"{model} is a directory here, so it has no revision {revision!r}; leave it out")
+
+
+def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> DiffusionGemma:
+    """Build the model of a checkpoint directory with evaluated weights. See `load` for `dtype` and errors."""
+    return _loaded(Path(directory), ModelConfig.load(directory), dtype)
+
+
+def _loaded(directory: Path, config: ModelConfig, dtype: mx.Dtype | None) -> DiffusionGemma:
+    # A model that has compiled its step refers to itself: only the collector frees what it held.
+    gc.collect()
+    model, tensors = checked_model(directory, config)
+    compare_copies(directory)
+    if dtype is None and _on_cpu():
+        dtype = mx.float32
+    stored = read_tensors(weight_files(directory))
+    model.load_weights([(name, _cast(stored[info.name], dtype)) for name, info in tensors.items()])
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def checked_model(directory: Path, config: ModelConfig) -> tuple[DiffusionGemma, dict[str, TensorInfo]]:
+    """Return a checkpoint's model before its weights are read, and the tensor of each of its parameters.
+
+    Raises:
+        ConfigError, CheckpointError: names, shapes or dtypes are not those that config.json calls for.
+    """
+    model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
+    tensors = {
+        parameter_name(name): info
+        for name, info in model_tensors(directory).items()
+        if not name.startswith(_NOT_LOADED)
+    }
+    for name, info in tensors.items():
+        # Packed weights and the scales of mx formats are unsigned; nothing else may be an integer.
+        packed = f"{name.rpartition('.')[0]}.scales" in tensors
+        if not packed and info.dtype not in ("F32", "F16", "BF16"):
+            raise CheckpointError(
+                f"{info.file}: {info.name} is {info.dtype}, not floating point; it cannot be a weight"
+            )
+    _quantize_like(model, tensors, config.quantization or {})
+    shapes = {name: info.shape for name, info in tensors.items()}
+    stored = {name: info.name for name, info in tensors.items()}
+    _check_names_and_shapes(model, shapes, stored, directory)
+    return model, tensors
+
+
+def check_weights(
+    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, str], directory: Path
+) -> None:
+    """`CheckpointError` unless an unquantized checkpoint's tensors are those that its config calls for.
+
+    shapes: by DiffusionGemma's own names. stored: their names in the files, for messages.
+    """
+    loaded = {
+        parameter_name(name): shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)
+    }
+    _check_names_and_shapes(DiffusionGemma(config), loaded, stored, directory)
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.Device(mx.cpu))
+
+
+def _quantize_like(model: nn.Module, tensors: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> None:
+    """Replace modules that have `.scales` in the checkpoint by quantized ones, as `block` says."""
+
+    def parameters(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        scales = tensors.get(f"{path}.scales")
+        if scales is None:
+            return False
+        if not hasattr(module, "to_quantized"):
+            raise CheckpointError(
+                f"{path} is quantized in the checkpoint, but only projections and embeddings can be"
+            )
+        bits, group_size, mode = module_quantization(path, scales, block)
+        return {"group_size": group_size, "bits": bits, "mode": mode}
+
+    try:
+        nn.quantize(model, class_predicate=parameters)
+    except ValueError as error:
+        raise CheckpointError(
+            f"config.json: the quantization block does not fit the model ({error})"
+        ) from None
+
+
+def _check_names_and_shapes(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, str],
+    directory: Path,
+) -> None:
+    """`CheckpointError`, which names at most ten tensors, unless they are those that the config calls for."""
+    parameters: Any = tree_flatten(model.parameters())
+    expected = {name: tuple(array.shape) for name, array in parameters}
+    missing = sorted(expected.keys() - shapes.keys())
+    extra = sorted(stored.get(name, name) for name in shapes.keys() - expected.keys())
+    if any(_EXPERT.search(name) for name in extra):
+        raise CheckpointError(
+            f"{directory}: each expert is a tensor of its own; stack them with `mlx_dg convert`"
+        )
+    if missing and extra:
+        raise CheckpointError(
+            f"{directory}: {_some(missing, most=3)} missing, {_some(extra, most=3)} unknown to this model; "
+            "config.json does not fit the weights, or these have other names than save_pretrained gives them"
+        )
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {_some(missing)} missing; the download is incomplete or config.json differs"
+        )
+    if extra:
+        raise CheckpointError(
+            f"{directory}: {_some(extra)} unknown to this model; config.json does not fit the weights"
+        )
+    wrong = [
+        f"{stored.get(name, name)} is {list(shapes[name])}, not {list(expected[name])}"
+        for name in expected
+        if shapes[name] != expected[name]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: wrong shapes, config.json does not fit the weights: {_some(wrong, '; ')}"
+        )
+
+
+def _some(names: list[str], separator: str = ", ", most: int = 10) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + rest
+
+
+def _cast(tensor: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    return tensor.astype(dtype) if dtype is not None and mx.issubdtype(tensor.dtype, mx.floating) else tensor

@@ -1,0 +1,122 @@
+"""Keeps what was encoded from one generation to the next: a chat's next turn encodes only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import mlx.core as mx
+
+from ..cache import PrefixCache, Windows
+from ..errors import GenerationError
+
+if TYPE_CHECKING:
+    from ..model import DiffusionGemma
+
+# A template may write the last few tokens of a prompt (the model's turn, an empty thought) otherwise once the
+# answer follows. The windows of sliding layers are remembered that many tokens before a prompt's end.
+_REWRITTEN = 32
+
+
+class _Snapshot(NamedTuple):
+    offset: int
+    windows: Windows
+
+
+class PromptCache:
+    """The prefix cache of a conversation; give it to every `generate` as `prompt_cache=`.
+
+    `token_ids` are those that are encoded. A prompt that goes on from them is encoded from there. One that
+    differs at some token makes the cache go back to before it: full-attention layers forget the rest;
+    windows of sliding layers cannot go back once tokens have left them, so they are restored from a
+    snapshot near the end of the last prompt (it holds as much memory as the windows do), or else all is
+    encoded again. One generation at a time may use it.
+    """
+
+    token_ids: list[int]
+    prefix: PrefixCache
+    _snapshot: _Snapshot | None
+
+    def __init__(self, model: DiffusionGemma):
+        self.model = model
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything; a generation that uses it cannot go on."""
+        self._user: object = None
+        self._reset()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held, the snapshot included."""
+        windows = self._snapshot.windows if self._snapshot is not None else []
+        return self.prefix.nbytes + sum(array.nbytes for pair in windows for array in pair)
+
+    def acquire(self) -> object:
+        """Makes the caller the only one who may use it, until the next one asks; returns a ticket."""
+        self._user = object()
+        return self._user
+
+    def check(self, ticket: object) -> None:
+        """Raises `GenerationError` unless `ticket` is that of the last `acquire`."""
+        if self._user is not ticket:
+            raise GenerationError(
+                "this generation's prompt_cache was cleared or taken by another generation; "
+                "let one end before the next, or give each its own"
+            )
+
+    def encode_prompt(self, ids: Sequence[int], chunk_size: int, positions: int = 0) -> int:
+        """Makes `ids` what is encoded; returns how many of them were already.
+
+        positions: how many there will be in the end, the last canvas included.
+        """
+        with self._changing():
+            self._go_back(_common_length(self.token_ids, ids))
+            self.prefix.reserved = positions
+        reused = self.prefix.offset
+        before_end = len(ids) - _REWRITTEN
+        if before_end > reused:
+            self.encode(ids[reused:before_end], chunk_size)
+            self._snapshot = _Snapshot(self.prefix.offset, self.prefix.windows)
+        if self.prefix.offset < len(ids):
+            self.encode(ids[self.prefix.offset :], chunk_size)
+        return reused
+
+    def encode(self, ids: Sequence[int], chunk_size: int) -> None:
+        """Appends `ids` to what is encoded."""
+        with self._changing():
+            self.model.encode(mx.array([ids], dtype=mx.int32), self.prefix, chunk_size)
+            self.token_ids += ids
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:  # an interrupt, say: nobody knows which layers hold what
+            self._reset()
+            raise
+
+    def _reset(self) -> None:
+        self.prefix, self.token_ids, self._snapshot = self.model.make_cache(), [], None
+
+    def _go_back(self, length: int) -> None:
+        """Keeps at most the first `length` tokens."""
+        if self._snapshot is not None and self._snapshot.offset > length:
+            self._snapshot = None
+        if length == self.prefix.offset:
+            return
+        if self.prefix.can_truncate:
+            self.prefix.truncate(length)
+        elif self._snapshot is not None:
+            self.prefix.restore(*self._snapshot)
+        else:
+            self._reset()
+        del self.token_ids[self.prefix.offset :]
+
+
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))

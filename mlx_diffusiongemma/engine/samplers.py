@@ -1,0 +1,179 @@
+"""Exchangeable parts of a denoising step: samplers, temperature schedules, stop rules.
+
+The parts here are the released model's and the usual alternatives. Any object with the same methods will do.
+All arrays stay on the device, and nothing is read back.
+
+On a GPU a part is compiled with the step if it or its class says `traceable = True`. A subclass must say it
+again. Such a part is hashable and a pure function of MLX arrays that `mx.compile` can trace. All other parts
+run in Python at every step and may keep state.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import mlx.core as mx
+
+from ..config.generation import in_range
+from ..ops import Proposal, within_entropy_bound
+
+if TYPE_CHECKING:
+    from .step import CanvasState
+
+
+class Sampler(Protocol):
+    """Chooses the proposed tokens that a canvas keeps, and the ids of the other positions.
+
+    Pinned positions are replaced by their pins afterwards. A sampler or stop rule that keeps state may also
+    have `begin(canvas)`. It is called before the first step of each canvas, and again for each new try at it,
+    with the ids that the canvas begins with: int32 `[B, C]`, usually noise. B stays the same until the next
+    `begin`.
+    """
+
+    def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
+        """Return the positions that are settled for now: bool `[B, C]`.
+
+        pins: int32 `[B, C]`, the token that a position is pinned to, -1 where it is free.
+        """
+        ...
+
+    def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
+        """Return the next step's canvas, int32 `[B, C]`. noise: fresh uniform tokens of that shape."""
+        ...
+
+
+class StopRule(Protocol):
+    """Decides which canvases are finished. May have `begin(canvas)`, see `Sampler`."""
+
+    def __call__(self, state: CanvasState) -> mx.array:
+        """Return bool `[B]`, from the state after a step."""
+        ...
+
+
+class Schedule(Protocol):
+    """Gives the temperature that logits are divided by."""
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Return the temperature of one step. `step` counts down from `steps` to 1."""
+        ...
+
+
+class _KeepSamples:
+    """Accepted positions hold their sample, all others noise, as the model was trained."""
+
+    def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
+        return mx.where(accepted, proposal.samples, noise)
+
+
+@dataclass(frozen=True)
+class EntropyBound(_KeepSamples):
+    """Accepts the most certain positions while the entropies (nats) before each sum to at most `bound`.
+
+    The released model's sampler: Ben-Hamu et al., arXiv:2505.24857.
+    """
+
+    bound: float = 0.1
+    traceable = True
+
+    def __post_init__(self) -> None:
+        in_range("entropy_bound", self.bound)
+
+    def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
+        return within_entropy_bound(proposal.entropies, pins, self.bound)
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold(_KeepSamples):
+    """Accepts positions whose argmax has at least this probability, and always the most certain one."""
+
+    threshold: float = 0.9
+    traceable = True
+
+    def __post_init__(self) -> None:
+        in_range("probability", self.threshold)
+
+    def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
+        confidences = mx.where(pins >= 0, -1, proposal.confidences)
+        best = mx.arange(pins.shape[-1]) == mx.argmax(confidences, axis=-1, keepdims=True)
+        return (confidences >= self.threshold) | best
+
+
+@dataclass(frozen=True)
+class _Falling:
+    t_min: float = 0.4
+    t_max: float = 0.8
+
+    def __post_init__(self) -> None:
+        in_range("t_min", self.t_min)
+        in_range("t_max", self.t_max)
+
+
+class LinearSchedule(_Falling):
+    """Falls linearly from `t_max` (first step) to near `t_min` (last step). The released model's schedule."""
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.t_min + (self.t_max - self.t_min) * step / steps
+
+
+class CosineSchedule(_Falling):
+    """Falls from `t_max` to near `t_min` along half a cosine, slowly at both ends."""
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.t_min + (self.t_max - self.t_min) * (1 - math.cos(math.pi * step / steps)) / 2
+
+
+@dataclass(frozen=True)
+class ConstantSchedule:
+    """Gives every step the same temperature."""
+
+    temperature: float = 0.6
+
+    def __post_init__(self) -> None:
+        in_range("temperature", self.temperature)
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.temperature
+
+
+@dataclass(frozen=True)
+class StableAndConfident:
+    """Stops when the argmax canvas is stable and certain. The released model's rule.
+
+    Stable: it repeated `stability_threshold` times in a row. Certain: its mean entropy is below
+    `confidence_threshold` nats.
+    """
+
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+    traceable = True
+
+    def __post_init__(self) -> None:
+        in_range("stability_threshold", self.stability_threshold)
+        in_range("confidence_threshold", self.confidence_threshold)
+
+    def __call__(self, state: CanvasState) -> mx.array:
+        result = state.acceptance
+        stable = result.stable_steps >= self.stability_threshold
+        return stable & (result.mean_entropy < self.confidence_threshold)
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """Stops when more steps would change little.
+
+    That is when the same positions were accepted `steps` times in a row and the mean entropy is below
+    `mean_entropy` nats.
+    """
+
+    steps: int = 8
+    mean_entropy: float = 0.05
+    traceable = True
+
+    def __post_init__(self) -> None:
+        in_range("stability_threshold", self.steps, "steps")
+        in_range("confidence_threshold", self.mean_entropy, "mean_entropy")
+
+    def __call__(self, state: CanvasState) -> mx.array:
+        return (state.unchanged_steps >= self.steps) & (state.acceptance.mean_entropy < self.mean_entropy)

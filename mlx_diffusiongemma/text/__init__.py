@@ -1,0 +1,1 @@
+"""Text, messages and tools to token ids, and back."""

@@ -1,0 +1,145 @@
+"""The checkpoint's chat template: where it is found, and how messages are rendered with it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, TokenizerError
+from .delimiters import Delimiters, StandIns
+from .prompts import Message, checked_messages, one_line
+from .tool_descriptions import Tool, described_tools
+
+_THOUGHT = ("<|channel>", "<channel|>")  # the delimiters of thoughts
+
+
+class ChatTemplate:
+    """Messages and tools -> text, with the template that a tokenizer of Transformers holds.
+
+    source: what error messages call it. delimiters: spellings of the tokens that are never text.
+    """
+
+    def __init__(self, hf_tokenizer: Any, source: str, delimiters: Delimiters) -> None:
+        self._hf, self._source, self._delimiters = hf_tokenizer, source, delimiters
+        self._takes_parts: dict[str, bool] = {}  # by role
+
+    def chat(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> dict[str, Any]:
+        """Return `messages` and `tools` in the form that this template takes."""
+        if not self._hf.chat_template:
+            raise TokenizerError(
+                f"{self._source}: no chat_template.jinja found; add the checkpoint's own or give token ids"
+            )
+        suited = [self._suited(message) for message in checked_messages(messages)]
+        return {"messages": suited, "tools": described_tools(tools)}
+
+    def render(self, chat: dict[str, Any], **options: Any) -> str:
+        """Return the text of `chat`. Raises InputError or TokenizerError where the template fails."""
+        try:
+            # Text, because what Transformers returns as ids differs between its versions.
+            text = self._hf.apply_chat_template(
+                chat["messages"], tools=chat["tools"], tokenize=False, **options
+            )
+        except Exception as error:  # templates raise whatever their expressions raise
+            unusable = isinstance(error, ImportError) or type(error).__name__ == "TemplateSyntaxError"
+            raise (TokenizerError if unusable else InputError)(
+                f"{self._source}: the chat template cannot render the messages ({one_line(error)})"
+            ) from error
+        return str(text)
+
+    def pieces(self, chat: dict[str, Any], text: str, **options: Any) -> list[str]:
+        """Cut the text of `chat` so that only the template's own delimiters are whole.
+
+        text: what `render` returns. Thoughts of earlier turns are stripped as the template does.
+        """
+        stand_ins = StandIns(self._delimiters, chat, text)
+        if not stand_ins.needed:
+            return [text]
+        hidden = stand_ins.put(chat)
+        rendered = self.render(hidden, **options)
+        # The template must see the delimiters of a thought to strip it. If it leaves any of them in place,
+        # it does not strip them, and they stay hidden.
+        shown = [
+            {**message, "content": stand_ins.put(given["content"], visible=_THOUGHT)}
+            if message["role"] == "assistant"
+            else message
+            for message, given in zip(hidden["messages"], chat["messages"], strict=True)
+        ]
+        if shown != hidden["messages"]:
+            stripped = self.render({**hidden, "messages": shown}, **options)
+            if all(stripped.count(delimiter) == rendered.count(delimiter) for delimiter in _THOUGHT):
+                rendered = stripped
+        return self._delimiters.pieces(stand_ins.restored(rendered), stand_ins.places(rendered))
+
+    def _suited(self, message: dict[str, Any]) -> dict[str, Any]:
+        role, content = message["role"], message.get("content")
+        if role == "developer" and "developer" not in str(self._hf.chat_template):
+            role = "system"
+        if isinstance(content, list) and not self._renders_parts(role):
+            content = "".join(part["text"] for part in content)
+        return {**message, "role": role} | ({} if content is None else {"content": content})
+
+    def _renders_parts(self, role: str) -> bool:
+        """True if the template writes the text of a part, rather than nothing or the part as a whole."""
+        if role not in self._takes_parts:
+            user = {"role": "user", "content": "hello"}
+            call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": {}}}
+            calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+            part = {"type": "text", "text": "probe"}
+            probe = {"role": role, "tool_call_id": "0", "name": "f", "content": [part]}
+            before: dict[str, list[Any]] = {"assistant": [user], "tool": [user, calling]}
+            after = [] if role in ("user", "tool") else [user]
+            try:
+                text = self.render({"messages": [*before.get(role, []), probe, *after], "tools": None})
+            except InputError:
+                text = ""
+            is_whole = "'text'" in text or '"text"' in text  # a list that was made a string
+            self._takes_parts[role] = "probe" in text and not is_whole
+        return self._takes_parts[role]
+
+
+def read_template(path: Path) -> str | dict[str, str] | None:
+    """Return the chat template in the directory `path`, several by name, or None without any.
+
+    Transformers' tokenizers look in chat_template.jinja and additional_chat_templates/, then in
+    tokenizer_config.json. The other two files belong to its processors and count where these have none.
+    """
+    files = [*path.glob("additional_chat_templates/*.jinja"), *path.glob("chat_template.jinja")]
+    templates = {file.stem: _read_text(file) for file in files if file.is_file()}
+    if "chat_template" in templates:
+        templates["default"] = templates.pop("chat_template")
+    if templates:
+        return templates["default"] if [*templates] == ["default"] else templates
+    for name in ("tokenizer_config.json", "processor_config.json", "chat_template.json"):
+        template = read_object(path / name).get("chat_template")
+        if isinstance(template, list):
+            template = {
+                entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)
+            }
+        if template is not None:
+            texts = [*template.values()] if isinstance(template, dict) else [template]
+            if not texts or not all(isinstance(text, str) for text in texts):
+                raise TokenizerError(f"{path / name}: its chat_template is not a text; copy it again")
+            return template
+    return None
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise TokenizerError(
+            f"{file}: not a usable chat template ({one_line(error)}); copy it again"
+        ) from error
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, {} without one."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{file}: not readable as JSON ({one_line(error)}); copy it again") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{file}: holds {type(value).__name__}, not an object; copy it again")
+    return value

@@ -1,0 +1,91 @@
+"""Delimiters that a caller's text spells, kept apart from those that a chat template writes.
+
+Tokenizers find a token such as `<|turn>` by its spelling, so text that spells one would become structure.
+`Delimiters.pieces` cuts a text into pieces that spell none: encoded one by one, they stay text.
+
+A template's own delimiters must remain. `StandIns` replaces every character of the caller's strings that may
+begin a delimiter, before rendering, by a private character. What begins with a stand-in afterwards came from
+the caller, also where the template joins strings that only together spell a delimiter.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ..errors import InputError
+
+_PRIVATE = range(0xF0000, 0xFFFFE)  # the private-use plane 15
+
+
+class Delimiters:
+    """Spellings of tokens that are never text."""
+
+    def __init__(self, spellings: Iterable[str]) -> None:
+        # A spelling of one character cannot be cut.
+        self._spellings = frozenset(spelling for spelling in spellings if len(spelling) > 1)
+        self._lengths = sorted({len(spelling) for spelling in self._spellings})
+        self._beginnings = frozenset(spelling[:2] for spelling in self._spellings)
+        self.initials = frozenset(spelling[0] for spelling in self._spellings)
+
+    def pieces(self, text: str, places: Iterable[int]) -> list[str]:
+        """Cut `text` behind the first character of each delimiter that begins at one of `places`."""
+        ends = [0, *(place + 1 for place in places if self._begins(text, place)), len(text)]
+        return [text[start:end] for start, end in pairwise(ends)]
+
+    def _begins(self, text: str, place: int) -> bool:
+        return text[place : place + 2] in self._beginnings and any(
+            text[place : place + length] in self._spellings for length in self._lengths
+        )
+
+
+class StandIns:
+    """Private characters in the place of those that may begin a delimiter.
+
+    value: what the template is given. rendered: what it makes of that. Neither holds one of the characters
+    chosen, so text cannot pass for template.
+    needed: True if a string of `value` may begin a delimiter.
+    """
+
+    def __init__(self, delimiters: Delimiters, value: Any, rendered: str) -> None:
+        used = set[str]().union(*_strings(value))
+        self.needed = not used.isdisjoint(delimiters.initials)
+        used.update(rendered)
+        free = (chr(code) for code in _PRIVATE if chr(code) not in used)
+        self._of = dict(zip(sorted(delimiters.initials), free, strict=False))
+        if len(self._of) < len(delimiters.initials):
+            raise InputError("prompt: holds all private-use characters of Unicode; leave some out")
+        self._initials = {ord(stand_in): initial for initial, stand_in in self._of.items()}
+
+    def put(self, value: Any, visible: Sequence[str] = ()) -> Any:
+        """Copy `value` with stand-ins in all strings and keys, but not where a `visible` one is spelled."""
+        pattern = re.compile("|".join(map(re.escape, [*visible, *self._of])))
+        return _mapped(value, lambda text: pattern.sub(lambda match: self._of.get(match[0], match[0]), text))
+
+    def restored(self, rendered: str) -> str:
+        return rendered.translate(self._initials)
+
+    def places(self, rendered: str) -> list[int]:
+        """Indices of the stand-ins."""
+        return [match.start() for match in re.finditer("|".join(self._of.values()), rendered)]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _strings(pair)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value

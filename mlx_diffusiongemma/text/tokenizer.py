@@ -1,0 +1,312 @@
+"""The checkpoint's own tokenizer and chat template, behind a small interface.
+
+Transformers does the work (byte-pair encoding, rendering templates) and is imported by `Tokenizer.load`
+only. Nothing in `tokenizer.json` is changed. Two other files are not asked: `tokenizer_class` in
+tokenizer_config.json makes Transformers rebuild parts of some tokenizers, and an older Transformers does not
+know the model type in config.json.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..environment import environment
+from ..errors import InputError, TokenizerError
+from .chat_template import ChatTemplate, read_object, read_template
+from .delimiters import Delimiters
+from .prompts import Message, checked_messages, one_line
+from .tool_descriptions import Tool
+
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+def _spelled(text: str) -> Any:
+    return field(default=None, metadata={"spelling": text})
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that carry structure, by spelling. None where the vocabulary has no such token."""
+
+    bos: int | None = _spelled("<bos>")
+    eos: int | None = _spelled("<eos>")  # not the configured eos_token, which may be the end of a turn
+    pad: int | None = _spelled("<pad>")
+    unk: int | None = _spelled("<unk>")
+    mask: int | None = _spelled("<mask>")
+    turn_open: int | None = _spelled("<|turn>")
+    turn_close: int | None = _spelled("<turn|>")
+    channel_open: int | None = _spelled("<|channel>")
+    channel_close: int | None = _spelled("<channel|>")
+    think: int | None = _spelled("<|think|>")
+    tool_open: int | None = _spelled("<|tool>")
+    tool_close: int | None = _spelled("<tool|>")
+    tool_call_open: int | None = _spelled("<|tool_call>")
+    tool_call_close: int | None = _spelled("<tool_call|>")
+    tool_response_open: int | None = _spelled("<|tool_response>")
+    tool_response_close: int | None = _spelled("<tool_response|>")
+    quote: int | None = _spelled('<|"|>')
+    image_open: int | None = _spelled("<|image>")
+    image: int | None = _spelled("<|image|>")
+    image_close: int | None = _spelled("<image|>")
+
+    @classmethod
+    def in_vocabulary(cls, vocabulary: Mapping[str, int]) -> "SpecialTokens":
+        return cls(**{token.name: vocabulary.get(token.metadata["spelling"]) for token in fields(cls)})
+
+    def ids(self) -> set[int]:
+        """Return all ids that are not None."""
+        return {getattr(self, token.name) for token in fields(self)} - {None}
+
+
+class Tokenizer:
+    """Text <-> token ids, and prompts -> token ids.
+
+    special: ids of the structural tokens.
+    vocab_size: one more than the largest id.
+    hidden_ids: ids that are never text: structure, padding, image placeholders, unused entries.
+    byte_values: id -> byte, for the tokens `<0x00>`..`<0xFF>` that spell what the vocabulary lacks.
+    """
+
+    def __init__(self, hf_tokenizer: Any, source: str = "tokenizer") -> None:
+        """hf_tokenizer: a fast tokenizer of Transformers. source: what error messages call it."""
+        self._hf = hf_tokenizer
+        self._source = source
+        self._backend = hf_tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # tokenizer.json may ask for both
+        self._backend.no_padding()
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.special = SpecialTokens.in_vocabulary(vocabulary)
+        added = self._backend.get_added_tokens_decoder().items()
+        marked = {token_id for token_id, token in added if token.special and not token.content.isspace()}
+        unused = {token_id for text, token_id in vocabulary.items() if text.startswith("<unused")}
+        self.hidden_ids = frozenset(self.special.ids() | marked | unused)
+        spelled = {f"<0x{value:02X}>": value for value in range(256)}
+        self.byte_values = {vocabulary[text]: value for text, value in spelled.items() if text in vocabulary}
+        self._delimiters = Delimiters(map(self._backend.id_to_token, self.hidden_ids))
+        self._template = ChatTemplate(hf_tokenizer, source, self._delimiters)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "Tokenizer":
+        """Return the tokenizer of a checkpoint, from tokenizer.json or from a sentencepiece tokenizer.model.
+
+        It has the special tokens of tokenizer_config.json and the chat template, if there are any. Nothing is
+        downloaded. Raises TokenizerError for a directory without a tokenizer and for a file that is unusable.
+        """
+        path = Path(directory)
+        if not path.is_dir():
+            raise TokenizerError(f"{path}: no such directory; give the directory of a checkpoint")
+        config = read_object(path / "tokenizer_config.json")
+        hf = _load_transformers(path)
+        hf.chat_template = read_template(path)
+        for name in ("bos", "eos", "unk", "pad", "mask"):  # templates use them by these names
+            named = config.get(f"{name}_token")
+            for text in (named.get("content") if isinstance(named, dict) else named, f"<{name}>"):
+                # Only tokens that exist: what a template writes for any other would be plain text.
+                if isinstance(text, str) and hf.backend_tokenizer.token_to_id(text) is not None:
+                    setattr(hf, f"{name}_token", text)
+                    break
+        return cls(hf, source=str(path))
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._hf.bos_token_id
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the configured `eos_token`, which may end a turn rather than a text."""
+        return self._hf.eos_token_id
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._hf.pad_token_id
+
+    @property
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The checkpoint's template, several by name, or None."""
+        return self._hf.chat_template
+
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool = True) -> Any:
+        """Return the `input_ids` and `attention_mask` of `text`, as Transformers does."""
+        return self._hf(text, add_special_tokens=add_special_tokens, padding=False, truncation=False)
+
+    def limit(self, embeddings: int) -> None:
+        """Forget structural tokens beyond the model's embedding table, which no canvas may hold."""
+        known = {name: token for name, token in asdict(self.special).items() if (token or 0) < embeddings}
+        self.special = SpecialTokens(**known)
+
+    def encode(self, text: str, what: str = "prompt", *, allow_special_tokens: bool = True) -> list[int]:
+        """Return the ids of `text`, without bos.
+
+        what: what an error calls the text.
+        allow_special_tokens: a delimiter that the text spells becomes its single id. Otherwise it stays text.
+        Raises InputError for text that is not valid Unicode.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a half of a surrogate pair, from undecodable bytes
+            raise InputError(f"{what}: not valid Unicode ({error.reason}); decode it as UTF-8") from None
+        places = () if allow_special_tokens else range(len(text))
+        return self._encode_pieces(self._delimiters.pieces(text, places))
+
+    def _encode_pieces(self, pieces: Sequence[str]) -> list[int]:
+        """Return the ids of a text in pieces. No token reaches from one piece into the next."""
+        ids, newline = self._encode(pieces[0]), self._encode("\n")
+        for piece in pieces[1:]:
+            # Behind a newline, because some tokenizers treat the beginning of a text in another way.
+            behind = self._encode("\n" + piece)
+            if behind[: len(newline)] == newline:
+                ids += behind[len(newline) :]
+            else:  # the newline has become part of another token
+                ids += self._encode(piece)
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Return the text of `ids`. Ids beyond the vocabulary are skipped."""
+        return str(self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens))
+
+    def to_json(self) -> str:
+        """Return the text of a tokenizer.json, for libraries that build their own tokenizer from it."""
+        return str(self._backend.to_str())
+
+    def turn_end(self, stop_ids: Sequence[int], vocab_size: int) -> int:
+        """Return the one of `stop_ids` that ends a text: the end of a turn, if it is among them.
+
+        Raises InputError if a model of `vocab_size` has no embedding of it.
+        """
+        close = self.special.turn_close
+        chosen = close if close is not None and close in stop_ids else stop_ids[0]
+        if chosen >= vocab_size:  # MLX would read beyond the table without a word
+            raise InputError(f"eos_token_id has {chosen}, but the model's ids end at {vocab_size - 1}")
+        return chosen
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        thinking: bool = False,
+        enable_thinking: bool = False,
+        tools: Sequence[Tool] | None = None,
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        allow_special_tokens: bool = False,
+    ) -> Any:
+        """Return the ids of a chat, rendered by the checkpoint's own template.
+
+        thinking: ask for a thought before the answer. `enable_thinking` is Transformers' name for it.
+        add_generation_prompt: end where the model's turn begins.
+        tokenize: False returns the rendered text instead.
+        allow_special_tokens: delimiters spelled in messages or tools become structure. Otherwise they stay
+            the text that was written. Without `tokenize` this has no effect.
+        The template writes bos itself. No other is added.
+        Raises InputError for messages that cannot be used or rendered, TokenizerError without a template.
+        """
+        chat = self._template.chat(messages, tools)
+        options = {
+            "add_generation_prompt": add_generation_prompt,
+            "enable_thinking": thinking or enable_thinking,
+        }
+        text = self._template.render(chat, **options)
+        if not tokenize:
+            return text
+        ids = self.encode(text)
+        pieces = [text] if allow_special_tokens else self._template.pieces(chat, text, **options)
+        if pieces == [text]:
+            return ids
+        literal = self._encode_pieces(pieces)
+
+        def structure(ids: list[int]) -> list[int]:
+            return [token for token in ids if token in self.hidden_ids]
+
+        # If the chat spells no delimiter, `ids` are exactly those of Transformers.
+        return ids if structure(ids) == structure(literal) else literal
+
+    def prompt_ids(
+        self,
+        prompt: Prompt,
+        *,
+        thinking: bool = False,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
+        allow_special_tokens: bool = False,
+    ) -> list[int]:
+        """Return the ids that the model is given for a prompt of any kind.
+
+        prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids,
+            which pass through unchanged and exclude the other arguments.
+        thinking: ask for a thought before the answer. system: text of a system message. tools: JSON
+            descriptions, or Python functions with type hints and a docstring.
+        allow_special_tokens: see `apply_chat_template`.
+        Raises InputError for what cannot be used, TokenizerError for a chat without a chat template.
+        """
+        if hasattr(prompt, "tolist"):  # an array of ids
+            prompt = prompt.tolist()
+        if isinstance(prompt, str):
+            if prompt.startswith("<bos><|turn>"):  # it would be rendered twice
+                raise InputError(
+                    "prompt: a chat that was rendered already; give its messages, or its ids "
+                    "(apply_chat_template without tokenize=False)"
+                )
+            items: list[Any] = [{"role": "user", "content": prompt}] if prompt.strip() else []
+        elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
+            items = list(prompt)
+        else:
+            raise InputError(f"prompt: found {type(prompt).__name__}; give text, messages or token ids")
+        if not items:
+            raise InputError("prompt: empty; give text, messages or token ids")
+        if isinstance(items[0], str | list | tuple):
+            raise InputError(
+                f"prompt: item 0 is {type(items[0]).__name__}; give one prompt (text, messages or token ids) "
+                "or give generate_batch the list"
+            )
+        if isinstance(items[0], Mapping) or hasattr(items[0], "model_dump"):
+            return self.apply_chat_template(
+                checked_messages(items, system),
+                thinking=thinking,
+                tools=tools,
+                allow_special_tokens=allow_special_tokens,
+            )
+        ids = [self._checked_id(index, item) for index, item in enumerate(items)]
+        if thinking or system is not None or tools:
+            raise InputError("prompt: token ids leave no room for thinking, system or tools; give messages")
+        return ids
+
+    def _checked_id(self, index: int, item: Any) -> int:
+        if isinstance(item, bool) or not hasattr(item, "__index__"):
+            found = f"{type(item).__name__} {item!r}"[:60]
+            raise InputError(f"prompt: item {index} is {found}; a list holds messages or token ids")
+        token = int(item.__index__())
+        if not 0 <= token < self.vocab_size:
+            raise InputError(f"prompt: item {index} is {token}; token ids are 0 to {self.vocab_size - 1}")
+        return token
+
+
+def _load_transformers(path: Path) -> Any:
+    """Return the fast tokenizer of Transformers, from tokenizer.json or tokenizer.model in `path`."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        file = path / "tokenizer.model"
+    if not file.is_file():
+        raise TokenizerError(f"{path}: no tokenizer.json found; copy it from the original checkpoint")
+    try:
+        # Transformers, when first imported, advises to install PyTorch, which a tokenizer does not need.
+        with environment("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"):
+            from transformers import PreTrainedTokenizerFast
+        if file.suffix == ".json":
+            return PreTrainedTokenizerFast(tokenizer_file=str(file))
+        with TemporaryDirectory() as alone:  # beside its configuration, that would have a say
+            shutil.copy(file, alone)
+            return PreTrainedTokenizerFast.from_pretrained(alone, local_files_only=True)
+    except ImportError as error:
+        raise TokenizerError(f"{file}: not loadable ({one_line(error)}); install what is missing") from error
+    except Exception as error:  # what `tokenizers` raises for a broken file is a plain Exception
+        raise TokenizerError(
+            f"{file}: not a usable tokenizer ({one_line(error)}); copy it from the original checkpoint"
+        ) from error
