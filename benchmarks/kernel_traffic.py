@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from emulator import emulate
 
-from mlx_diffusiongemma.engine.step import initial_state
+from mlx_diffusiongemma.engine.state import initial_state
 from mlx_diffusiongemma.ops import Bounds, Proposal, RowStatistics, dense_soft_embedding, processed_logits
 from mlx_diffusiongemma.ops.accept_and_renoise import accept_and_renoise_kernel, accept_and_renoise_reference
 from mlx_diffusiongemma.ops.metal import Kernel

@@ -21,7 +21,8 @@ import numpy as np
 from mlx_diffusiongemma.bench import synthetic
 from mlx_diffusiongemma.bench.measure import PartClock, step_in_parts
 from mlx_diffusiongemma.engine.memory import check_fits
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream, initial_state
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.state import initial_state
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.console.progress import bar
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.engine.rules import temperature_at
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import row_statistics
 from mlx_diffusiongemma.text.tokenizer import Tokenizer

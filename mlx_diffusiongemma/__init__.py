@@ -23,6 +23,7 @@ from mlx_diffusiongemma.errors import (
 )
 
 if TYPE_CHECKING:
+    from mlx_diffusiongemma.answer import Block
     from mlx_diffusiongemma.checkpoint.loading import load
     from mlx_diffusiongemma.config.generation import GenerationConfig
     from mlx_diffusiongemma.config.model import ModelConfig
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.engine.stats import Stats
     from mlx_diffusiongemma.engine.trace import Trace
     from mlx_diffusiongemma.fill.fill import Filling, fill
-    from mlx_diffusiongemma.generation import Block, Generation, generate, generate_batch
+    from mlx_diffusiongemma.generation import Generation, generate, generate_batch
     from mlx_diffusiongemma.model import DiffusionGemma
     from mlx_diffusiongemma.text.channels import ToolCall
     from mlx_diffusiongemma.text.prompts import tool_messages
@@ -87,7 +88,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "Block": "generation",
+    "Block": "answer",
     "ConfidenceThreshold": "engine.samplers",
     "ConstantSchedule": "engine.samplers",
     "CosineSchedule": "engine.samplers",

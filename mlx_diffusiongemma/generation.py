@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
-from .config.generation import GenerationConfig, in_range
-from .control.draft import checked_draft
-from .control.grammar import Grammar, compile_grammar
-from .control.pins import PinnedTokens, Pins
-from .engine.batch import Run
+import mlx.core as mx
+
+from .answer import Answer, Block
+from .config.generation import GenerationConfig
+from .config.ranges import in_range
+from .control.pins import Pins
+from .engine.batch import Batch, Event, Finished, Prefill, Stepped
 from .engine.denoise import Step
-from .engine.memory import fits
+from .engine.noise import checked_seed
 from .engine.prompt_cache import PromptCache
-from .engine.row import Block, FinishReason, Row, checked_grammar
-from .engine.rules import check_schedule
+from .engine.row import FinishReason, RowKey
 from .engine.stats import Stats
-from .engine.step import checked_seed
 from .engine.trace import Trace
 from .errors import GenerationError, InputError
 from .model import DiffusionGemma
-from .text.channels import ToolCall
+from .request import Request
+from .text.channels import ChannelParser, ToolCall
 from .text.tokenizer import Tokenizer
 
 __all__ = ["Block", "Generation", "Preview", "generate", "generate_batch"]
@@ -79,7 +81,8 @@ def generate(
         prompt_cache: keeps what is encoded for the next generation.
         timeout: seconds, from the first step on. When they are over, the generation ends with its blocks so
             far and `finish_reason` "length".
-        allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be structure
+        allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be
+        structure
             of the prompt. By default they are plain text.
         settings: fields of `GenerationConfig` that replace the checkpoint's, such as `max_new_tokens=1024`.
 
@@ -94,24 +97,19 @@ def generate(
     if prompt_cache is not None and prompt_cache.model is not model:
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
     first, count = in_range("candidate", candidate), in_range("n", n)
+    seconds = None if timeout is None else in_range("timeout", timeout)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
-    plan = _Plan(model, tokenizer, settings, structure, tools, trace, timeout)
-    how: dict[str, Any] = {"thinking": thinking, "system": system, "tools": tools}
-    ids = tokenizer.prompt_ids(prompt, **how, allow_special_tokens=allow_special_tokens)
-    held = prompt_cache.nbytes if prompt_cache is not None else 0
-    plan.shrink_default(len(ids), count, held)
-    started = None
-    if draft is not None or noise_level is not None:
-        started = checked_draft(tokenizer, draft, noise_level, plan.settings, model.config, thinking)
+    request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
+    _check_tools(tools, request)
+    ids = tokenizer.prompt_ids(
+        prompt, thinking=thinking, system=system, tools=tools, allow_special_tokens=allow_special_tokens
+    )
+    request.shrink_default(len(ids), count, prompt_cache.nbytes if prompt_cache is not None else 0)
+    start = ChannelParser(tokenizer, ids)
+    more = request.draft(draft, noise_level, start), request.pinned(pins) if pins is not None else None
     chosen = checked_seed(seed)
-    pinned = plan.pinned(pins) if pins is not None else None
-    rows = [plan.row(ids, chosen, thinking, candidate=first + index, pinned=pinned) for index in range(count)]
-    if started is not None and rows[0].start.in_thought:
-        raise InputError(
-            "draft: the prompt ends inside a thought, and a draft is an answer; close the thought"
-        )
-    run = Run(model, plan.settings, rows, on_step, prompt_cache, started, timeout=plan.timeout)
-    return _generations(run, schema)[0]
+    answers = [request.answer(ids, start, RowKey(chosen, first + number), *more) for number in range(count)]
+    return _generations(Writer(model, answers, on_step, prompt_cache, seconds), schema)[0]
 
 
 def generate_batch(
@@ -157,25 +155,35 @@ def generate_batch(
             "each is a question, messages or token ids"
         )
     size = len(items) if batch_size is None else in_range("batch_size", batch_size)
+    seconds = None if timeout is None else in_range("timeout", timeout)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
-    plan = _Plan(model, tokenizer, settings, structure, tools, trace, timeout)
+    request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
+    _check_tools(tools, request)
+    key = RowKey(checked_seed(seed))
     how: dict[str, Any] = {"thinking": thinking, "system": system, "tools": tools}
-    chosen = checked_seed(seed)
     encoded = []
     for index, prompt in enumerate(items):
         try:
             encoded.append(tokenizer.prompt_ids(prompt, **how, allow_special_tokens=allow_special_tokens))
         except InputError as error:
             raise InputError(f"prompts: item {index}: {error}") from error
-    plan.shrink_default(max(map(len, encoded)), min(size, len(items)))
+    request.shrink_default(max(map(len, encoded)), min(size, len(items)))
     bar = _Bar(len(items)) if progress and len(items) > 1 else None
     generations = []
-    for start in range(0, len(items), size):
-        rows = [plan.row(ids, chosen, thinking) for ids in encoded[start : start + size]]
+    for first in range(0, len(items), size):
+        answers = [
+            request.answer(ids, ChannelParser(tokenizer, ids), key) for ids in encoded[first : first + size]
+        ]
         on_end = bar.update if bar is not None else None
-        run = Run(model, plan.settings, rows, on_step, timeout=plan.timeout, on_end=on_end)
-        generations += _generations(run, schema)
+        generations += _generations(Writer(model, answers, on_step, timeout=seconds, on_end=on_end), schema)
     return generations
+
+
+def _check_tools(tools: Any, request: Request) -> None:
+    if request.grammar is not None and tools:
+        raise InputError(
+            "tools: a call is not what schema, regex, grammar or choices allow; leave one of the two out"
+        )
 
 
 class _Bar:
@@ -195,92 +203,128 @@ class _Bar:
             self._bar.close()
 
 
-class _Plan:
-    """Everything that the rows of a run have in common."""
+class Writer:
+    """Drives one batch, and turns its events into blocks, traces and statistics.
+
+    timeout: seconds after the first event when all rows end with the blocks that they have. on_end: called
+    with the number of rows that a block ended.
+    """
 
     def __init__(
         self,
         model: DiffusionGemma,
-        tokenizer: Tokenizer,
-        settings: dict[str, Any],
-        structure: dict[str, Any],
-        tools: Any,
-        trace: bool,
-        timeout: float | None,
+        answers: list[Answer],
+        on_step: Callable[[Step], None] | None = None,
+        prompt_cache: PromptCache | None = None,
+        timeout: float | None = None,
+        on_end: Callable[[int], object] | None = None,
     ):
-        if not isinstance(trace, bool):
-            raise InputError(f"trace must be True or False, found {trace!r}")
-        self.trace = trace
-        self.timeout = None if timeout is None else in_range("timeout", timeout)
-        self.model, self.tokenizer = model, tokenizer
-        self.settings = model.generation_config.override(**settings)
-        self.vocab_size = model.config.text.vocab_size
-        self.settings = dataclasses.replace(self.settings, eos_token_id=self._stop_ids())
-        self.limit: tuple[str, str] | None = None
-        self._is_default = settings.get("max_new_tokens") is None
-        check_schedule(self.settings)
-        compiled: Grammar | None = compile_grammar(
-            tokenizer, self.vocab_size, self.settings.eos_token_id, **structure
-        )
-        self.grammar = checked_grammar(compiled, self.settings)
-        if self.grammar is not None and tools:
-            raise InputError(
-                "tools: a call is not what schema, regex, grammar or choices allow; leave one of the two out"
+        self.answers, self.on_step, self.timeout, self.on_end = answers, on_step, timeout, on_end
+        watched = on_step is not None or any(answer.trace is not None for answer in answers)
+        batch = Batch(model, [answer.row for answer in answers], prompt_cache, watched)
+        self._of_row = {id(answer.row): answer for answer in answers}
+        self._events = batch.run()
+        self._busy = False
+        self._deadline: float | None = None
+        self.started = self.is_over = False
+        self.failure: Exception | None = None
+
+    def advance(self) -> None:
+        """Write one more block of every row that has not ended. Does nothing after an interrupt."""
+        if self.failure is not None:
+            raise GenerationError(
+                f"this generation failed ({type(self.failure).__name__}); start a new one, "
+                "what it delivered is in .blocks"
+            ) from self.failure
+        if self._busy:
+            raise GenerationError(
+                "this generation is running already; ask it neither from its own on_step nor from two threads"
             )
+        self._busy = True
+        if not self.started:
+            mx.reset_peak_memory()
+            if self.timeout is not None:
+                self._deadline = time.monotonic() + self.timeout
+        self.started = True
+        try:
+            self._pull()
+        except Exception as error:
+            self.failure = error
+            raise
+        except BaseException:  # an interrupt: the generator has ended
+            self.is_over = True
+            raise
+        finally:
+            self._busy = False
 
-    def _stop_ids(self) -> tuple[int, ...]:
-        """The caller's or the checkpoint's, and those that always end the model's turn."""
-        special, known = self.tokenizer.special, self.settings.eos_token_id
-        ends = [special.turn_close, special.tool_response_open]
-        more = [end for end in ends if end is not None and end < self.vocab_size and end not in known]
-        return (*known, *more)
+    def _pull(self) -> None:
+        """Consume events up to the next blocks."""
+        if self._is_unwanted():
+            return self._stop()
+        for event in self._events:
+            self._take(event)
+            if isinstance(event, Finished):
+                return None
+            if self._is_unwanted():
+                return self._stop()
+        self.is_over = True
+        return None
 
-    def shrink_default(self, prompt_tokens: int, rows: int, held: int = 0) -> None:
-        """Lower max_new_tokens to what context and memory have room for, unless the caller gave it."""
-        if not self._is_default:
+    def _is_unwanted(self) -> bool:
+        """True if nobody wants more, or if the time is up, which ends the answers."""
+        running = [answer for answer in self.answers if answer.finish_reason is None]
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            for answer in running:
+                if not answer.row.closed:
+                    answer.end(f"timeout {self.timeout:g} s ended it; raise it, or ask for less")
+            return True
+        return all(answer.row.closed for answer in running)
+
+    def _stop(self) -> None:
+        self.is_over = True
+        self._events.close()
+
+    def close(self) -> None:
+        """Stop once all rows are closed or have ended: now, or after the event that another thread is in."""
+        if not self._busy and all(answer.row.closed or answer.finish_reason for answer in self.answers):
+            with suppress(ValueError):  # another thread has just begun to run it
+                self._stop()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Prefill):
+            for answer in self.answers:
+                answer.stats.cached_tokens = event.cached
+                answer.stats.prefill_seconds = answer.stats.seconds = event.seconds / len(self.answers)
+        elif isinstance(event, Stepped):
+            self._show(event)
+        else:
+            self._deliver(event)
+
+    def _show(self, event: Stepped) -> None:
+        if event.step is None:
             return
-        length, most = self.model.config.canvas_length, self.settings.max_new_tokens
-        context = self.model.config.text.max_position_embeddings
-        room = (context - prompt_tokens) // length * length
-        if room < most:
-            most = max(min(most, length), min(most, room))
-            self.limit = f"the context of {context} tokens", "shorten the prompt"
-        chunk = self.settings.prefill_step_size
-        while most > length and not fits(self.model, prompt_tokens, most, chunk, rows, held):
-            most = max(length, most // 2 // length * length)
-            self.limit = f"memory, which has room for {most} new tokens,", "free some or shorten the prompt"
-        if most < self.settings.max_new_tokens:
-            self.settings = self.settings.override(max_new_tokens=most)
-            checked_grammar(self.grammar, self.settings)
+        for index, row in enumerate(event.rows):
+            trace = self._of_row[id(row)].trace
+            if trace is not None:
+                trace.record(event.step, index, row.stream)
+        if self.on_step is not None:
+            self.on_step(event.step)
 
-    def pinned(self, pins: Pins) -> PinnedTokens:
-        if self.grammar is not None:
-            raise InputError("pins: schema, regex, grammar and choices pin tokens, too; give only one")
-        return PinnedTokens(pins, self.settings, self.model.config.canvas_length, self.vocab_size)
-
-    def row(
-        self,
-        prompt_ids: list[int],
-        seed: int,
-        thinking: bool,
-        candidate: int = 0,
-        pinned: PinnedTokens | None = None,
-    ) -> Row:
-        return Row(
-            *(self.tokenizer, self.settings, self.model.config.canvas_length, self.vocab_size, prompt_ids),
-            seed=seed,
-            candidate=candidate,
-            thinking=thinking,
-            grammar=self.grammar,
-            pinned=pinned,
-            trace=Trace() if self.trace else None,
-            limit=self.limit,
-        )
+    def _deliver(self, event: Finished) -> None:
+        ended = 0
+        for committed in event.committed:
+            answer = self._of_row[id(committed.row)]
+            answer.add(committed)
+            answer.stats.seconds += event.seconds / len(event.committed)
+            answer.stats.peak_memory_gb = max(answer.stats.peak_memory_gb, mx.get_peak_memory() / 1e9)
+            ended += answer.finish_reason is not None
+        if self.on_end is not None and ended:
+            self.on_end(ended)
 
 
-def _generations(run: Run, schema: Any) -> list[Generation]:
+def _generations(writer: Writer, schema: Any) -> list[Generation]:
     generations: list[Generation] = []
-    generations += [Generation(run, row, generations, schema) for row in run.rows]
+    generations += [Generation(writer, answer, generations, schema) for answer in writer.answers]
     return generations
 
 
@@ -310,65 +354,65 @@ class Generation:
 
     def __init__(
         self,
-        run: Run | None,
-        row: Row,
+        writer: Writer | None,
+        answer: Answer,
         candidates: list[Generation],
         schema: Any = None,
     ):
-        self._run, self._row, self._schema = run, row, schema
+        self._writer, self._answer, self._schema = writer, answer, schema
         self.candidates = candidates
 
     @property
     def settings(self) -> GenerationConfig:
-        return self._row.settings
+        return self._answer.row.settings
 
     @property
     def prompt_ids(self) -> list[int]:
-        return self._row.prompt_ids
+        return self._answer.row.prompt_ids
 
     @property
     def seed(self) -> int:
-        return self._row.seed
+        return self._answer.row.key.seed
 
     @property
     def candidate(self) -> int:
-        return self._row.candidate
+        return self._answer.row.key.candidate
 
     @property
     def blocks(self) -> list[Block]:
-        return self._row.blocks
+        return self._answer.blocks
 
     @property
     def warnings(self) -> list[str]:
-        return self._row.warnings
+        return self._answer.warnings
 
     @property
     def stats(self) -> Stats:
-        return self._row.stats
+        return self._answer.stats
 
     @property
     def trace(self) -> Trace | None:
-        return self._row.trace
+        return self._answer.trace
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """None after unpickling."""
-        return self._row.tokenizer
+        return self._answer.tokenizer
 
     @property
     def state(self) -> Literal["not started", "running", "ended", "closed", "failed"]:
         """Closed: by `close()` or an interrupt, before its end."""
-        if self._row.finish_reason is not None:
+        if self._answer.finish_reason is not None:
             return "ended"
-        if self._run is None:
-            return "failed" if getattr(self._row, "failed", False) else "closed"
-        if self._run.failure is not None:
+        if self._writer is None:
+            return "failed" if getattr(self._answer, "failed", False) else "closed"
+        if self._writer.failure is not None:
             return "failed"
-        if self._row.closed:
+        if self._answer.row.closed:
             return "closed"
-        if not self._run.started:
+        if not self._writer.started:
             return "not started"
-        return "closed" if self._run.is_over else "running"
+        return "closed" if self._writer.is_over else "running"
 
     def close(self) -> None:
         """End it with the blocks that it has. The other candidates go on.
@@ -376,10 +420,10 @@ class Generation:
         May be called from any thread: a canvas that is being denoised stops after its present step. Prompt
         cache and prompt stay encoded, so asking again costs no prefill.
         """
-        if self._row.finish_reason is None:
-            self._row.closed = True
-        if self._run is not None:
-            self._run.close()
+        if self._answer.finish_reason is None:
+            self._answer.row.closed = True
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> Generation:
         return self
@@ -398,9 +442,9 @@ class Generation:
             index += 1
 
     def _advance(self) -> None:
-        if self._run is None:
+        if self._writer is None:
             raise GenerationError("this generation failed before it was pickled; its blocks are in .blocks")
-        self._run.advance()
+        self._writer.advance()
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         blocks = iter(self)
@@ -450,7 +494,7 @@ class Generation:
     def finish_reason(self) -> FinishReason | None:
         """Reason of the end: "stop", a stop id; "length", max_new_tokens or timeout; None when closed."""
         list(self)
-        return self._row.finish_reason
+        return self._answer.finish_reason
 
     def preview(self, step: Step) -> Preview:
         """Thought and answer as they would be if the canvas of `step` were committed now.
@@ -462,7 +506,7 @@ class Generation:
         if number not in step.rows:  # its canvas stands already, and waits for others
             blocks = self.blocks
             return Preview("".join(b.thought for b in blocks), "".join(b.answer for b in blocks))
-        delta = self._row.preview(step.draft_ids[step.rows.index(number)].tolist())
+        delta = self._answer.preview(step.draft_ids[step.rows.index(number)].tolist())
         return Preview(delta.thought, delta.answer)
 
     def to_dict(self) -> dict[str, Any]:
@@ -488,16 +532,20 @@ class Generation:
             raise GenerationError(
                 f"a generation that is {self.state} cannot be pickled; run it to its end or close it first"
             )
-        kept = {name: getattr(self._row, name) for name in _PICKLED}
-        row = SimpleNamespace(**kept, tokenizer=None, failed=self.state == "failed")
-        return _unpickled, (row, self._schema)
+        answer, row = self._answer, self._answer.row
+        kept = {
+            name: getattr(answer, name) for name in ("blocks", "warnings", "stats", "trace", "finish_reason")
+        }
+        written = {name: getattr(row, name) for name in ("settings", "prompt_ids", "key", "closed")}
+        failed = self.state == "failed"
+        return _unpickled, (SimpleNamespace(**kept, tokenizer=None, failed=failed), written, self._schema)
 
     def __str__(self) -> str:
         return self.answer
 
     def __repr__(self) -> str:
         state, blocks = self.state, len(self.blocks)
-        ended = f"ended ({self._row.finish_reason})" if state == "ended" else state
+        ended = f"ended ({self._answer.finish_reason})" if state == "ended" else state
         count = f"{blocks} block{'s' if blocks != 1 else ''}, {self.stats.new_tokens} tokens"
         return f"<Generation: {ended}, {count}, seed {self.seed}>"
 
@@ -508,14 +556,8 @@ class Generation:
         return {"text/plain": plain_text(self), "text/html": page(self)}
 
 
-# Attributes of a row that outlive its run.
-_PICKLED = (
-    *("settings", "prompt_ids", "seed", "candidate", "blocks", "warnings"),
-    *("stats", "trace", "finish_reason", "closed"),
-)
-
-
-def _unpickled(row: Any, schema: Any) -> Generation:
+def _unpickled(answer: Any, written: dict[str, Any], schema: Any) -> Generation:
+    answer.row = SimpleNamespace(**written)
     candidates: list[Generation] = []
-    candidates.append(Generation(None, row, candidates, schema))
+    candidates.append(Generation(None, answer, candidates, schema))
     return candidates[0]

@@ -11,6 +11,34 @@ from grammars import STOPS, TOKENIZER, V
 from mlx_diffusiongemma.control.completion import shortest_completion
 from mlx_diffusiongemma.control.grammar import Grammar
 from mlx_diffusiongemma.control.structure import Structure
+from mlx_diffusiongemma.engine.constraint import Canvas, CanvasSpec, Redo
+
+
+class Held:
+    """Drives a `Structure` as a row does: the plan of a review goes to the next one, and to the commit."""
+
+    def __init__(self, grammar: Grammar):
+        self.structure, self.plan = Structure(grammar), None
+        self.walks = self.repairs = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.structure.finished
+
+    def review(self, ids: list[int], start: int, remaining: int, best: Any) -> list[int] | None:
+        verdict = self.structure.review_from(self._canvas(ids, remaining), start, best)
+        self.plan = verdict.plan
+        self.walks += 1
+        self.repairs += isinstance(verdict, Redo)
+        return verdict.prefix if isinstance(verdict, Redo) else None
+
+    def commit(self, ids: list[int], start: int) -> None:
+        self.structure.commit_from(self._canvas(ids, len(ids)), ids, start)
+        self.plan = None
+
+    def _canvas(self, ids: list[int], remaining: int) -> Canvas:
+        spec = CanvasSpec(len(ids), V, tuple(STOPS), 0)
+        return Canvas([], ids, remaining, spec, mean_entropy=0.0, capped=False, plan=self.plan)
 
 
 class Untrained:
@@ -32,7 +60,7 @@ class Untrained:
 
 def written(grammar: Grammar, model: Any, most: int, length: int, thought: int = 0) -> list[int]:
     """Write an answer as a caller of `Structure` does, canvas by canvas, after a thought of some length."""
-    structure = Structure(grammar)
+    structure = Held(grammar)
     answer: list[int] = []
     remaining, start = thought + most, thought
     while remaining > 0:

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffusiongemma.engine.step import initial_state
+from mlx_diffusiongemma.engine.state import initial_state
 from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, Proposal, accept_and_renoise
 
 pytestmark = pytest.mark.usefixtures("path")

@@ -12,8 +12,8 @@ from scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine.denoise import denoise
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -203,8 +203,8 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
 
     def objecting(self: Row, canvas: Any, index: int, seconds: float) -> bool:
         stands = judge(self, canvas, index, seconds)
-        if self.prompt_ids == second and self._attempt == 0:
-            self._attempt = 1
+        if self.prompt_ids == second and self.tries.number == 0:
+            self.tries.number = 1
             return False
         return stands
 

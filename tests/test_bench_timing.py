@@ -17,7 +17,7 @@ from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.model import FULL, ModelConfig
 from mlx_diffusiongemma.engine import rules
 from mlx_diffusiongemma.engine.denoise import Step, denoise
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import SoftEmbedding
 

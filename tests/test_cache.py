@@ -17,7 +17,7 @@ from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine import denoise as denoising
 from mlx_diffusiongemma.engine.denoise import denoise
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 

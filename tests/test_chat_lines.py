@@ -13,8 +13,8 @@ from scripted import TURN_END, Scripted
 import mlx_diffusiongemma
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.cli.chat_commands import COMMANDS
-from mlx_diffusiongemma.engine.batch import Run
-from mlx_diffusiongemma.engine.row import Block, Row
+from mlx_diffusiongemma.engine.row import Committed, Row
+from mlx_diffusiongemma.generation import Writer
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 COUNTED = " ".join(map(str, range(1, 38)))
@@ -182,7 +182,7 @@ def test_a_failing_step_costs_the_turn_and_not_the_conversation(
     """Like MLX's, when Metal has no memory left; in the second canvas, when a line has begun."""
     commit = Row.commit
 
-    def failing(row: Row) -> Block:
+    def failing(row: Row) -> Committed:
         if row.blocks:
             raise kind("[metal::malloc] too\nmuch")
         return commit(row)
@@ -221,15 +221,15 @@ def test_another_models_chat_is_loaded_with_a_note(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_a_chat_without_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    advance, blocks = Run.advance, []
+    advance, blocks = Writer.advance, []
 
-    def interrupted(self: Run) -> None:
+    def interrupted(self: Writer) -> None:
         blocks.append(self)
         if len(blocks) == 2:
             raise KeyboardInterrupt
         advance(self)
 
-    monkeypatch.setattr(Run, "advance", interrupted)
+    monkeypatch.setattr(Writer, "advance", interrupted)
     result = talk("Count to 37.", "Hello", options=("--model", "demo", "--seed", "0", "--thinking"))
     assert result.exit_code == 130
     assert COUNTED.startswith(result.stdout.rstrip("\n"))
@@ -264,9 +264,9 @@ def test_the_demo_is_the_default_and_says_so() -> None:
 
 
 def test_options_reach_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Run] = []
-    advance = Run.advance
-    monkeypatch.setattr(Run, "advance", lambda self: (seen.append(self), advance(self))[1])
+    seen: list[Writer] = []
+    advance = Writer.advance
+    monkeypatch.setattr(Writer, "advance", lambda self: (seen.append(self), advance(self))[1])
     talk(
         "Hello",
         options=(
@@ -274,8 +274,9 @@ def test_options_reach_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
             "--max-new-tokens", "70", "--max-denoising-steps", "5",
         ),
     )  # fmt: skip
-    (row,) = seen[0].rows
-    settings = row.settings
-    assert (row.seed, row.thinking, settings.thinking_budget) == (3, True, 9)
+    (answer,) = seen[0].answers
+    settings = answer.row.settings
+    assert answer.budget is not None
+    assert (answer.row.key.seed, answer.budget.thinking, settings.thinking_budget) == (3, True, 9)
     assert (settings.max_new_tokens, settings.max_denoising_steps) == (70, 5)
-    assert "Be kind." in row.tokenizer.decode(row.prompt_ids)
+    assert "Be kind." in answer.tokenizer.decode(answer.row.prompt_ids)

@@ -21,9 +21,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import mlx_diffusiongemma
+from mlx_diffusiongemma.answer import Block
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.display.plain import JSON_STATISTICS
-from mlx_diffusiongemma.generation import Block
 from mlx_diffusiongemma.text.channels import ToolCall
 
 TESTS = Path(__file__).parent

@@ -15,7 +15,8 @@ from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine import denoise as denoising
 from mlx_diffusiongemma.engine.denoise import Step, denoise
-from mlx_diffusiongemma.engine.step import CanvasState, SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.state import CanvasState
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import Proposal
@@ -120,6 +121,5 @@ def test_few_compiled_steps_are_kept(model: DiffusionGemma, monkeypatch: pytest.
     monkeypatch.setattr(denoising, "_compiles", lambda: True)
     for _ in range(20):
         part = Ramp(calls=[])
-        denoising.compiled_step(model, denoising.Rules(part, (part,)))
-    assert model.compiled_step is not None
-    assert model.compiled_step.cache_info().currsize <= 8  # type: ignore[attr-defined]
+        denoising.denoiser_of(model).step_function(denoising.Rules(part, (part,)))
+    assert len(denoising.denoiser_of(model)._compiled) <= 8

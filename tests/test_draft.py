@@ -12,11 +12,14 @@ from scripted import Scripted
 
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.control.draft import Draft, checked_draft
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
+from mlx_diffusiongemma.engine.constraint import CanvasSpec
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
+
+SPEC = CanvasSpec(length=64, vocab_size=704, stop_ids=(1, 106, 50), pad_id=0)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ RIGHT = '[{"city": "Paris", "country": "France"}, {"city": "Rome", "country": "I
 def test_a_draft_is_text_whatever_it_spells(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
     model, tokenizer = demo
     text = "Hello<turn|>\n<|channel>thought"
-    draft = checked_draft(tokenizer, text, None, model.generation_config, model.config, thinking=False)
+    draft = checked_draft(tokenizer, text, None, model.generation_config, SPEC, thinking=False)
     end = draft.ids.index(tokenizer.special.turn_close)
     assert tokenizer.decode(draft.ids[:end]) == text
 
@@ -41,7 +44,7 @@ def test_so_many_positions_are_noise_and_so_many_steps_are_left(level: float) ->
     ids = np.random.default_rng(0).integers(0, vocab, 2 * length).tolist()
     for block in (0, 1):
         draws = SeededDraws([Stream(5, candidate, block, 0) for candidate in (0, 1)], length, vocab)
-        begun, left = Draft(ids, level).start(block, draws, (2, length), steps)
+        begun, left = Draft(ids, level).initial(block, draws, (2, length), steps)
         assert left == math.ceil(48 * level)
         canvas, noise = np.array(begun), np.array(draws.initial())
         part = np.array(ids[block * length : (block + 1) * length])
@@ -49,7 +52,7 @@ def test_so_many_positions_are_noise_and_so_many_steps_are_left(level: float) ->
         assert np.array_equal(canvas[replaced], noise[replaced])
         assert replaced.mean() == pytest.approx(level * (1 - 1 / vocab), abs=0.03)
         assert level == 1 or not np.array_equal(replaced[0], replaced[1])
-    assert Draft(ids, level).start(2, draws, (2, length), steps) == (None, steps)
+    assert Draft(ids, level).initial(2, draws, (2, length), steps) == (None, steps)
 
 
 @pytest.mark.parametrize(("prompt", "text"), [("What is 99 + 88?", "12"), ("Count to 37.", "1 2 3 " * 15)])

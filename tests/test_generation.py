@@ -16,7 +16,7 @@ from scripted import TURN_END, Scripted
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.text.tokenizer import SpecialTokens, Tokenizer

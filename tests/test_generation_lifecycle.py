@@ -130,7 +130,7 @@ def test_what_was_encoded_stays_in_the_prompt_cache() -> None:
 
 def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("mlx_diffusiongemma.engine.batch.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mlx_diffusiongemma.generation.time.monotonic", lambda: now[0])
 
     def late(_: mlx_dg.Step) -> None:
         now[0] += 1.0
@@ -273,7 +273,7 @@ def test_the_default_limit_is_several_canvases_and_gives_way_to_context_and_memo
     full = generate(model, tokenizer, [5] * 4000)
     assert len(full.token_ids) == 64
     assert full.warnings == ["the context of 4096 tokens cut the answer off; shorten the prompt"]
-    monkeypatch.setattr("mlx_diffusiongemma.generation.fits", lambda model, prompt, new, *_: new <= 300)
+    monkeypatch.setattr("mlx_diffusiongemma.request.fits", lambda model, prompt, new, *_: new <= 300)
     assert endless(tokenizer).settings.max_new_tokens == 256
 
 
@@ -330,7 +330,7 @@ def test_a_tool_call_that_a_timeout_cuts_is_delivered_with_its_error(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("mlx_diffusiongemma.engine.batch.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mlx_diffusiongemma.generation.time.monotonic", lambda: now[0])
     ids = (tokenizer.encode("<|tool_call>call:f{a:") + tokenizer.encode("1 ") * LENGTH)[:LENGTH]
     model: Any = Scripted(lambda *_: ids)
     generation = generate(model, tokenizer, "hi", timeout=5)

@@ -20,7 +20,11 @@ from mlx_diffusiongemma.cli import main
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 OUT_OF_REACH = pytest.mark.parametrize("environment", [OFFLINE, UNREACHABLE], ids=["offline", "unreachable"])
-PREVIEW = "import sys; from mlx_diffusiongemma.checkpoint.hub import preview; print(preview(*sys.argv[1:]).__enter__())"
+PREVIEW = """
+import sys
+from mlx_diffusiongemma.checkpoint.hub import preview
+print(preview(*sys.argv[1:]).__enter__())
+"""
 BRANCH = "GET /api/models/owner/model"
 TWO = in_shards(2)
 FIRST, SECOND = sorted(name for name in TWO if name.endswith(".safetensors"))

@@ -264,14 +264,14 @@ def test_a_compiled_step_is_traced_for_the_kernels_that_passed(
 ) -> None:
     """The check comes before the step that may be traced, and its outcome is part of that trace's key."""
     plug_in_emulator(monkeypatch, edits={"soft_embedding": does_not_compile})
-    compiled, keys = denoise.compiled_step, []
+    compiled, keys = denoise.Denoiser.step_function, []
 
     def spy(*arguments: Any) -> Any:
         assert list(metal.failures) == ["soft_embedding"]
         step = compiled(*arguments)
         return lambda kernels, *others: (keys.append(kernels), step(kernels, *others))[1]
 
-    monkeypatch.setattr(denoise, "compiled_step", spy)
+    monkeypatch.setattr(denoise.Denoiser, "step_function", spy)
     run(demo)
     assert set(keys) == {("row_statistics", "accept_and_renoise")}
 

@@ -17,11 +17,11 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
+from mlx_diffusiongemma.answer import Block
 from mlx_diffusiongemma.display import choose
 from mlx_diffusiongemma.display.live import SCALE, LiveDisplay
 from mlx_diffusiongemma.display.plain import PlainDisplay
 from mlx_diffusiongemma.engine.denoise import Step
-from mlx_diffusiongemma.engine.row import Block
 from mlx_diffusiongemma.engine.stats import Stats
 
 PAD, STOP = 0, 1

@@ -21,7 +21,7 @@ from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.memory import check_fits, memory_needed
-from mlx_diffusiongemma.engine.step import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 

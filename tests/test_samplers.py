@@ -15,6 +15,7 @@ from scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.config.generation import GenerationConfig, is_traceable
+from mlx_diffusiongemma.engine.noise import SeededDraws
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.engine.rules import Rules, rules_of
 from mlx_diffusiongemma.engine.samplers import (
@@ -26,7 +27,7 @@ from mlx_diffusiongemma.engine.samplers import (
     StableAndConfident,
     Stalled,
 )
-from mlx_diffusiongemma.engine.step import CanvasState, SeededDraws, initial_state
+from mlx_diffusiongemma.engine.state import CanvasState, initial_state
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.model import DiffusionGemma

@@ -11,16 +11,10 @@ import pytest
 from mlx_diffusiongemma.checkpoint.loading import load_model, resolve
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine.denoise import Start, denoise
+from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
 from mlx_diffusiongemma.engine.rules import rules_of
-from mlx_diffusiongemma.engine.step import (
-    CanvasState,
-    Remainder,
-    SeededDraws,
-    Stream,
-    denoise_step,
-    initial_state,
-    settle,
-)
+from mlx_diffusiongemma.engine.state import CanvasState, Remainder, initial_state
+from mlx_diffusiongemma.engine.step import denoise_step, settle
 from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import FREE, TOLERANCE, processed_logits

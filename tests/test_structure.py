@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from fixtures_tokenizer import write_tokenizer
 from grammars import STOPS, TOKENIZER, compiled
-from held_answers import Untrained, text_of, written
+from held_answers import Held, Untrained, text_of, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemas import schemas
 
 from mlx_diffusiongemma.control.completion import shortest_completion
 from mlx_diffusiongemma.control.grammar import compile_grammar
-from mlx_diffusiongemma.control.structure import Structure
 from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
@@ -198,7 +197,7 @@ def spelled(text: str, length: int = 16, pad: int = 0) -> list[int]:
 )
 def test_what_fits_stays_as_it_is(text: str) -> None:
     grammar = compiled(schema=CITIES)
-    structure = Structure(grammar)
+    structure = Held(grammar)
     canvas = spelled(text + "<turn|>", 40)
     assert structure.review(canvas, 0, 64, Scripted().best) is None
     structure.commit(canvas, 0)
@@ -207,7 +206,7 @@ def test_what_fits_stays_as_it_is(text: str) -> None:
 
 
 def test_the_first_forbidden_token_is_replaced_and_what_follows_is_pinned() -> None:
-    structure = Structure(compiled(schema=CITIES))
+    structure = Held(compiled(schema=CITIES))
     good = TOKENIZER.encode('[{"')
     model = Scripted()
     prefix = structure.review([*good, *spelled("town", 16 - len(good))], 0, 100, model.best)
@@ -218,7 +217,7 @@ def test_the_first_forbidden_token_is_replaced_and_what_follows_is_pinned() -> N
 
 
 def test_the_answer_may_begin_in_mid_canvas() -> None:
-    structure = Structure(compiled(choices=["yes", "no"]))
+    structure = Held(compiled(choices=["yes", "no"]))
     canvas = [101] * 5 + spelled("yes<turn|>", 11)
     assert structure.review(canvas, 5, 40, Scripted().best) is None
     prefix = structure.review([101] * 5 + spelled("maybe", 11), 5, 40, Scripted().best)
@@ -229,7 +228,7 @@ def test_the_answer_may_begin_in_mid_canvas() -> None:
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stop_id_ends_only_what_is_complete(stop: int) -> None:
-    structure = Structure(compiled(regex="[0-9]{2,9}"))
+    structure = Held(compiled(regex="[0-9]{2,9}"))
     prefix = structure.review([*TOKENIZER.encode("1"), stop, *[0] * 14], 0, 20, Scripted().best)
     assert prefix is not None
     assert TOKENIZER.decode(prefix)[:1] == "1"
@@ -243,7 +242,7 @@ def test_special_tokens_are_no_text() -> None:
     assert not allowed[list(TOKENIZER.hidden_ids - set(STOPS))].any()
     assert allowed[list(STOPS)].all()
     for special in sorted(TOKENIZER.hidden_ids - set(STOPS)):
-        structure = Structure(grammar)
+        structure = Held(grammar)
         prefix = structure.review([*TOKENIZER.encode("a"), special, *[0] * 14], 0, 40, Untrained(0).best)
         assert prefix is not None
         assert prefix[1] != special
@@ -258,13 +257,13 @@ def test_what_is_hidden_is_no_text_though_a_grammar_would_take_it(tmp_path: Path
     assert grammar is not None
     assert grammar.matcher().validate_tokens([hidden]) == 1  # llguidance reads its name as text
     assert not grammar.allowed(grammar.matcher())[hidden]
-    prefix = Structure(grammar).review([hidden, stop, 0, 0], 0, 9, lambda at, allowed: int(allowed.argmax()))
+    prefix = Held(grammar).review([hidden, stop, 0, 0], 0, 9, lambda at, allowed: int(allowed.argmax()))
     assert prefix is not None
     assert prefix[0] != hidden
 
 
 def test_what_ends_beyond_the_limit_is_ended_before() -> None:
-    structure = Structure(compiled(schema=CITIES))
+    structure = Held(compiled(schema=CITIES))
     canvas = spelled('[{"city": "Paris", "country": "France"}]<turn|>')
     size = canvas.index(TURN_END) + 1
     assert structure.review(canvas, 0, size, Scripted().best) is None
@@ -276,7 +275,7 @@ def test_what_ends_beyond_the_limit_is_ended_before() -> None:
 
 def test_a_thought_that_grew_leaves_less_room() -> None:
     """The caller re-denoised the thought before the answer: what was found to fit need not fit now."""
-    structure = Structure(compiled(schema=CITIES))
+    structure = Held(compiled(schema=CITIES))
     answer = TOKENIZER.encode('[{"city": "Paris Paris Paris')
     assert structure.review(answer, 0, len(answer) + 8, Scripted().best) is None
     prefix = structure.review([101] * 6 + answer, 6, len(answer) + 8, Scripted().best)
@@ -306,7 +305,7 @@ def test_a_string_is_closed_in_time(most: int) -> None:
 
 
 def test_a_choice_that_is_not_allowed_is_an_error() -> None:
-    structure = Structure(compiled(choices=["yes"]))
+    structure = Held(compiled(choices=["yes"]))
     with pytest.raises(GenerationError, match="token 0 was chosen"):
         structure.review([0] * 16, 0, 16, lambda position, allowed: 0)
     with pytest.raises(GenerationError, match="forbids"):

@@ -15,8 +15,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..engine.denoise import denoise
+from ..engine.noise import SeededDraws, Stream
 from ..engine.rules import rules_of, temperature_at
-from ..engine.step import CanvasState, Remainder, SeededDraws, Stream, initial_state, proposal_of, settle
+from ..engine.state import CanvasState, Remainder, initial_state
+from ..engine.step import proposal_of, settle
 from ..ops import TOLERANCE, is_sparse, row_statistics
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ..checkpoint.loading import load, resolve
 from ..config.model import ModelConfig
 from ..console.progress import bar
 from ..engine.memory import check_fits, wired_limit
-from ..engine.step import checked_seed
+from ..engine.noise import checked_seed
 from ..errors import InputError
 from ..generation import generate
 from . import cost, synthetic

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.generation import in_range
+from ..config.ranges import in_range
+from ..engine.noise import checked_seed
 from ..engine.prompt_cache import PromptCache
 from ..engine.stats import Stats
-from ..engine.step import checked_seed
 from ..errors import InputError
 from ..generation import Generation, generate
 from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, shown, write

@@ -6,7 +6,6 @@ Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized 
 
 from __future__ import annotations
 
-import gc
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -161,8 +160,6 @@ def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> Diffusio
 
 
 def _loaded(directory: Path, config: ModelConfig, dtype: mx.Dtype | None) -> DiffusionGemma:
-    # A model that has compiled its step refers to itself: only the collector frees what it held.
-    gc.collect()
     model, tensors = checked_model(directory, config)
     compare_copies(directory)
     if dtype is None and _on_cpu():

@@ -63,7 +63,7 @@ def chat(
     system = checked_utf8(system, "--system")
     from mlx_diffusiongemma import load
     from mlx_diffusiongemma.chat.chat import Chat
-    from mlx_diffusiongemma.engine.step import checked_seed
+    from mlx_diffusiongemma.engine.noise import checked_seed
 
     # Bad values are refused before minutes of loading.
     check_settings(settings)

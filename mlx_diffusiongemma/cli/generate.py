@@ -87,9 +87,9 @@ def generate(
         raise InputError("--live and --json: the one shows what the other keeps to itself; give one of them")
     from mlx_diffusiongemma import generate as start
     from mlx_diffusiongemma import load
-    from mlx_diffusiongemma.config.generation import in_range
+    from mlx_diffusiongemma.config.ranges import in_range
     from mlx_diffusiongemma.display import choose
-    from mlx_diffusiongemma.engine.step import checked_seed
+    from mlx_diffusiongemma.engine.noise import checked_seed
 
     # Bad values are refused before minutes of loading.
     check_settings(settings)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import operator
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,37 +11,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, InputError
 from ..habits import unknown_setting
 from .json_file import JsonObject, read_json, token_ids
+from .ranges import RANGES, in_range, short
 
 if TYPE_CHECKING:
-    from ..engine.samplers import Sampler, Schedule, StopRule
+    from ..engine.state import Sampler, Schedule, StopRule
 
 # The released file's 256 is one canvas, which cuts most answers. It counts as not set.
 _RELEASED_MAX_NEW_TOKENS, MAX_NEW_TOKENS = 256, 2048
 # mlx-lm's; bounds the attention scores of a long prompt.
 PREFILL_STEP_SIZE = 2048
-# name -> (type, smallest, largest)
-_RANGES: dict[str, tuple[type, Any, Any]] = {
-    "max_new_tokens": (int, 1, 2**31 - 1),
-    "max_denoising_steps": (int, 1, 10_000),
-    "t_min": (float, 1e-3, 100.0),
-    "t_max": (float, 1e-3, 100.0),
-    "entropy_bound": (float, 0.0, 1e6),
-    "stability_threshold": (int, 0, 10_000),
-    "confidence_threshold": (float, 0.0, 1e6),
-    "prefill_step_size": (int, 1, 10_000_000),
-    "thinking_budget": (int, 0, 2**31 - 1),
-    "answer_reserve": (int, 1, 2**31 - 1),
-}
-# The same for arguments that are not settings.
-_OTHER_RANGES: dict[str, tuple[type, Any, Any]] = {
-    "temperature": (float, 1e-3, 100.0),
-    "probability": (float, 0.0, 1.0),
-    "noise_level": (float, 1e-6, 1.0),
-    "n": (int, 1, 1024),
-    "batch_size": (int, 1, 1_000_000),
-    "timeout": (float, 0.0, 1e9),
-    "candidate": (int, 0, 2**31 - 1),
-}
 _SWITCHES = ("guard_empty", "guard_unconverged", "guard_stalled")
 # part -> the methods that it must have
 _PARTS = {
@@ -118,7 +93,7 @@ class GenerationConfig:
                 f"generation_config.json: sampler_config is a {flat['_cls_name']}; "
                 "this package has the EntropyBoundSamplerConfig only"
             )
-        settings = {k: v for k, v in flat.items() if k in _RANGES or k == "eos_token_id"}
+        settings = {k: v for k, v in flat.items() if k in RANGES or k == "eos_token_id"}
         if settings.get("max_new_tokens") == _RELEASED_MAX_NEW_TOKENS:
             del settings["max_new_tokens"]
         try:
@@ -141,7 +116,7 @@ class GenerationConfig:
         for name, value in settings.items():
             if value is None:
                 continue
-            if name in _RANGES:
+            if name in RANGES:
                 changes[name] = in_range(name, value)
             elif name == "eos_token_id":
                 changes[name] = token_ids(value, name)
@@ -150,7 +125,7 @@ class GenerationConfig:
             elif name in _PARTS:
                 changes[name] = _part(name, value)
             else:
-                raise unknown_setting(name, [*_RANGES, "eos_token_id", *_SWITCHES, *_PARTS])
+                raise unknown_setting(name, [*RANGES, "eos_token_id", *_SWITCHES, *_PARTS])
         config = dataclasses.replace(self, **changes)
         _check_parts(config, changes)
         if config.t_min > config.t_max:
@@ -188,7 +163,7 @@ def _check_shares(config: GenerationConfig) -> None:
 
 def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be True or False, found {_short(value)}")
+        raise InputError(f"{name} must be True or False, found {short(value)}")
     return value
 
 
@@ -199,7 +174,7 @@ def _part(name: str, value: Any) -> Any:
     wrong += [part for part in parts if isinstance(part, type)]
     if wrong or not parts:
         found = (wrong or [value])[0]
-        raise InputError(f"{name} must have {_PARTS[name]}, found {_short(found)}")
+        raise InputError(f"{name} must have {_PARTS[name]}, found {short(found)}")
     for part in parts:
         _check_traceable(name, part)
     return value
@@ -217,33 +192,13 @@ def _check_traceable(name: str, part: Any) -> None:
         return
     if callable(getattr(part, "begin", None)):
         raise InputError(
-            f"{name}: {_short(part)} is traceable and has begin, but a compiled step does not see what begin "
+            f"{name}: {short(part)} is traceable and has begin, but a compiled step does not see what begin "
             "changes; give it no begin, or traceable = False"
         )
     try:
         hash(part)
     except TypeError as error:
         raise InputError(
-            f"{name}: {_short(part)} is traceable and must be hashable ({error}); "
+            f"{name}: {short(part)} is traceable and must be hashable ({error}); "
             "make it a frozen dataclass, say"
         ) from error
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) < 50 else f"{text[:40]}..."
-
-
-def in_range(name: str, value: Any, label: str | None = None) -> Any:
-    """Return `value` in the type of `name`. NumPy's scalars count as numbers. label: its name in errors."""
-    kind, low, high = (_RANGES | _OTHER_RANGES)[name]
-    number: Any = math.nan
-    if not isinstance(value, (bool, str)):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            number = operator.index(value) if hasattr(value, "__index__") else float(value)
-    if not low <= number <= high or kind(number) != number:
-        what, spelled = ("an integer", "d") if kind is int else ("a number", "g")
-        raise InputError(
-            f"{label or name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {_short(value)}"
-        )
-    return kind(number)

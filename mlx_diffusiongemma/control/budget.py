@@ -2,136 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..config.generation import GenerationConfig
+from ..engine.constraint import Best, Canvas, CanvasSpec, Redo, Stand, Verdict
 from ..errors import InputError
 from ..text.channels import ChannelParser
 from ..text.tokenizer import Tokenizer
 
-# Canvas position and allowed tokens bool [V] -> the likeliest of those there.
-Best = Callable[[int, np.ndarray], int]
-
 
 def answer_reserve(settings: GenerationConfig, canvas_length: int) -> int:
-    """How many of max_new_tokens a limited thought leaves for the answer."""
+    """Return the number of max_new_tokens that a limited thought leaves for the answer."""
     if settings.answer_reserve is not None:
         return settings.answer_reserve
     return max(1, min(settings.max_new_tokens // 4, canvas_length))
 
 
+class Thought(NamedTuple):
+    """The thought of a canvas whose answer has not begun.
+
+    end: position behind the thought, where the answer goes on; None if all of the canvas is thought.
+    prefix: ids that the canvas must begin with instead, or None.
+    """
+
+    end: int | None
+    prefix: list[int] | None = None
+
+
 class ThinkingBudget:
     """Limit the thought of one row, and make sure that something follows it.
 
-    start: the parser where the prompt ends, perhaps inside a thought. tokens: most tokens of thought text
-    that the row may add; None: no limit of its own. last: the latest place of the closing delimiter among all
-    ids of the row, of which there are `most`.
+    start: the parser where the prompt ends, perhaps inside a thought. thinking: the model was asked to think.
+    tokens: most tokens of thought text that the row may add; None: no limit of its own. reserve: number of
+    the `most` ids of the row that the thought leaves for the answer.
     """
+
+    needs_logits = True
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         start: ChannelParser,
-        vocab_size: int,
-        stop_ids: Sequence[int],
+        spec: CanvasSpec,
+        *,
+        thinking: bool,
         tokens: int | None,
-        last: int,
+        reserve: int,
         most: int,
     ):
         special = tokenizer.special
         if special.channel_open is None or special.channel_close is None:
             raise InputError("thinking_budget: this tokenizer has no <|channel> and <channel|>; leave it out")
-        self.tokenizer, self.start, self.stop_ids = tokenizer, start, stop_ids
+        self.tokenizer, self.start, self.spec, self.thinking = tokenizer, start, spec, thinking
         self.tokens, self.most = tokens, most
-        self._forced_at: int | None = None  # where among the ids of the row
+        self.forced_at: int | None = None  # place of the delimiter that closed a thought, among all ids
         self._open, self._close = special.channel_open, special.channel_close
-        # What leads from the start to the text of a thought. A header that has begun is finished.
-        header = "thought\n"
-        if start.in_header and header.startswith(start.header.lstrip(" \t")):
-            header = header[len(start.header.lstrip(" \t")) :]
+        # Ids from the start to the text of a thought. A header that has begun is finished.
+        header, begun = "thought\n", start.header.lstrip(" \t")
+        if start.in_header and header.startswith(begun):
+            header = header[len(begun) :]
         self._opening = [] if start.in_thought else [self._open]
         if start.in_header or not start.in_thought:
             self._opening += tokenizer.encode(header)
-        # The end of a thought that the prompt opened needs its place, whatever the answer wants.
+        # Latest place of the closing delimiter. The end of a thought that the prompt opened needs its place,
+        # whatever the answer wants.
+        last = most - reserve - 1
         self.last = max(last, len(self._opening)) if start.in_thought else last
-        text = np.ones(vocab_size, dtype=bool)
-        text[[token for token in tokenizer.hidden_ids if token < vocab_size]] = False
-        self._text = text  # bool [V]: the tokens that show
+        self._text = np.ones(spec.vocab_size, dtype=bool)  # the tokens that show
+        self._text[[token for token in tokenizer.hidden_ids if token < spec.vocab_size]] = False
+        self._channels = _Channels(start)
 
     @property
     def least(self) -> int:
         """Fewest tokens that must stand before the answer."""
         return len(self._opening) + 1 if self.start.in_thought else 0
 
-    @property
-    def forced(self) -> bool:
-        """True if a thought was closed."""
-        return self._forced_at is not None
+    def begin(self, written: Sequence[int]) -> Mapping[int, int]:
+        return dict(enumerate(self._due(written)))
 
-    def opening(self, written: Sequence[int], thinking: bool) -> list[int]:
-        """Return ids that the next canvas must begin with: a delimiter that is due, or nothing.
-
-        written: ids of the canvases before. thinking: the model was asked to think.
-        """
-        if not written and self.tokens == 0 and (thinking or self.start.in_thought):
-            fits = self.last >= len(self._opening)
-            return self._forced(0, [*self._opening, self._close]) if fits else []
-        seen = _Seen(self.start, written)
-        return self._forced(len(written), [self._close]) if self._is_due(seen, len(written)) else []
-
-    def review(self, written: Sequence[int], ids: Sequence[int], best: Best) -> list[int] | None:
-        """Return the ids that this canvas must begin with instead; None when it may stay as it is."""
-        seen = _Seen(self.start, written)
+    def review(self, canvas: Canvas, best: Best) -> Verdict:
+        forced_at = self._forced_at(canvas)
+        channels, first = self._channels.copy(), len(canvas.written)
+        ids = canvas.ids[: canvas.remaining]
         for position, token in enumerate(ids):
-            place = len(written) + position
-            if seen.parser.in_thought and token != self._close:
-                if token in self.stop_ids or self._is_due(seen, place):
-                    return self._forced(len(written), [*ids[:position], self._close])
-            elif not seen.parser.in_thought and self._is_unfit(seen, place, token):
-                return [*ids[:position], self._word(position, best)]
-            if token in self.stop_ids:
-                return None
-            seen.add([token])
-        return None
+            place = first + position
+            if channels.parser.in_thought and token != self._close:
+                if token in self.spec.stop_ids or self._is_due(channels, place):
+                    return self.closing(canvas, position)
+            elif not channels.parser.in_thought and self._is_unfit(channels, place, token, forced_at):
+                return Redo([*ids[:position], self._word(position, best)], plan=forced_at, by="budget")
+            if token in self.spec.stop_ids:
+                break
+            channels.add([token])
+        return Stand(plan=forced_at, by="budget")
 
-    def thought_before(
-        self, written: Sequence[int], ids: Sequence[int]
-    ) -> tuple[list[int] | None, int | None]:
-        """Check the thought before an answer that a grammar holds and that has not begun.
+    def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
+        self.forced_at = self._forced_at(canvas)
+        self._channels.add(ids)
 
-        Only text counts as thought here, behind a header that says so: nothing else could be told from an
-        answer by those who read it.
+    def closing(self, canvas: Canvas, position: int) -> Redo:
+        """Return the verdict that closes the thought at `position`."""
+        ids = [*canvas.ids[:position], self._close]
+        return Redo(ids, plan=len(canvas.written) + position, by="budget")
 
-        Returns what `review` returns, and where in the canvas the answer begins; None where all of the canvas
-        is thought.
+    def closes(self, prefix: Sequence[int]) -> bool:
+        """True if `prefix` ends a thought."""
+        return list(prefix[-1:]) == [self._close]
+
+    def thought(self, canvas: Canvas) -> Thought:
+        """Find the thought before an answer that a grammar holds and that has not begun.
+
+        Only text counts as thought here, behind a header that says so. Readers could tell nothing else from
+        an answer.
         """
+        written, ids = canvas.written, canvas.ids
         opening = [] if written else self._opening
-        if list(ids[: len(opening)]) != opening or self.last < len(opening):
-            return (list(opening), None) if self.start.in_thought else (None, 0)
+        if ids[: len(opening)] != opening or self.last < len(opening):
+            return Thought(None, list(opening)) if self.start.in_thought else Thought(0)
         for position in range(len(opening), len(ids)):
             token, place = ids[position], len(written) + position
             if token == self._close:
-                return None, position + 1
+                return Thought(position + 1)
             spent = self.tokens is not None and place - len(self._opening) >= self.tokens
             if spent or place >= self.last or not self._text[token]:
-                return self._forced(len(written), [*ids[:position], self._close]), position + 1
-        return None, None
+                return Thought(position + 1, [*ids[:position], self._close])
+        return Thought(None)
 
-    def _is_due(self, seen: _Seen, place: int) -> bool:
+    def _due(self, written: Sequence[int]) -> list[int]:
+        """Ids that the next canvas must begin with: a delimiter that is due, or nothing."""
+        if not written and self.tokens == 0 and (self.thinking or self.start.in_thought):
+            return [*self._opening, self._close] if self.last >= len(self._opening) else []
+        return [self._close] if self._is_due(self._channels, len(written)) else []
+
+    def _forced_at(self, canvas: Canvas) -> int | None:
+        """Place of the delimiter that closed a thought so far, or None."""
+        if canvas.plan is not None:
+            return int(canvas.plan)
+        due = self._due(canvas.written)
+        return len(canvas.written) + len(due) - 1 if due else self.forced_at
+
+    def _is_due(self, channels: _Channels, place: int) -> bool:
         """True if a thought is open that has to be closed at `place`. Its header may still be finished."""
-        spent = self.tokens is not None and seen.thought_tokens >= self.tokens and not seen.parser.in_header
-        return seen.parser.in_thought and (spent or place >= self.last)
+        parser = channels.parser
+        spent = self.tokens is not None and channels.thought_tokens >= self.tokens and not parser.in_header
+        return parser.in_thought and (spent or place >= self.last)
 
-    def _is_unfit(self, seen: _Seen, place: int, token: int) -> bool:
+    def _is_unfit(self, channels: _Channels, place: int, token: int, forced_at: int | None) -> bool:
         """True if `token` cannot stand outside a thought: another thought without room, or no answer."""
-        late = place >= self.last if self._forced_at is None else place > self._forced_at
+        late = place >= self.last if forced_at is None else place > forced_at
         if token == self._open:
             return late
-        if seen.answered or token == self.tokenizer.special.tool_call_open:
+        if channels.answered or token == self.tokenizer.special.tool_call_open:
             return False
-        if token in self.stop_ids or (late and not self._text[token]):
+        if token in self.spec.stop_ids or (late and not self._text[token]):
             return True
         return place == self.most - 1 and not self._shows(token)
 
@@ -147,18 +173,18 @@ class ThinkingBudget:
     def _shows(self, token: int) -> bool:
         return bool(self.tokenizer.decode([token], skip_special_tokens=True).strip())
 
-    def _forced(self, start: int, prefix: list[int]) -> list[int]:
-        self._forced_at = start + len(prefix) - 1
-        return prefix
 
-
-class _Seen:
+class _Channels:
     """Channels of the ids of a row, as far as they were added."""
 
-    def __init__(self, start: ChannelParser, ids: Sequence[int]):
+    def __init__(self, start: ChannelParser):
         self.parser = start.copy()
         self.thought_tokens, self._delivered = 0, False
-        self.add(ids)
+
+    def copy(self) -> _Channels:
+        other = _Channels(self.parser)
+        other.thought_tokens, other._delivered = self.thought_tokens, self._delivered
+        return other
 
     def add(self, ids: Sequence[int]) -> None:
         delta = self.parser.feed(ids)

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..config.generation import GenerationConfig, in_range
-from ..config.model import ModelConfig
-from ..engine.step import Draws
+from ..config.generation import GenerationConfig
+from ..config.ranges import in_range
+from ..engine.constraint import Best, Canvas, CanvasSpec, Stand, Verdict
+from ..engine.noise import Draws
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Draft:
-    """ids: the text's, whole canvases of them. noise_level: in (0, 1], the share of positions that noise
-    replaces.
+    """Canvases that begin as a text under noise.
 
-    As in the middle of denoising, only the steps that a canvas of that much noise would still have are taken.
+    ids: of the text, whole canvases. noise_level: in (0, 1], the share of positions that noise replaces. As
+    in the middle of denoising, only the steps that a canvas of that much noise would still have are taken.
     """
 
     ids: Sequence[int]
     noise_level: float
+    needs_logits = False
 
-    def start(
+    def begin(self, written: Sequence[int]) -> Mapping[int, int]:
+        return {}
+
+    def review(self, canvas: Canvas, best: Best) -> Verdict:
+        return Stand()
+
+    def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
+        """Keep nothing: a canvas's number says which part of the text is its beginning."""
+
+    def initial(
         self, block: int, draws: Draws, shape: tuple[int, int], steps: int
     ) -> tuple[mx.array | None, int]:
-        """What canvas `block` begins with, int32 of `shape [B, C]`, and how many of its `steps` are left.
+        """Return the ids that canvas `block` begins with, int32 of `shape [B, C]`, and the steps that are
+        left.
 
-        None, and all of them, where the text has ended.
+        None and all `steps` behind the end of the text.
         """
         rows, length = shape
         ids = list(self.ids[block * length : (block + 1) * length])
@@ -47,11 +59,10 @@ def checked_draft(
     text: str | None,
     noise_level: float | None,
     settings: GenerationConfig,
-    config: ModelConfig,
+    spec: CanvasSpec,
     thinking: bool,
 ) -> Draft:
-    """The `Draft` of `text`, followed by the end of the turn and by padding; `InputError` for what cannot be
-    one."""
+    """Return the `Draft` of `text`, the end of the turn and padding. `InputError` for a bad one."""
     if text is None:
         raise InputError(f"noise_level {noise_level!r} says how much of a draft to replace; give draft, too")
     if not isinstance(text, str) or not text:
@@ -61,16 +72,16 @@ def checked_draft(
     level = 0.5 if noise_level is None else in_range("noise_level", noise_level)
     ids = [
         *tokenizer.encode(text, "draft", allow_special_tokens=False),
-        tokenizer.turn_end(settings.eos_token_id, config.text.vocab_size),
+        tokenizer.turn_end(settings.eos_token_id, spec.vocab_size),
     ]
-    if max(ids) >= config.text.vocab_size:  # MLX would read beyond the embedding table without a word
+    if max(ids) >= spec.vocab_size:  # MLX would read beyond the embedding table without a word
         raise InputError(
-            f"draft: it has token id {max(ids)}, but the model's ids end at {config.text.vocab_size - 1}"
+            f"draft: it has token id {max(ids)}, but the model's ids end at {spec.vocab_size - 1}"
         )
     if len(ids) > settings.max_new_tokens:
         raise InputError(
             f"draft: {len(ids)} tokens with its end, but max_new_tokens is {settings.max_new_tokens}; "
             "raise it"
         )
-    ids += [tokenizer.special.pad or 0] * (-len(ids) % config.canvas_length)
+    ids += [spec.pad_id] * (-len(ids) % spec.length)
     return Draft(ids, float(level))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config.generation import GenerationConfig
+from ..engine.constraint import Best, Canvas, CanvasSpec, Stand, Verdict
 from ..errors import InputError
 
 Pairs = Mapping[int, int] | Iterable[tuple[int, int]]
@@ -13,32 +14,39 @@ Pins = Pairs | Callable[[int], Pairs]
 
 
 class PinnedTokens:
-    """pins: place among all ids of the answer -> token id; or a function, asked before each block with its
-    index, from which comes canvas position -> token id. Pairs will do, too.
+    """Pins of a caller.
 
-    Raises `InputError` for places and tokens that there are not, for a place with two tokens, and beside
-    settings that pin tokens themselves.
+    pins: place among all ids of the answer -> token id. Or a function that gets the index of each block and
+    returns its pins: canvas position -> token id. Pairs will do, too.
+
+    Raises `InputError` for places and tokens out of range, for a place with two tokens, and beside settings
+    that pin tokens themselves.
     """
 
-    def __init__(self, pins: Pins, settings: GenerationConfig, canvas_length: int, vocab_size: int):
+    needs_logits = False
+
+    def __init__(self, pins: Pins, settings: GenerationConfig, spec: CanvasSpec):
         if settings.thinking_budget is not None or settings.answer_reserve is not None:
             raise InputError(
                 "pins: thinking_budget and answer_reserve pin tokens, too; give one or the other"
             )
-        self._length, self._vocab_size = canvas_length, vocab_size
+        self._spec = spec
         self._function = pins if callable(pins) else None
         self._places = {} if callable(pins) else self._checked(pins, settings.max_new_tokens)
 
-    def of(self, block: int) -> dict[int, int]:
-        """Canvas position -> token, of one block."""
+    def begin(self, written: Sequence[int]) -> Mapping[int, int]:
+        first, length = len(written), self._spec.length
         if self._function is not None:
-            return self._checked(self._function(block), self._length)
-        first = block * self._length
+            return self._checked(self._function(first // length), length)
         return {
-            place - first: token
-            for place, token in self._places.items()
-            if first <= place < first + self._length
+            place - first: token for place, token in self._places.items() if first <= place < first + length
         }
+
+    def review(self, canvas: Canvas, best: Best) -> Verdict:
+        return Stand()
+
+    def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
+        """Keep nothing: the places of pins do not change."""
 
     def _checked(self, pins: Any, places: int) -> dict[int, int]:
         try:
@@ -49,7 +57,9 @@ class PinnedTokens:
             ) from None
         checked: dict[int, int] = {}
         for pair in pairs:
-            for what, number, end in zip(("place", "token"), pair, (places, self._vocab_size), strict=True):
+            for what, number, end in zip(
+                ("place", "token"), pair, (places, self._spec.vocab_size), strict=True
+            ):
                 whole = hasattr(number, "__index__") and not isinstance(number, bool)
                 if not whole or not 0 <= number < end:
                     raise InputError(

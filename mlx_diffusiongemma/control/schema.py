@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..console.messages import one_line
 from ..errors import InputError
-from ..text.prompts import one_line
 from .examples import example
 from .schema_depth import is_too_deep
 from .schema_keywords import FORMATS

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any
 
+from ..console.messages import one_line
 from ..errors import GenerationError, InputError
-from ..text.prompts import one_line
 
 
 def json_schema_of(schema: Any) -> Any:

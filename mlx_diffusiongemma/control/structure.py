@@ -2,75 +2,96 @@
 
 The grammar is walked over every converged canvas. What it forbids is replaced and pinned, and the rest is
 denoised again. That alone does not make an answer complete: a model may never close a string. So every
-canvas also ends where an end that the grammar accepts is still within reach of what may be written, and
-an end that was once found is kept until a better one is known.
+canvas also ends where an end that the grammar accepts is still within reach of the ids that may be written,
+and an end that was once found is kept until a better one is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-import numpy as np
 from llguidance import LLMatcher
 
+from ..engine.constraint import Best, Canvas, Redo, Stand, Verdict
 from ..errors import GenerationError
+from .budget import ThinkingBudget
 from .completion import shortest_completion
 from .grammar import Grammar
 
-# As far as a completion is looked for where nothing limits it.
+# Longest completion that is looked for where nothing limits it.
 _FAR = 1 << 20
 
 
-class Structure:
-    """One row's answer to a grammar.
+class Plan(NamedTuple):
+    """The way on which an answer is known to reach its end.
 
-    shortest: ids that the answer takes at the least, with the stop id. Fewer give no complete answer.
-    walks, repairs: canvases that were checked, and those that were changed. cut: True if the answer ends
-    earlier than the model's own, because no more ids may be written.
+    way: ids from the start of the answer's part of this canvas to the end, along which the canvas goes as far
+    as it was pinned. cut: the answer ends earlier than the model's own, because no more ids may be written.
     """
+
+    way: list[int]
+    cut: bool = False
+
+
+class Structure:
+    """One row's answer to a grammar, from the row's first id on. See `AfterThought` for answers behind a
+    thought.
+
+    shortest: number of ids that the answer takes at the least, with the stop id. Fewer give no complete
+    answer. cut: see `Plan`.
+    """
+
+    needs_logits = True
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
         self.shortest = len(grammar.shortest)
-        self.walks = self.repairs = 0
         self.finished = self.cut = False
         self._matcher = grammar.matcher()
-        # What is known to complete the answer from where the matcher stands, and another such way, along
-        # which the present canvas goes as far as it was pinned.
-        self._known = self._way = list(grammar.shortest)
+        self._known = list(grammar.shortest)  # completes the answer from where the matcher stands
 
-    def review(
-        self, ids: Sequence[int], start: int, remaining: int, best: Callable[[int, np.ndarray], int]
-    ) -> list[int] | None:
-        """What must be pinned at the beginning of a canvas; None when it may stay as it is.
+    def begin(self, written: Sequence[int]) -> Mapping[int, int]:
+        return {}
 
-        ids: the canvas. start: where in it the answer goes on. remaining: ids that may still be written, from
-        the canvas's first on; at least `start` + what the answer still takes. best(position, allowed): the
-        most probable of the tokens that `allowed`, bool `[V]`, marks.
-        A prefix that is returned is longer than any before for the same canvas, or holds a stop id, or
-        fills the canvas.
+    def review(self, canvas: Canvas, best: Best) -> Verdict:
+        return self.review_from(canvas, 0, best)
+
+    def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
+        self.commit_from(canvas, ids, 0)
+
+    def review_from(self, canvas: Canvas, start: int, best: Best) -> Stand | Redo:
+        """Judge a canvas whose answer goes on at position `start`.
+
+        At least `start` + `shortest` ids may still be written. The prefix of a `Redo` is longer than any
+        before for the same canvas, or holds a stop id, or fills the canvas.
         """
-        self.walks += 1
+        ids, remaining = canvas.ids, canvas.remaining
+        plan = canvas.plan if canvas.plan is not None else Plan(self._known)
         limit = min(len(ids), remaining)
         if self.finished or start >= limit:
-            return None
-        ids = list(ids)
+            return Stand(plan, "grammar")
         at, stopped = self._walk(ids, start, limit)
         if stopped:
-            self._way = ids[start : at + 1]
-            return None
-        if at == limit and self._reaches(ids, start, at, remaining):
-            return None
-        self.repairs += 1
-        if at < limit and (prefix := self._repaired(ids, start, at, limit, remaining, best)):
-            return prefix
-        self.cut |= self._goes_on(ids, start, at, limit, best)
-        return self._ended(ids, start, at, remaining)
+            return Stand(plan._replace(way=ids[start : at + 1]), "grammar")
+        if at == limit:
+            way = self._reached(ids, start, at, remaining, plan.way)
+            if way is not None:
+                return Stand(plan._replace(way=way), "grammar")
+        elif repaired := self._repaired(ids, start, at, limit, remaining, best):
+            prefix, way = repaired
+            return Redo(prefix, plan._replace(way=way), "grammar")
+        cut = plan.cut or self._goes_on(ids, start, at, limit, best)
+        way = self._end(ids, start, at, remaining, plan.way)
+        return Redo((ids[:start] + way)[: len(ids)], Plan(way, cut), "grammar")
 
-    def commit(self, ids: Sequence[int], start: int) -> None:
-        """The canvas stands: go on after it. ids: as they were written, perhaps fewer than a canvas."""
+    def commit_from(self, canvas: Canvas, ids: Sequence[int], start: int) -> None:
+        """Go on behind `ids`, whose answer goes on at position `start`."""
         if self.finished:
             return
+        plan = canvas.plan if canvas.plan is not None else Plan(self._known)
+        self.cut |= plan.cut
         answer = list(ids[start:])
         stop = _first(answer, self.grammar.vocabulary.stop_ids)
         text = answer[:stop]
@@ -79,14 +100,13 @@ class Structure:
         self.finished = stop < len(answer)
         if self.finished:
             self._known = []
-        elif self._way[: len(text)] == text:
-            self._known = self._way[len(text) :]
+        elif plan.way[: len(text)] == text:
+            self._known = plan.way[len(text) :]
         else:
             self._known = shortest_completion(self._matcher, self.grammar, _FAR) or []
-        self._way = self._known
 
     def _walk(self, ids: list[int], start: int, limit: int) -> tuple[int, bool]:
-        """Where the canvas first holds what it must not, or `limit`; whether a stop id ends it well."""
+        """Place of the first id that the grammar forbids, or `limit`; True if a stop id ends it well."""
         vocabulary = self.grammar.vocabulary
         piece = ids[start:limit]
         stop = _first(piece, vocabulary.stop_ids)
@@ -104,27 +124,23 @@ class Structure:
             matcher.consume_tokens(list(ids))
         return matcher
 
-    def _reaches(self, ids: list[int], start: int, at: int, remaining: int) -> bool:
-        """Whether an end is known that the answer reaches in time along the canvas up to `at`."""
+    def _reached(
+        self, ids: list[int], start: int, at: int, remaining: int, way: list[int]
+    ) -> list[int] | None:
+        """A way to an end that is reached in time along the canvas up to `at`; None where none is found."""
         along = ids[start:at]
-        if self._way[: len(along)] == along and len(self._way) <= remaining - start:
-            return True
+        if way[: len(along)] == along and len(way) <= remaining - start:
+            return way
         completion = shortest_completion(self._after(along), self.grammar, remaining - at)
-        if completion is None:
-            return False
-        self._way = along + completion
-        return True
+        return None if completion is None else along + completion
 
     def _repaired(
-        self,
-        ids: list[int],
-        start: int,
-        at: int,
-        limit: int,
-        remaining: int,
-        best: Callable[[int, np.ndarray], int],
-    ) -> list[int] | None:
-        """The canvas up to `at`, the best token there, and what it forces; None where no end follows."""
+        self, ids: list[int], start: int, at: int, limit: int, remaining: int, best: Best
+    ) -> tuple[list[int], list[int]] | None:
+        """The canvas up to `at`, the best token there and the tokens that it forces; and the way to an end.
+
+        None where no end follows in time.
+        """
         vocabulary = self.grammar.vocabulary
         matcher = self._after(ids[start:at])
         allowed = self.grammar.allowed(matcher)
@@ -135,8 +151,7 @@ class Structure:
             raise GenerationError(f"structured output: token {token} was chosen, which is not allowed")
         prefix = [*ids[:at], token]
         if token in vocabulary.stop_ids:
-            self._way = prefix[start:]
-            return prefix
+            return prefix, prefix[start:]
         matcher.consume_token(token)
         forced: list[int] = []
         while not matcher.is_accepting() and (more := matcher.compute_ff_tokens()):
@@ -152,43 +167,75 @@ class Structure:
             completion = shortest_completion(matcher, self.grammar, room - len(forced))
         if completion is None:
             return None
-        self._way = prefix[start:] + forced + completion
-        return (prefix + forced)[:limit]
+        return (prefix + forced)[:limit], prefix[start:] + forced + completion
 
-    def _goes_on(
-        self, ids: list[int], start: int, at: int, limit: int, best: Callable[[int, np.ndarray], int]
-    ) -> bool:
+    def _goes_on(self, ids: list[int], start: int, at: int, limit: int, best: Best) -> bool:
         """True if the canvas could go on from `at` if more ids might be written."""
         if at == limit:
             return shortest_completion(self._after(ids[start:at]), self.grammar, _FAR) is not None
-        way = self._way
-        prefix = self._repaired(ids, start, at, limit, _FAR, best)
-        self._way = way
-        return prefix is not None
+        return self._repaired(ids, start, at, limit, _FAR, best) is not None
 
-    def _ended(self, ids: list[int], start: int, at: int, remaining: int) -> list[int]:
-        """The canvas as far as an end can be reached in time from there, and that end."""
-        ways = [way for way in (self._way, self._known) if len(way) <= remaining - start] or [self._known]
-        way = max(ways, key=lambda way: _common(way, ids[start:at]))
+    def _end(self, ids: list[int], start: int, at: int, remaining: int, way: list[int]) -> list[int]:
+        """The way that follows the canvas as far as an end can be reached in time."""
+        ways = [each for each in (way, self._known) if len(each) <= remaining - start] or [self._known]
+        way = max(ways, key=lambda each: _common(each, ids[start:at]))
         low, high = start + _common(way, ids[start:at]), at + 1
         # Each id that is left out makes an end easier to reach: halving finds the last place that will do.
         while high - low > 1:
             middle = (low + high) // 2
-            found = shortest_completion(self._after(ids[start:middle]), self.grammar, remaining - middle)
-            if found is None:
+            completion = shortest_completion(self._after(ids[start:middle]), self.grammar, remaining - middle)
+            if completion is None:
                 high = middle
             else:
-                low, way = middle, ids[start:middle] + found
-        self._way = way
-        return (ids[:start] + way)[: len(ids)]
+                low, way = middle, ids[start:middle] + completion
+        return way
+
+
+class AfterThought:
+    """A thought within its budget, and behind it an answer that a grammar holds."""
+
+    needs_logits = True
+
+    def __init__(self, budget: ThinkingBudget, structure: Structure):
+        self.budget, self.structure = budget, structure
+        self._answering = False  # the answer began in an earlier canvas
+
+    def begin(self, written: Sequence[int]) -> Mapping[int, int]:
+        return {} if self._answering else self.budget.begin(written)
+
+    def review(self, canvas: Canvas, best: Best) -> Verdict:
+        forced_at, plan = canvas.plan or (None, None)
+        start = 0
+        if not self._answering:
+            thought = self.budget.thought(canvas)
+            if thought.prefix is not None:
+                if self.budget.closes(thought.prefix):
+                    forced_at = len(canvas.written) + len(thought.prefix) - 1
+                return Redo(thought.prefix, (forced_at, plan), "budget")
+            if thought.end is None:
+                return Stand((forced_at, plan), "budget")
+            start = thought.end
+        verdict = self.structure.review_from(replace(canvas, plan=plan), start, best)
+        return replace(verdict, plan=(forced_at, verdict.plan))
+
+    def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
+        forced_at, plan = canvas.plan or (None, None)
+        start = 0
+        if not self._answering:
+            thought = self.budget.thought(canvas)
+            self.budget.commit(replace(canvas, plan=forced_at), ids)
+            if thought.end is None:
+                return
+            start, self._answering = thought.end, True
+        self.structure.commit_from(replace(canvas, plan=plan), ids, start)
 
 
 def _first(ids: Sequence[int], wanted: frozenset[int]) -> int:
-    """Where the first of `wanted` stands; the length where none does."""
+    """Place of the first of `wanted`; the length where there is none."""
     return next((index for index, token in enumerate(ids) if token in wanted), len(ids))
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids two sequences begin with in common."""
+    """Length of the common beginning of two sequences."""
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

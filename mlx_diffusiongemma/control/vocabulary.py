@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from llguidance import LLTokenizer
 
+from ..console.messages import one_line
 from ..errors import TokenizerError
-from ..text.prompts import one_line
 from ..text.tokenizer import Tokenizer
 
 

@@ -66,22 +66,40 @@ class PromptCache:
                 "let one end before the next, or give each its own"
             )
 
-    def encode_prompt(self, ids: Sequence[int], chunk_size: int, positions: int = 0) -> int:
-        """Makes `ids` what is encoded; returns how many of them were already.
+    def go_to(self, ids: Sequence[int], positions: int = 0) -> int:
+        """Go back to the common beginning with `ids`; return its length.
 
-        positions: how many there will be in the end, the last canvas included.
+        positions: number of positions in the end, including the last canvas.
         """
         with self._changing():
             self._go_back(_common_length(self.token_ids, ids))
             self.prefix.reserved = positions
-        reused = self.prefix.offset
-        before_end = len(ids) - _REWRITTEN
-        if before_end > reused:
-            self.encode(ids[reused:before_end], chunk_size)
-            self._snapshot = _Snapshot(self.prefix.offset, self.prefix.windows)
-        if self.prefix.offset < len(ids):
-            self.encode(ids[self.prefix.offset :], chunk_size)
+        return self.prefix.offset
+
+    def encode_prompt(self, ids: Sequence[int], chunk_size: int, positions: int = 0) -> int:
+        """Encode `ids` in place of what differs from them; return how many of them were encoded before."""
+        reused = self.go_to(ids, positions)
+        for _ in self.encode_rest(ids, chunk_size):
+            pass
         return reused
+
+    def encode_rest(self, ids: Sequence[int], chunk_size: int) -> Iterator[int]:
+        """Encode the rest of `ids`, which begin with the encoded ones. Yields the number done after each
+        chunk.
+
+        Ending it between two chunks keeps what is encoded.
+        """
+        before_end = len(ids) - _REWRITTEN
+        while self.prefix.offset < before_end:
+            start = self.prefix.offset
+            self.encode(ids[start : min(start + chunk_size, before_end)], chunk_size)
+            if self.prefix.offset == before_end:
+                self._snapshot = _Snapshot(self.prefix.offset, self.prefix.windows)
+            yield self.prefix.offset
+        while self.prefix.offset < len(ids):
+            start = self.prefix.offset
+            self.encode(ids[start : start + chunk_size], chunk_size)
+            yield self.prefix.offset
 
     def encode(self, ids: Sequence[int], chunk_size: int) -> None:
         """Appends `ids` to what is encoded."""

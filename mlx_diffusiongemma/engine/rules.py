@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..config.generation import GenerationConfig, in_range, is_traceable
+from ..config.generation import GenerationConfig, is_traceable
+from ..config.ranges import in_range
 from ..errors import InputError
 from ..ops import Acceptance, Bounds, Proposal, accept_and_renoise, advance
-from .samplers import EntropyBound, LinearSchedule, Sampler, StableAndConfident, Stalled, StopRule
+from .samplers import EntropyBound, LinearSchedule, StableAndConfident, Stalled
+from .state import Sampler, StopRule
 
 if TYPE_CHECKING:
-    from .step import CanvasState
+    from .state import CanvasState
 
 
 class PartError(InputError):

@@ -12,52 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ..config.generation import in_range
+from ..config.ranges import in_range
 from ..ops import Proposal, within_entropy_bound
 
 if TYPE_CHECKING:
-    from .step import CanvasState
-
-
-class Sampler(Protocol):
-    """Chooses the proposed tokens that a canvas keeps, and the ids of the other positions.
-
-    Pinned positions are replaced by their pins afterwards. A sampler or stop rule that keeps state may also
-    have `begin(canvas)`. It is called before the first step of each canvas, and again for each new try at it,
-    with the ids that the canvas begins with: int32 `[B, C]`, usually noise. B stays the same until the next
-    `begin`.
-    """
-
-    def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
-        """Return the positions that are settled for now: bool `[B, C]`.
-
-        pins: int32 `[B, C]`, the token that a position is pinned to, -1 where it is free.
-        """
-        ...
-
-    def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
-        """Return the next step's canvas, int32 `[B, C]`. noise: fresh uniform tokens of that shape."""
-        ...
-
-
-class StopRule(Protocol):
-    """Decides which canvases are finished. May have `begin(canvas)`, see `Sampler`."""
-
-    def __call__(self, state: CanvasState) -> mx.array:
-        """Return bool `[B]`, from the state after a step."""
-        ...
-
-
-class Schedule(Protocol):
-    """Gives the temperature that logits are divided by."""
-
-    def __call__(self, step: int, steps: int) -> float:
-        """Return the temperature of one step. `step` counts down from `steps` to 1."""
-        ...
+    from .state import CanvasState
 
 
 class _KeepSamples:

@@ -23,7 +23,8 @@ class Stats:
     Rows that share steps count equal shares of that time, so the rows of a batch add to the whole.
 
     empty_rerolls, unconverged_rerolls: canvases that a guard had denoised again with other noise.
-    stalled_stops: canvases that the stalled guard ended. forced_thought_ends: thoughts that the budget closed.
+    stalled_stops: canvases that the stalled guard ended. forced_thought_ends: thoughts that the budget
+    closed.
     grammar_walks: canvases held against a grammar. grammar_repairs: those that it changed.
     peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
     """

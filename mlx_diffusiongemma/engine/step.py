@@ -1,132 +1,20 @@
-"""One denoising step as a pure function, `CanvasState -> CanvasState`, and the random draws of it."""
+"""One denoising step as a pure function, `CanvasState -> CanvasState`."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
 from ..cache import CanvasView
-from ..errors import InputError
-from ..ops import FREE, TOLERANCE, Acceptance, Proposal, RowStatistics, processed_logits, row_statistics
+from ..ops import TOLERANCE, Proposal, RowStatistics, processed_logits, row_statistics
 from .rules import Rules
+from .state import CanvasState, Remainder
 
 if TYPE_CHECKING:
     from ..model import DiffusionGemma
-
-
-class Draws(Protocol):
-    """Random numbers of a canvas: two draws per position and step."""
-
-    def initial(self) -> mx.array:
-        """Return the noise that a canvas starts from: int32 `[B, C]`, uniform over the vocabulary."""
-        ...
-
-    def step(self, index: int) -> tuple[mx.array, mx.array]:
-        """Return uniforms in [0, 1), fp32 `[B, C]`, and noise tokens, int32 `[B, C]`, of step 0, 1, ..."""
-        ...
-
-
-def checked_seed(seed: int | None) -> int:
-    """Return `seed`, or a new one for None. `InputError` when it is out of range."""
-    if seed is None:
-        return secrets.randbits(32)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
-        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
-    return int(seed)
-
-
-class Stream(NamedTuple):
-    """Key of the draws of one row of one canvas. The step completes it."""
-
-    seed: int
-    candidate: int
-    block: int
-    attempt: int
-
-
-class SeededDraws:
-    """Draws that depend only on each row's `Stream` and the step, never on the rest of the batch."""
-
-    def __init__(self, streams: Sequence[Stream], length: int, vocab_size: int):
-        self.streams, self.length, self.vocab_size = streams, length, vocab_size
-
-    def initial(self) -> mx.array:
-        return self._noise([self._key(stream, 0) for stream in self.streams])
-
-    def step(self, index: int) -> tuple[mx.array, mx.array]:
-        pairs = [mx.random.split(self._key(stream, index + 1)) for stream in self.streams]
-        uniforms = mx.stack([mx.random.uniform(shape=(self.length,), key=pair[0]) for pair in pairs])
-        return uniforms, self._noise([pair[1] for pair in pairs])
-
-    def _key(self, stream: Stream, step: int) -> mx.array:
-        # SeedSequence mixes the coordinates; MLX has no fold_in.
-        return mx.random.key(int(np.random.SeedSequence((*stream, step)).generate_state(1, np.uint64)[0]))
-
-    def _noise(self, keys: list[mx.array]) -> mx.array:
-        return mx.stack([mx.random.randint(0, self.vocab_size, (self.length,), key=key) for key in keys])
-
-
-class CanvasState(NamedTuple):
-    """State between two steps.
-
-    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`).
-    pins: int32 `[B, C]`, the token that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`.
-    entropies: fp32 `[B, C]`, nats, 0 where pinned.
-    unchanged_steps: int32 `[B]`, number of steps in a row that accepted the same positions.
-    stopped_by: int32 `[B]`, index of the stop rule that ended the row, or -1.
-    """
-
-    acceptance: Acceptance
-    pins: mx.array
-    soft_embedding: mx.array
-    entropies: mx.array
-    unchanged_steps: mx.array
-    stopped_by: mx.array
-
-
-class Remainder(NamedTuple):
-    """Results of a step that the next one does not read.
-
-    left_out: fp32 `[B * C]`, the probability that each position's sparse soft embedding lacks; 0 in rows that
-    were done. logits: `[B * C, V]`, before softcap and temperature. log_normalizer: fp32 `[B * C]`, the
-    logarithm of the sum of exponentials of the processed logits.
-    """
-
-    left_out: mx.array
-    logits: mx.array
-    log_normalizer: mx.array
-
-
-def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
-    """Return the state before the first step. Pinned positions hold their pins.
-
-    canvas: int32 `[B, C]`, usually noise. soft_embedding: `[B, C, D]`, the self-conditioning. No token equals
-    the argmax -1, so the first step is never stable.
-    """
-    rows = canvas.shape[0]
-    if pins is None:
-        pins = mx.full(canvas.shape, FREE, dtype=mx.int32)
-    acceptance = Acceptance(
-        canvas=mx.where(pins >= 0, pins, canvas),
-        argmax=mx.full(canvas.shape, -1, dtype=mx.int32),
-        accepted=mx.zeros(canvas.shape, dtype=mx.bool_),
-        stable_steps=mx.zeros((rows,), dtype=mx.int32),
-        mean_entropy=mx.zeros((rows,)),
-        done=mx.zeros((rows,), dtype=mx.bool_),
-        invalid=mx.zeros((rows,), dtype=mx.bool_),
-    )
-    return CanvasState(
-        acceptance,
-        pins,
-        soft_embedding,
-        entropies=mx.zeros(canvas.shape),
-        unchanged_steps=mx.zeros((rows,), dtype=mx.int32),
-        stopped_by=mx.full((rows,), -1, dtype=mx.int32),
-    )
 
 
 def denoise_step(

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from .denoise import Step
-from .step import Stream
+from .noise import Stream
 
 MOST_STEPS = 1536  # of canvases of 256 tokens, 10 MB at most
 

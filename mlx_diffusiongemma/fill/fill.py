@@ -19,8 +19,8 @@ from ..cache import PrefixCache
 from ..config.generation import GenerationConfig
 from ..engine.denoise import DenoisedCanvas, Start, Step, denoise
 from ..engine.memory import check_fits, wired_limit
+from ..engine.noise import SeededDraws, Stream, checked_seed
 from ..engine.stats import Stats
-from ..engine.step import SeededDraws, Stream, checked_seed
 from ..errors import InputError
 from ..model import DiffusionGemma
 from ..ops import FREE, processed_logits

@@ -6,8 +6,7 @@ nothing but its layer scalars, because it runs the decoder's weights causally.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -50,7 +49,6 @@ class DiffusionGemma(nn.Module):
         self.config = config
         self.generation_config = generation_config or GenerationConfig(eos_token_id=config.eos_token_id)
         self.model = Backbone(config.text)
-        self.compiled_step: Callable[[Any], Any] | None = None  # see `denoise.compiled_step`
 
     @property
     def decoder(self) -> Decoder:

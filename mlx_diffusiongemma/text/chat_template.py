@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..console.messages import one_line
 from ..errors import InputError, TokenizerError
 from .delimiters import Delimiters, StandIns
-from .prompts import Message, checked_messages, one_line
+from .prompts import Message, checked_messages
 from .tool_descriptions import Tool, described_tools
 
 _THOUGHT = ("<|channel>", "<channel|>")  # the delimiters of thoughts

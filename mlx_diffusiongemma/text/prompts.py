@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..console.messages import one_line
 from ..errors import InputError
 from .tool_calls import QUOTE, ToolCall
 
@@ -240,8 +241,3 @@ def _complaint(call: ToolCall) -> str:
 
 def _result_text(name: str, result: Any) -> str:
     return result if isinstance(result, str) else _json_text(f"results: that of {name}", result)
-
-
-def one_line(error: BaseException) -> str:
-    """Message of `error` on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -14,11 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..console.messages import one_line
 from ..environment import environment
 from ..errors import InputError, TokenizerError
 from .chat_template import ChatTemplate, read_object, read_template
 from .delimiters import Delimiters
-from .prompts import Message, checked_messages, one_line
+from .prompts import Message, checked_messages
 from .tool_descriptions import Tool
 
 Prompt = str | Sequence[Message] | Sequence[int]

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..console.messages import one_line
 from ..errors import InputError
-from .prompts import one_line
 
 Tool = Mapping[str, Any] | Callable[..., Any]
 

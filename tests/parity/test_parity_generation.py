@@ -14,8 +14,8 @@ from oracle.reference import Draws, load_reference, router_gaps, run_generation
 
 from mlx_diffusiongemma import generation
 from mlx_diffusiongemma.checkpoint.loading import load
-from mlx_diffusiongemma.engine import batch as run
-from mlx_diffusiongemma.engine.step import SeededDraws
+from mlx_diffusiongemma.engine import batch
+from mlx_diffusiongemma.engine.noise import SeededDraws
 
 STALE = 5e-4  # processed logits after many steps; decisions are compared exactly
 
@@ -79,7 +79,7 @@ def test_the_demo_generates_the_same_ids(
 
     From `first_seed` on, the first seed whose generation keeps clear of decisions that rounding could flip.
     """
-    monkeypatch.setattr(run, "SeededDraws", Recording)
+    monkeypatch.setattr(batch, "SeededDraws", Recording)
     model, tokenizer = load(demo.DIRECTORY, dtype=mx.float32)
     settings = demo.settings()
     ours_only = {key: value for key, value in settings.items() if key != "pad_token_id"}  # we cut, it pads

@@ -1,0 +1,54 @@
+"""Ranges of settings and arguments, and the one check of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from typing import Any
+
+from ..errors import InputError
+
+# name -> (type, smallest, largest)
+RANGES: dict[str, tuple[type, Any, Any]] = {
+    "max_new_tokens": (int, 1, 2**31 - 1),
+    "max_denoising_steps": (int, 1, 10_000),
+    "t_min": (float, 1e-3, 100.0),
+    "t_max": (float, 1e-3, 100.0),
+    "entropy_bound": (float, 0.0, 1e6),
+    "stability_threshold": (int, 0, 10_000),
+    "confidence_threshold": (float, 0.0, 1e6),
+    "prefill_step_size": (int, 1, 10_000_000),
+    "thinking_budget": (int, 0, 2**31 - 1),
+    "answer_reserve": (int, 1, 2**31 - 1),
+}
+# The same for arguments that are not settings.
+_OTHER: dict[str, tuple[type, Any, Any]] = {
+    "temperature": (float, 1e-3, 100.0),
+    "probability": (float, 0.0, 1.0),
+    "noise_level": (float, 1e-6, 1.0),
+    "n": (int, 1, 1024),
+    "batch_size": (int, 1, 1_000_000),
+    "timeout": (float, 0.0, 1e9),
+    "candidate": (int, 0, 2**31 - 1),
+}
+
+
+def short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) < 50 else f"{text[:40]}..."
+
+
+def in_range(name: str, value: Any, label: str | None = None) -> Any:
+    """Return `value` in the type of `name`. NumPy's scalars count as numbers. label: its name in errors."""
+    kind, low, high = (RANGES | _OTHER)[name]
+    number: Any = math.nan
+    if not isinstance(value, (bool, str)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = operator.index(value) if hasattr(value, "__index__") else float(value)
+    if not low <= number <= high or kind(number) != number:
+        what, spelled = ("an integer", "d") if kind is int else ("a number", "g")
+        raise InputError(
+            f"{label or name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {short(value)}"
+        )
+    return kind(number)

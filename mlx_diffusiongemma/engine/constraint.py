@@ -1,0 +1,109 @@
+"""Constraints: the one way to hold the canvases of a row to something. Ids in, verdicts out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+# Canvas position and allowed tokens bool [V] -> the likeliest of those there.
+Best = Callable[[int, np.ndarray], int]
+
+
+class CanvasSpec(NamedTuple):
+    """Sizes and special ids of every canvas of a model. stop_ids: they end the answer."""
+
+    length: int
+    vocab_size: int
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A canvas that has converged and is not committed.
+
+    written: ids of the canvases before. ids: `[C]`. remaining: number of ids that may still be written, from
+    this canvas's first on. spec: of the model. mean_entropy: nats, at the last step. capped: True if the full
+    step cap ended it. rerolls: reason -> number of times that this canvas was denoised again for it.
+    plan: `plan` of the same constraint's last verdict on this canvas, None at first.
+    """
+
+    written: Sequence[int]
+    ids: list[int]
+    remaining: int
+    spec: CanvasSpec
+    mean_entropy: float
+    capped: bool
+    rerolls: Mapping[str, int] = field(default_factory=Counter)
+    plan: Any = None
+
+    def until_stop(self) -> tuple[list[int], bool]:
+        """Ids up to the limit and the first stop id; True if there is one."""
+        ids = self.ids[: self.remaining]
+        for position, token in enumerate(ids):
+            if token in self.spec.stop_ids:
+                return ids[: position + 1], True
+        return ids, False
+
+
+@dataclass(frozen=True)
+class Stand:
+    """The canvas may be committed.
+
+    plan: handed back with this canvas in the next review and in `commit`. by: the constraint that looked at
+    it, for statistics. remark: a problem that remains.
+    """
+
+    plan: Any = None
+    by: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Reroll:
+    """The canvas has to be denoised again, with other noise."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Redo:
+    """The canvas has to begin with `prefix`. The rest is denoised again.
+
+    A prefix with a stop id, or one that fills the canvas, is committed as it stands. plan, by: see `Stand`.
+    """
+
+    prefix: list[int]
+    plan: Any = None
+    by: str = ""
+
+
+Verdict = Stand | Reroll | Redo
+
+
+class Constraint(Protocol):
+    """What one row's canvases may hold.
+
+    needs_logits: `review` may ask for the likeliest of several tokens.
+    """
+
+    needs_logits: bool
+
+    def begin(self, written: Sequence[int]) -> Mapping[int, int]:
+        """Return pins of the next canvas: position -> token. written: ids of the canvases before."""
+        ...
+
+    def review(self, canvas: Canvas, best: Best) -> Verdict:
+        """Judge a canvas. Has no side effects."""
+        ...
+
+    def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
+        """Take note that `ids`, the first ones of `canvas`, were committed.
+
+        The only place where state changes.
+        """
+        ...

@@ -1,0 +1,64 @@
+"""Random draws of a canvas, keyed by (seed, candidate, block, attempt, step)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
+
+
+class Draws(Protocol):
+    """Random numbers of a canvas: two draws per position and step."""
+
+    def initial(self) -> mx.array:
+        """Return the noise that a canvas starts from: int32 `[B, C]`, uniform over the vocabulary."""
+        ...
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        """Return uniforms in [0, 1), fp32 `[B, C]`, and noise tokens, int32 `[B, C]`, of step 0, 1, ..."""
+        ...
+
+
+def checked_seed(seed: int | None) -> int:
+    """Return `seed`, or a new one for None. `InputError` when it is out of range."""
+    if seed is None:
+        return secrets.randbits(32)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
+        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
+    return int(seed)
+
+
+class Stream(NamedTuple):
+    """Key of the draws of one row of one canvas. The step completes it."""
+
+    seed: int
+    candidate: int
+    block: int
+    attempt: int
+
+
+class SeededDraws:
+    """Draws that depend only on each row's `Stream` and the step, never on the rest of the batch."""
+
+    def __init__(self, streams: Sequence[Stream], length: int, vocab_size: int):
+        self.streams, self.length, self.vocab_size = streams, length, vocab_size
+
+    def initial(self) -> mx.array:
+        return self._noise([self._key(stream, 0) for stream in self.streams])
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        pairs = [mx.random.split(self._key(stream, index + 1)) for stream in self.streams]
+        uniforms = mx.stack([mx.random.uniform(shape=(self.length,), key=pair[0]) for pair in pairs])
+        return uniforms, self._noise([pair[1] for pair in pairs])
+
+    def _key(self, stream: Stream, step: int) -> mx.array:
+        # SeedSequence mixes the coordinates; MLX has no fold_in.
+        return mx.random.key(int(np.random.SeedSequence((*stream, step)).generate_state(1, np.uint64)[0]))
+
+    def _noise(self, keys: list[mx.array]) -> mx.array:
+        return mx.stack([mx.random.randint(0, self.vocab_size, (self.length,), key=key) for key in keys])
