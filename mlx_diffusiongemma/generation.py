@@ -25,6 +25,7 @@ from .engine.row import FinishReason, RowKey
 from .engine.stats import Stats
 from .engine.trace import Trace
 from .errors import GenerationError, InputError
+from .habits import takes_settings
 from .model import DiffusionGemma
 from .request import Request
 from .text.channels import ChannelParser, ToolCall
@@ -33,6 +34,7 @@ from .text.tokenizer import Tokenizer
 __all__ = ["Block", "Generation", "Preview", "generate", "generate_batch"]
 
 
+@takes_settings
 def generate(
     model: DiffusionGemma,
     tokenizer: Tokenizer,
@@ -112,6 +114,7 @@ def generate(
     return _generations(Writer(model, answers, on_step, prompt_cache, seconds), schema)[0]
 
 
+@takes_settings
 def generate_batch(
     model: DiffusionGemma,
     tokenizer: Tokenizer,

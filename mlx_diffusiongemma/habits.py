@@ -114,18 +114,23 @@ def advice(name: str, habits: Mapping[str, str], known: Mapping[str, str]) -> st
     return None
 
 
+_keywords: dict[str, list[str]] = {}  # of the functions that take settings, by name
+
+
+def takes_settings(function: Callable[P, R]) -> Callable[P, R]:
+    """Register a function that takes settings beside its own keywords, for `unknown_setting`."""
+    _keywords[function.__name__] = list(signature(function).parameters)
+    return function
+
+
 def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
     """Return the error for a keyword of `generate` and the like that is not a setting."""
-    from .fill.fill import fill
-    from .generation import generate, generate_batch
-
-    keywords = {each.__name__: signature(each).parameters for each in (generate, generate_batch, fill)}
-    having = [function for function, names in keywords.items() if name in names]
+    having = [function for function, names in _keywords.items() if name in names]
     if having:
-        lacking = [function for function in keywords if function not in having]
+        lacking = [function for function in _keywords if function not in having]
         no = f"; {' and '.join(lacking)} cannot take it" if lacking else ""
         return InputError(f"{name!r} is not a setting but a keyword of {' and '.join(having)}{no}")
-    known = {each: each for each in (*settings, *keywords["generate"])}
+    known = {each: each for each in (*settings, *_keywords.get("generate", ()))}
     instead = advice(name, SETTINGS, known) or f"known settings are {', '.join(settings)}"
     return InputError(f"unknown setting {name!r}; {instead}")
 

@@ -8,8 +8,8 @@ from typing import Any
 from .answer import Answer
 from .config.generation import GenerationConfig
 from .control.budget import ThinkingBudget, answer_reserve
+from .control.compiling import compile_grammar
 from .control.draft import Draft, checked_draft
-from .control.grammar import compile_grammar
 from .control.guards import Guards
 from .control.pins import PinnedTokens, Pins
 from .control.structure import AfterThought, Structure

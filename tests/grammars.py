@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mlx_diffusiongemma.checkpoint.loading import resolve
-from mlx_diffusiongemma.control.grammar import Grammar, compile_grammar
+from mlx_diffusiongemma.control.compiling import compile_grammar
+from mlx_diffusiongemma.control.grammar import Grammar
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from grammars import STOPS, TOKENIZER, V, accepts, compiled, refusal
 
-from mlx_diffusiongemma.control.grammar import compile_grammar
+from mlx_diffusiongemma.control.compiling import compile_grammar
 
 
 def test_nothing_given_is_no_grammar() -> None:

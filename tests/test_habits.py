@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import mlx_dg
-from mlx_diffusiongemma import habits
+from mlx_diffusiongemma import fill, generate, habits  # noqa: F401 (they register their keywords)
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.generation import GenerationConfig
 

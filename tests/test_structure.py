@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemas import schemas
 
+from mlx_diffusiongemma.control.compiling import compile_grammar
 from mlx_diffusiongemma.control.completion import shortest_completion
-from mlx_diffusiongemma.control.grammar import compile_grammar
 from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from schemas import schemas
 from scripted import Scripted
 
 from mlx_diffusiongemma.checkpoint.loading import load, load_model, resolve
-from mlx_diffusiongemma.control.grammar import compile_grammar
+from mlx_diffusiongemma.control.compiling import compile_grammar
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
 from mlx_diffusiongemma.model import DiffusionGemma

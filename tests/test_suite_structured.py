@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from mlx_diffusiongemma.checkpoint.loading import resolve
-from mlx_diffusiongemma.control.grammar import compile_grammar
+from mlx_diffusiongemma.control.compiling import compile_grammar
 from mlx_diffusiongemma.evaluation.graders.schema import violation
 from mlx_diffusiongemma.evaluation.suites.structured import items, tasks
 from mlx_diffusiongemma.evaluation.task import Reply

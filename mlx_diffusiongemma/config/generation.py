@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigError, InputError
 from ..habits import unknown_setting
 from .json_file import JsonObject, read_json, token_ids
 from .ranges import RANGES, in_range, short
-
-if TYPE_CHECKING:
-    from ..engine.state import Sampler, Schedule, StopRule
 
 # The released file's 256 is one canvas, which cuts most answers. It counts as not set.
 _RELEASED_MAX_NEW_TOKENS, MAX_NEW_TOKENS = 256, 2048
@@ -76,9 +73,9 @@ class GenerationConfig:
     guard_empty: bool = True
     guard_unconverged: bool = True
     guard_stalled: bool = False
-    sampler: Sampler | None = None
-    schedule: Schedule | None = None
-    stop: StopRule | Sequence[StopRule] | None = None
+    sampler: Any = None  # these protocols are the engine's: see `engine.state`
+    schedule: Any = None
+    stop: Any = None
 
     @classmethod
     def from_dict(cls, values: Any, eos_token_id: tuple[int, ...] = eos_token_id) -> GenerationConfig:

@@ -15,13 +15,12 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import count
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llguidance import LLMatcher
 
-if TYPE_CHECKING:
-    from .grammar import Grammar
+from .grammar import Grammar
 
 _OPEN, _CLOSE, _MARKS = b"{[(", b"}])", (b",", b"{", b"[", b"}", b"]", b":")
 

@@ -22,6 +22,7 @@ from ..engine.memory import check_fits, wired_limit
 from ..engine.noise import SeededDraws, Stream, checked_seed
 from ..engine.stats import Stats
 from ..errors import InputError
+from ..habits import takes_settings
 from ..model import DiffusionGemma
 from ..ops import FREE, processed_logits
 from ..text.channels import ChannelParser
@@ -55,6 +56,7 @@ class Filling:
     stats: Stats
 
 
+@takes_settings
 def fill(
     model: DiffusionGemma,
     tokenizer: Tokenizer,

@@ -1,0 +1,143 @@
+"""The import order of docs/design.md: each room imports only rooms above it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "mlx_diffusiongemma"
+# From the top of the house down. Rooms of a line do not import each other, unless it is named below.
+ORDER = (
+    ("errors",),
+    ("config", "console", "macs", "habits", "threads", "environment"),
+    ("ops", "cache"),
+    ("model",),
+    ("engine",),
+    ("text",),
+    ("checkpoint",),
+    ("control",),
+    ("answer", "request", "generation", "fill", "converter"),
+    ("chat", "display"),
+    ("bench", "doctor", "evaluation", "demo"),
+    ("cli",),
+)
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+# Neighbours that may import each other, in this direction.
+NEIGHBOURS = {
+    ("config", "habits"),
+    ("ops", "cache"),
+    ("request", "answer"),
+    ("generation", "answer"),
+    ("generation", "request"),
+    ("doctor", "bench"),
+    ("evaluation", "demo"),
+    ("converter", "generation"),
+}
+# An IPython idiom: a generation shows itself, through a view that is imported inside the method.
+EXCEPTIONS = {("generation", "display")}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its installed name."""
+    named = {}
+    for top, name in ((PACKAGE, PACKAGE), ("convert", f"{PACKAGE}.converter")):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = path.relative_to(ROOT / top).with_suffix("").parts
+            if "converter" in parts and top == PACKAGE:  # a link to convert/
+                continue
+            named[".".join([name, *parts]).removesuffix(".__init__")] = path
+    return named
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Names that a module imports, those for type checking and those inside functions included."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            target = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{target}.{alias.name}" for alias in node.names)
+
+
+def room(name: str) -> str | None:
+    """The room of a module; None outside of the package and for the package's own `__init__`."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 and parts[1] in LEVEL else None
+
+
+def forbidden(name: str, imported: str) -> bool:
+    here, there = room(name), room(imported)
+    if here is None or there is None or here == there or (here, there) in NEIGHBOURS | EXCEPTIONS:
+        return False
+    return LEVEL[there] >= LEVEL[here]
+
+
+def test_every_module_has_a_room() -> None:
+    outside = {"__init__", "__main__", PACKAGE}
+    for name in modules():
+        assert name in {PACKAGE, f"{PACKAGE}.__main__"} or name.split(".")[1] in set(LEVEL) | outside, name
+
+
+def test_each_room_imports_only_rooms_above_it() -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name, path in modules().items()
+        for imported in imports(name, path)
+        if forbidden(name, imported)
+    ]
+    assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+def test_no_circles() -> None:
+    """Between modules, also where only a type checker follows the imports."""
+    named = modules()
+    edges = {
+        name: {
+            target
+            for imported in imports(name, path)
+            for target in (imported, imported.rpartition(".")[0])
+            if target in named and target not in (name, PACKAGE)
+        }
+        for name, path in named.items()
+    }
+    edges["mlx_diffusiongemma.generation"] = {
+        target for target in edges["mlx_diffusiongemma.generation"] if ".display" not in target
+    }
+    done: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            # A package's __init__ that re-exports its own modules is no circle.
+            circle = path[path.index(name) :]
+            packages = [each for each in circle if named[each].name == "__init__.py"]
+            assert packages, " -> ".join([*circle, name])
+            return
+        if name in done:
+            return
+        for target in sorted(edges[name]):
+            walk(target, (*path, name))
+        done.add(name)
+
+    for name in sorted(named):
+        walk(name, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("engine.row", "text.tokenizer.Tokenizer"),
+        ("model.layers", "engine.state"),
+        ("ops.metal", "config.model"),
+        ("text.channels", "control.grammar"),
+        ("display.plain", "cli.streams"),
+    ],
+)
+def test_a_planted_import_is_found(name: str, imported: str) -> None:
+    planted = forbidden(f"{PACKAGE}.{name}", f"{PACKAGE}.{imported}")
+    assert planted is (name != "ops.metal")  # config is above ops
