@@ -17,13 +17,13 @@ from mlx_diffusiongemma.config.generation import PREFILL_STEP_SIZE
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.console.tables import aligned, size
 from mlx_diffusiongemma.engine.memory import memory_needed
+from mlx_diffusiongemma.macs import gpu_limit
 from mlx_diffusiongemma.model import DiffusionGemma
 
 from .planning import plan
 from .recipes import RECIPES
 
 _MACS = (16, 24, 32, 36, 48, 64)
-_WIRED_SHARES = ((24, 74), (48, 78), (96, 81), (math.inf, 84))  # up to so many GB, percent of memory
 _CONTEXTS = (8192, 32768)
 
 
@@ -49,17 +49,6 @@ def mac_table(config: ModelConfig, weight_bytes: int) -> str:
         "\nquarters above. `sudo sysctl iogpu.wired_limit_mb=N` raises it until the next restart."
         "\nEstimated from shapes; tight: with less than 5% to spare."
     )
-
-
-def gpu_limit(gigabytes: int) -> int:
-    """Bytes that macOS 26 lets the GPU of a Mac with so much memory wire by default (16 GB are 16 * 2**30).
-
-    What Metal recommended on users' Macs, in MB: 12713.12 of 16 GB, 19069.67 of 24, 26800.60 of 32, 30150.67
-    of 36, 40200.90 of 48, 55662.79 of 64, 115448.73 of 128. Nobody's 96 GB was seen: the lower share. Up to
-    macOS 15 it was two thirds of memory up to 36 GB, three quarters above.
-    """
-    share = next(share for largest, share in _WIRED_SHARES if gigabytes <= largest)
-    return gigabytes * 2**30 * share // 100
 
 
 def longest_prompt(

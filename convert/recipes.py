@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlx_diffusiongemma.checkpoint.quantization import QUANTIZATIONS
+from mlx_diffusiongemma.config.released import QUANTIZATIONS
 from mlx_diffusiongemma.errors import InputError
 
 CLASSES = ("experts", "attention", "mlp", "self_conditioning", "embedding", "router", "norms", "vision")

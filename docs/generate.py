@@ -13,11 +13,12 @@ from pathlib import Path
 
 import click
 
-from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.cli import main as mlx_dg
 from mlx_diffusiongemma.cli.chat_commands import chat_help
+from mlx_diffusiongemma.config.released import real_config
 from mlx_diffusiongemma.console.tables import size
-from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
+from mlx_diffusiongemma.converter.memory import longest_prompt, recipe_weight_bytes
+from mlx_diffusiongemma.macs import gpu_limit
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"

@@ -21,10 +21,11 @@ from documents import has_shape, snippets
 
 import mlx_dg
 from mlx_diffusiongemma import GenerationConfig, InputError
-from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.converter.memory import gpu_limit, recipe_weight_bytes
+from mlx_diffusiongemma.config.released import real_config
+from mlx_diffusiongemma.converter.memory import recipe_weight_bytes
 from mlx_diffusiongemma.engine.memory import check_fits
+from mlx_diffusiongemma.macs import gpu_limit
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

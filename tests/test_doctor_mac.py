@@ -15,12 +15,14 @@ import pytest
 from examining import doctor, facts, findings
 from mlx.utils import tree_flatten
 
-from mlx_diffusiongemma.bench.synthetic import quantized_skeleton, real_config
+from mlx_diffusiongemma.bench.synthetic import quantized_skeleton
+from mlx_diffusiongemma.config.released import real_config
 from mlx_diffusiongemma.console.tables import size
-from mlx_diffusiongemma.converter.memory import gpu_limit, longest_prompt, recipe_weight_bytes
+from mlx_diffusiongemma.converter.memory import longest_prompt, recipe_weight_bytes
 from mlx_diffusiongemma.converter.recipes import RECIPES
 from mlx_diffusiongemma.doctor import memory, system
 from mlx_diffusiongemma.engine.memory import memory_needed
+from mlx_diffusiongemma.macs import gpu_limit
 
 # --- a Mac, as it would tell --------------------------------------------------------------------------------
 

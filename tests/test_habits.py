@@ -10,7 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 import mlx_dg
-from mlx_diffusiongemma import fill, generate, habits  # noqa: F401 (they register their keywords)
+from mlx_diffusiongemma import (  # noqa: F401 (it registers its keywords first)
+    fill,  # noqa: F401, I001
+    generate,
+    habits,
+)
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.generation import GenerationConfig
 
@@ -112,7 +116,7 @@ def test_names_of_other_packages(module: str) -> None:
 def test_submodules_are_imported_although_their_names_are_like_others() -> None:
     code = "from mlx_diffusiongemma import chat; print(chat.Chat.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "Chat mlx_diffusiongemma.engine.samplers\n", done.stderr
+    assert done.stdout == "Chat\n", done.stderr
 
 
 def test_advice_names_options_that_exist() -> None:

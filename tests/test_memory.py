@@ -15,9 +15,9 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
 
-from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.config.released import real_config
 from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.memory import check_fits, memory_needed

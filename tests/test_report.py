@@ -16,11 +16,11 @@ from mlx.utils import tree_flatten
 from oracle import demo, tiny
 
 import mlx_diffusiongemma
-from mlx_diffusiongemma.bench.synthetic import real_config
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.checkpoint.weights import TensorInfo, tensor_infos
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.config.released import real_config
 from mlx_diffusiongemma.converter import report
 from mlx_diffusiongemma.converter.memory import gpu_limit, mac_table
 from mlx_diffusiongemma.converter.planning import Plan, plan

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_diffusiongemma.checkpoint.quantization import QUANTIZATIONS
+from mlx_diffusiongemma.config.released import QUANTIZATIONS
 from mlx_diffusiongemma.ops.table_products import mix, project
 
 FORMS = [

@@ -15,16 +15,15 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..config.model import FULL, SLIDING, ModelConfig
+from ..config.model import ModelConfig
+from ..config.released import REAL_LAYERS
 from ..console.progress import bar
 from ..converter.recipes import DEFAULT_RECIPE, RECIPES, tensor_class
 from ..errors import InputError
 from ..model import DiffusionGemma
 
 PREFIX = "synthetic:"
-REAL_LAYERS = 30
 
-_LAYERS_PER_FULL = 6  # five sliding ones, then one with full attention
 _STD = 0.018  # what scales of 2**-(bits + 4) give, of weights that are not quantized
 # Norm weights that close a layer's branches. So small, 30 layers leave enough of a token for it to be the
 # likeliest one at its place. At 1, logits would be flat, and every step would take the dense way through the
@@ -47,43 +46,6 @@ def layers_of(name: str, layers: int | None) -> int | None:
     if layers is not None and not 1 <= layers <= REAL_LAYERS:
         raise InputError(f"--layers must be from 1 to {REAL_LAYERS}, found {layers}")
     return layers or REAL_LAYERS
-
-
-def real_config(layers: int = REAL_LAYERS) -> ModelConfig:
-    """Shapes of google/diffusiongemma-26B-A4B-it, or of its first `layers` layers."""
-    kinds = [FULL if i % _LAYERS_PER_FULL == _LAYERS_PER_FULL - 1 else SLIDING for i in range(layers)]
-    return ModelConfig.from_dict(
-        {
-            "model_type": "diffusion_gemma",
-            "canvas_length": 256,
-            "eos_token_id": [1, 106],
-            "text_config": {
-                "hidden_size": 2816,
-                "intermediate_size": 2112,
-                "moe_intermediate_size": 704,
-                "num_experts": 128,
-                "top_k_experts": 8,
-                "num_hidden_layers": layers,
-                "num_attention_heads": 16,
-                "num_key_value_heads": 8,
-                "head_dim": 256,
-                "num_global_key_value_heads": 2,
-                "global_head_dim": 512,
-                "sliding_window": 1024,
-                "vocab_size": 262144,
-                "max_position_embeddings": 262144,
-                "layer_types": kinds,
-                "rope_parameters": {
-                    FULL: {
-                        "rope_type": "proportional",
-                        "rope_theta": 1e6,
-                        "partial_rotary_factor": 0.25,
-                    },
-                    SLIDING: {"rope_type": "default", "rope_theta": 1e4},
-                },
-            },
-        }
-    )
 
 
 def default_dtype() -> mx.Dtype:

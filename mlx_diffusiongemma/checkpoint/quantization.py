@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..config.released import QUANTIZATIONS
 from ..errors import ConfigError
 from .weights import TensorInfo
 
-# mode -> (bits, group sizes) that MLX has
-QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "affine": ((1, 2, 3, 4, 5, 6, 8), (32, 64, 128)),
-    "mxfp4": ((4,), (32,)),
-    "mxfp8": ((8,), (32,)),
-    "nvfp4": ((4,), (16,)),
-}
 _DEFAULT_BITS, _DEFAULT_GROUP_SIZE = 4, 64  # MLX's, in modes that have them
 
 

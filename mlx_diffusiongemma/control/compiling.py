@@ -1,4 +1,4 @@
-"""Compile what an answer is held to: a JSON Schema, a regular expression, a Lark grammar or a list of choices.
+"""Compile the grammar of an answer: a JSON Schema, a regular expression, Lark, or a list of choices.
 
 `llguidance` compiles all four and follows them token by token. This module proves before any denoising that
 something matches.

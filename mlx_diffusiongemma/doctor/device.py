@@ -9,8 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..console.tables import size
-from ..converter.memory import gpu_limit
 from ..engine.memory import usable_memory
+from ..macs import gpu_limit
 from ..ops import metal
 from . import system
 from .sheet import Sheet, foreign

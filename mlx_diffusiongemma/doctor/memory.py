@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ..bench.synthetic import default_dtype, real_config
+from ..bench.synthetic import default_dtype
 from ..config.generation import PREFILL_STEP_SIZE
+from ..config.released import real_config
 from ..console.tables import aligned, size
 from ..converter.memory import longest_prompt, recipe_weight_bytes
 from ..engine.memory import usable_memory
