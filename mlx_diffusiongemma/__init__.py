@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from mlx_diffusiongemma.engine.stats import Stats
     from mlx_diffusiongemma.engine.trace import Trace
-    from mlx_diffusiongemma.fill.fill import Filling, fill
+    from mlx_diffusiongemma.filling.fill import Filling, fill
     from mlx_diffusiongemma.generation import Generation, generate, generate_batch
     from mlx_diffusiongemma.model import DiffusionGemma
     from mlx_diffusiongemma.text.channels import ToolCall
@@ -94,7 +94,7 @@ _MODULE_OF = {
     "CosineSchedule": "engine.samplers",
     "DiffusionGemma": "model",
     "EntropyBound": "engine.samplers",
-    "Filling": "fill.fill",
+    "Filling": "filling.fill",
     "Generation": "generation",
     "GenerationConfig": "config.generation",
     "LinearSchedule": "engine.samplers",
@@ -108,7 +108,7 @@ _MODULE_OF = {
     "ToolCall": "text.channels",
     "Trace": "engine.trace",
     "convert": "converter",
-    "fill": "fill.fill",
+    "fill": "filling.fill",
     "generate": "generation",
     "generate_batch": "generation",
     "load": "checkpoint.loading",

@@ -125,9 +125,9 @@ def takes_settings(function: Callable[P, R]) -> Callable[P, R]:
 
 def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
     """Return the error for a keyword of `generate` and the like that is not a setting."""
-    having = [function for function, names in _keywords.items() if name in names]
+    having = sorted(function for function, names in _keywords.items() if name in names)
     if having:
-        lacking = [function for function in _keywords if function not in having]
+        lacking = sorted(_keywords.keys() - having)
         no = f"; {' and '.join(lacking)} cannot take it" if lacking else ""
         return InputError(f"{name!r} is not a setting but a keyword of {' and '.join(having)}{no}")
     known = {each: each for each in (*settings, *_keywords.get("generate", ()))}

@@ -16,6 +16,7 @@ from oracle import tiny
 
 from mlx_diffusiongemma.bench import cost, hardware, measure, report, sweep, synthetic
 from mlx_diffusiongemma.cli import main
+from mlx_diffusiongemma.config import released
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -99,7 +100,7 @@ def test_synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(layers)
         return ROUGH
 
-    monkeypatch.setattr(synthetic, "real_config", tiny_config)
+    monkeypatch.setattr(released, "real_config", tiny_config)
     result = invoke("--model", "synthetic:26b", "--layers", "6", "--prompt-tokens", "3", "--steps", "1")
     assert result.exit_code == 0, result.stderr
     assert asked == [6]
@@ -212,8 +213,8 @@ class _Answer(list[Any]):
 def test_table_fits_a_terminal() -> None:
     """With the largest figures that are likely."""
     parts = cost.step_cost(
-        synthetic.real_config(),
-        cost.stored_bytes(synthetic.quantized_skeleton(synthetic.real_config())),
+        released.real_config(),
+        cost.stored_bytes(synthetic.quantized_skeleton(released.real_config())),
         prefix=200_000,
         canvas=256,
         itemsize=4,

@@ -16,6 +16,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from oracle import tiny
 
 from mlx_diffusiongemma.bench import cost, hardware, synthetic
+from mlx_diffusiongemma.config import released
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.model import DiffusionGemma
 
@@ -28,7 +29,7 @@ ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))
 @pytest.fixture(scope="module")
 def real() -> dict[str, cost.Cost]:
     """A step of 256 positions behind 1024, experts at 4 bits and the rest at 8, activations in bfloat16."""
-    model = synthetic.quantized_skeleton(synthetic.real_config())  # lazy: takes no memory
+    model = synthetic.quantized_skeleton(released.real_config())  # lazy: takes no memory
     stored = cost.stored_bytes(model)
     return cost.step_cost(model.config, stored, prefix=1024, canvas=256, itemsize=2, dense_rows=256)
 
@@ -71,7 +72,7 @@ def test_published_floors(real: dict[str, cost.Cost]) -> None:
 
 
 def test_stored_size_of_the_26b() -> None:
-    stored = cost.stored_bytes(synthetic.quantized_skeleton(synthetic.real_config()))
+    stored = cost.stored_bytes(synthetic.quantized_skeleton(released.real_config()))
     assert sum(stored.values()) / 1e9 == pytest.approx(15.4, rel=0.005)
     assert stored["experts"] == 30 * 3 * 128 * 704 * 2816 * 4.5 / 8
     assert stored["router"] == 30 * 2 * 128 * 2816
@@ -158,7 +159,7 @@ def test_experts_touched(rows: int) -> None:
 
 
 def test_real_canvas_touches_every_expert() -> None:
-    assert cost.experts_touched(synthetic.real_config().text, 256) == pytest.approx(128, rel=1e-6)
+    assert cost.experts_touched(released.real_config().text, 256) == pytest.approx(128, rel=1e-6)
 
 
 # --- chips --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from oracle import tiny
 
 from mlx_diffusiongemma.bench import measure, synthetic
 from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config import released
 from mlx_diffusiongemma.config.model import FULL, ModelConfig
 from mlx_diffusiongemma.engine import rules
 from mlx_diffusiongemma.engine.denoise import Step, denoise
@@ -28,12 +29,12 @@ ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))
 
 
 def test_real_config() -> None:
-    config = synthetic.real_config()
+    config = released.real_config()
     text = config.text
     assert (text.num_hidden_layers, text.num_experts, config.canvas_length) == (30, 128, 256)
     assert [i for i, kind in enumerate(text.layer_types) if kind == FULL] == [5, 11, 17, 23, 29]
     assert (text.kv_heads[4:6], text.head_dims[4:6]) == ((8, 2), (256, 512))
-    assert synthetic.real_config(7).text.layer_types == text.layer_types[:7]
+    assert released.real_config(7).text.layer_types == text.layer_types[:7]
 
 
 def test_synthetic_weights() -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.engine.denoise import Step
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.fill.fill import fill
-from mlx_diffusiongemma.fill.template import parse_template
+from mlx_diffusiongemma.filling.fill import fill
+from mlx_diffusiongemma.filling.template import parse_template
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .fixtures_tokenizer import one_line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -10,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 import mlx_dg
-from mlx_diffusiongemma import (  # noqa: F401 (it registers its keywords first)
-    fill,  # noqa: F401, I001
-    generate,
-    habits,
-)
+from mlx_diffusiongemma import habits
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.generation import GenerationConfig
+
+# They register their keywords when they are imported.
+importlib.import_module("mlx_diffusiongemma.generation")
+importlib.import_module("mlx_diffusiongemma.filling.fill")
 
 
 def refused(*arguments: str) -> str:
@@ -80,7 +81,7 @@ def test_unknown_settings(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("n", "'n' is not a setting but a keyword of generate; generate_batch and fill cannot take it"),
+        ("n", "'n' is not a setting but a keyword of generate; fill and generate_batch cannot take it"),
         ("thinking", "a keyword of generate and generate_batch; fill cannot take it"),
         ("template", "a keyword of fill; generate and generate_batch cannot take it"),
     ],

@@ -11,7 +11,7 @@ from scripted import TURN_END, Scripted
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners.endpoint import _split
-from mlx_diffusiongemma.fill.fill import fill
+from mlx_diffusiongemma.filling.fill import fill
 from mlx_diffusiongemma.generation import Generation, generate
 from mlx_diffusiongemma.text.channels import ChannelParser
 from mlx_diffusiongemma.text.tokenizer import Tokenizer

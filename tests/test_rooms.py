@@ -20,7 +20,7 @@ ORDER = (
     ("text",),
     ("checkpoint",),
     ("control",),
-    ("answer", "request", "generation", "fill", "converter"),
+    ("answer", "request", "generation", "filling", "converter"),
     ("chat", "display"),
     ("bench", "doctor", "evaluation", "demo"),
     ("cli",),

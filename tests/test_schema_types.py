@@ -176,8 +176,10 @@ class Unknown:
         (City(name="a"), "found an instance of City; give the class itself"),
         (Point(1), "found an instance of Point; give the class itself"),
         (Color.RED, "pydantic cannot use <Color.RED: 'red'>"),
-        (print, "found builtin_function_or_method print; give a type, not a function"),
-        (lambda: 1, "give a type, not a function"),
+        pytest.param(
+            print, "found builtin_function_or_method print; give a type, not a function", id="print"
+        ),
+        pytest.param(lambda: 1, "give a type, not a function", id="lambda"),
         (Odd, "pydantic cannot use Odd (Unable to generate pydantic-core schema for"),
         (Unknown, "pydantic cannot use Unknown"),
         (list["Nowhere"], "Nowhere"),  # noqa: F821

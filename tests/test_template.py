@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.fill.template import NAMED_LENGTH, Hole, parse_template
+from mlx_diffusiongemma.filling.template import NAMED_LENGTH, Hole, parse_template
 
 from .fixtures_tokenizer import one_line
 from .parsing import property_test

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ..checkpoint.loading import load, resolve
+from ..config import released
 from ..config.model import ModelConfig
 from ..console.progress import bar
 from ..engine.memory import check_fits, wired_limit
@@ -64,7 +65,7 @@ def run(
     if not 1 <= steps <= _MOST_STEPS:
         raise InputError(f"--steps must be from 1 to {_MOST_STEPS}, found {steps}")
     if synthetic_layers is not None:
-        config = synthetic.real_config(synthetic_layers)
+        config = released.real_config(synthetic_layers)
         points = _points(config, prompt_tokens, canvas_lengths)
         dtype = synthetic.default_dtype()
         _check_memory(synthetic.quantized_skeleton(config, dtype), points)
