@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import mlx.core as mx
+import mlx_lm.models.switch_layers  # noqa: F401 (imported before the platform is another)
 import pytest
 from examining import doctor, facts, findings
 from mlx.utils import tree_flatten
@@ -35,8 +35,6 @@ TOLD = {
     "system_profiler SPDisplaysDataType": "  Chipset Model: Apple M4 Pro\n  Total Number of Cores: 20\n",
     "pmset -g": "System-wide power settings:\nCurrently in use:\n sleep  1\n lowpowermode         0\n",
 }
-
-huggingface_hub.snapshot_download  # noqa: B018 - imported before the platform is another
 
 
 def wired(share: float, gigabytes: int = 24) -> str:
