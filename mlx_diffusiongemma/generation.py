@@ -326,9 +326,7 @@ class Writer:
 
 
 def _generations(writer: Writer, schema: Any) -> list[Generation]:
-    generations: list[Generation] = []
-    generations += [Generation(writer, answer, generations, schema) for answer in writer.answers]
-    return generations
+    return [Generation(writer, answer, schema) for answer in writer.answers]
 
 
 class Preview(NamedTuple):
@@ -346,24 +344,36 @@ class Generation:
     `tokenizer` show what is there. Iterating again replays the blocks. `async for` works, too: steps run in
     another thread.
 
-    `close()` ends it with the blocks that it has; as a context manager it closes itself. One that has ended
+    `close()` ends it with the blocks that it has. As a context manager it closes itself. One that has ended
     can be pickled, by itself: without its tokenizer and its candidates.
 
-    candidates: all that share its steps, itself included. What one of them waits for, all run. warnings:
-    problems that a reader should know, of blocks and of the whole. trace: the denoising steps, None unless
-    asked for. In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its
-    canvases. One that failed shows its blocks and the reason.
+    candidates: all that share its steps, itself included. What one of them waits for, all run. Two objects
+    for the same answer are equal. warnings: problems that a reader should know, of blocks and of the whole.
+    trace: the denoising steps, None unless asked for.
+
+    In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its canvases.
+    One that failed shows its blocks and the reason.
     """
 
     def __init__(
         self,
         writer: Writer | None,
         answer: Answer,
-        candidates: list[Generation],
         schema: Any = None,
     ):
         self._writer, self._answer, self._schema = writer, answer, schema
-        self.candidates = candidates
+
+    @property
+    def candidates(self) -> list[Generation]:
+        # Made anew: a list that holds this generation would be a reference cycle, and keep models alive.
+        answers = [self._answer] if self._writer is None else self._writer.answers
+        return [Generation(self._writer, answer, self._schema) for answer in answers]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Generation) and other._answer is self._answer
+
+    def __hash__(self) -> int:
+        return id(self._answer)
 
     @property
     def settings(self) -> GenerationConfig:
@@ -561,6 +571,4 @@ class Generation:
 
 def _unpickled(answer: Any, written: dict[str, Any], schema: Any) -> Generation:
     answer.row = SimpleNamespace(**written)
-    candidates: list[Generation] = []
-    candidates.append(Generation(None, answer, candidates, schema))
-    return candidates[0]
+    return Generation(None, answer, schema)
