@@ -519,7 +519,7 @@ class Generation:
         if number not in step.rows:  # its canvas stands already, and waits for others
             blocks = self.blocks
             return Preview("".join(b.thought for b in blocks), "".join(b.answer for b in blocks))
-        delta = self._answer.preview(step.draft_ids[step.rows.index(number)].tolist())
+        delta = self._answer.preview(step.draft_ids[step.rows.index(number)])
         return Preview(delta.thought, delta.answer)
 
     def to_dict(self) -> dict[str, Any]:
