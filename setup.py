@@ -1,7 +1,7 @@
 """Finds the packages; everything else is in pyproject.toml.
 
-Setuptools can either find packages or be told of them, and `mlx_diffusiongemma.converter` and
-`mlx_diffusiongemma.kernels` have to be told: they are mapped to convert/ and kernels/.
+Setuptools can either find packages or take a list, and `mlx_diffusiongemma.kernels` has to be listed: it
+is mapped to kernels/. `mlx_diffusiongemma.converter` is a link to convert/, and is found like others.
 """
 
 from setuptools import find_packages, setup
@@ -9,7 +9,6 @@ from setuptools import find_packages, setup
 setup(
     packages=[
         *find_packages(include=["mlx_diffusiongemma", "mlx_diffusiongemma.*"]),
-        "mlx_diffusiongemma.converter",
         "mlx_diffusiongemma.kernels",
     ]
 )

@@ -253,9 +253,10 @@ class Writer:
             self._pull()
         except Exception as error:
             self.failure = error
+            self._stop()
             raise
-        except BaseException:  # an interrupt: the generator has ended
-            self.is_over = True
+        except BaseException:  # an interrupt
+            self._stop()
             raise
         finally:
             self._busy = False
@@ -263,15 +264,14 @@ class Writer:
     def _pull(self) -> None:
         """Consume events up to the next blocks."""
         if self._is_unwanted():
-            return self._stop()
+            self._stop()
         for event in self._events:
             self._take(event)
-            if isinstance(event, Finished):
-                return None
             if self._is_unwanted():
-                return self._stop()
-        self.is_over = True
-        return None
+                break
+            if isinstance(event, Finished):
+                return
+        self._stop()
 
     def _is_unwanted(self) -> bool:
         """True if nobody wants more, or if the time is up, which ends the answers."""
@@ -284,6 +284,7 @@ class Writer:
         return all(answer.row.closed for answer in running)
 
     def _stop(self) -> None:
+        """End the loop, which frees the prefix cache."""
         self.is_over = True
         self._events.close()
 
@@ -367,7 +368,10 @@ class Generation:
     def candidates(self) -> list[Generation]:
         # Made anew: a list that holds this generation would be a reference cycle, and keep models alive.
         answers = [self._answer] if self._writer is None else self._writer.answers
-        return [Generation(self._writer, answer, self._schema) for answer in answers]
+        return [
+            self if answer is self._answer else Generation(self._writer, answer, self._schema)
+            for answer in answers
+        ]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Generation) and other._answer is self._answer

@@ -95,17 +95,17 @@ def test_bad_options_are_one_line(tmp_path: Path, arguments: tuple[str, ...], me
 
 def test_an_interrupt_shows_what_every_candidate_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three candidates of two blocks; the interrupt comes while the first one's second is denoised."""
-    from mlx_diffusiongemma.engine.batch import Run
+    from mlx_diffusiongemma.generation import Writer
 
-    advance, calls = Run.advance, []
+    advance, calls = Writer.advance, []
 
-    def interrupted(self: Run) -> None:
-        calls.append(len(self.rows))
+    def interrupted(self: Writer) -> None:
+        calls.append(len(self.answers))
         if len(calls) == 2:
             raise KeyboardInterrupt
         advance(self)
 
-    monkeypatch.setattr(Run, "advance", interrupted)
+    monkeypatch.setattr(Writer, "advance", interrupted)
     result = invoke("-n", "3", "--json", "--thinking", "Count to 37.")
     assert result.exit_code == 130
     lines = [json.loads(line) for line in result.stdout.splitlines()]
