@@ -92,9 +92,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy)
     for name in INSTALLED_FROM:
-        shutil.copytree(
-            ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", symlinks=True)
-        )
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored, symlinks=True)
     return copy
 
 
