@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,16 @@ def run_forward(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Logits [K, 2, B, C, V] of a forward case; `inputs` has prompt [B, L], canvases [K, 2, B, C] and
     committed [K, B, C]."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    # Named anew in Transformers 5.24.
+    renamed = "cache" in inspect.signature(type(model).forward).parameters
+    held = {"cache" if renamed else "past_key_values": cache}
     fresh, out = inputs["prompt"], []
     for canvases, committed in zip(inputs["canvases"], inputs["committed"], strict=True):
         first, second = (torch.from_numpy(canvas.astype(np.int64)) for canvas in canvases)
-        model.model.encoder(input_ids=torch.from_numpy(fresh.astype(np.int64)), past_key_values=cache)
-        logits = model(decoder_input_ids=first, past_key_values=cache).logits
+        model.model.encoder(input_ids=torch.from_numpy(fresh.astype(np.int64)), **held)
+        logits = model(decoder_input_ids=first, **held).logits
         processed = logits / SELF_CONDITIONING_TEMPERATURE
-        again = model(decoder_input_ids=second, past_key_values=cache, self_conditioning_logits=processed)
+        again = model(decoder_input_ids=second, self_conditioning_logits=processed, **held)
         out.append(np.stack([logits.numpy(), again.logits.numpy()]))
         fresh = committed
     return np.stack(out)

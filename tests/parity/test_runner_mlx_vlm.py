@@ -166,7 +166,7 @@ def test_settings_reach_mlx_vlm_and_do_not_stay(theirs: Runner, monkeypatch: pyt
     assert used() == changed
     theirs(task("Count to 54.", settings=dict.fromkeys(changed)), 0)  # None: the checkpoint's
     assert used() == {
-        "max_new_tokens": 256,
+        "max_new_tokens": 2048,
         "max_denoising_steps": 48,
         "prefill_step_size": 2048,
         "entropy_bound": 0.1,
