@@ -114,6 +114,11 @@ class Request:
 
         more: constraints besides those of the settings.
         """
+        if self.grammar is not None and start.in_call:
+            raise InputError(
+                "the prompt ends inside a tool call, but schema, regex, grammar and choices hold an answer; "
+                "close the call or leave them out"
+            )
         structure = Structure(self.grammar) if self.grammar is not None else None
         budget = self._budget(start, structure)
         constraints: list[Constraint] = [Guards(start, self.settings)]

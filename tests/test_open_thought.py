@@ -72,6 +72,11 @@ def test_a_tool_call_that_the_prompt_begins_is_finished(tokenizer: Tokenizer) ->
     assert [(call.name, call.arguments) for call in generation.tool_calls] == [("f", {"a": 1})]
 
 
+def test_a_grammar_does_not_hold_a_tool_call_that_the_prompt_begins(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="the prompt ends inside a tool call"):
+        written(tokenizer, QUESTION + "<|tool_call>call:f{a", ":1}", regex="[0-9]+")
+
+
 @pytest.mark.parametrize("name", ["opened", "begun", "header begins", "half of a header"])
 @pytest.mark.parametrize("budget", [0, 1, 5])
 def test_a_budget_limits_an_opened_thought(tokenizer: Tokenizer, name: str, budget: int) -> None:
