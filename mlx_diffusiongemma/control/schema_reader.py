@@ -206,9 +206,7 @@ class SchemaReader:
         if ends_in_escape(pattern):
             refuse(pointer, "a pattern ends within an escape; write two backslashes for one")
         if posix := re.search(r"\[\[:\^?[a-z]+:\]", pattern):
-            refuse(
-                pointer, f"JSON Schema reads {posix[0]!r} as single characters; write [0-9] or [A-Za-z]"
-            )
+            refuse(pointer, f"JSON Schema reads {posix[0]!r} as single characters; write [0-9] or [A-Za-z]")
         rewritten = rust_pattern(pattern)
         self.patterns[rewritten] = None
         return rewritten
