@@ -97,6 +97,16 @@ def test_closing_one_candidate_leaves_the_others(tokenizer: Tokenizer) -> None:
     assert model.batches[-1] == 2
 
 
+def test_a_candidate_that_is_closed_in_a_step_gets_no_block_of_that_canvas(tokenizer: Tokenizer) -> None:
+    model: Any = Scripted(lambda *_: (tokenizer.encode("ab ") * LENGTH)[:LENGTH])
+    held: list[Generation] = []
+    settings: dict[str, Any] = {"n": 2, "max_new_tokens": LENGTH}
+    held.append(generate(model, tokenizer, "hi", on_step=lambda _: held[0].close(), **settings))
+    first, second = held[0].candidates
+    assert len(list(second)) == 1
+    assert (first.blocks, first.state, second.state) == ([], "closed", "ended")
+
+
 def test_a_canvas_stops_at_its_next_step_when_another_thread_closes_it(tokenizer: Tokenizer) -> None:
     ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
     model: Any = Scripted(lambda *_: ids, sure=4.0)

@@ -55,7 +55,7 @@ Event = Prefill | Stepped | Finished
 
 
 class Batch:
-    """Rows that are denoised together. A row that has ended or is closed drops out after its canvas.
+    """Rows that are denoised together. A row that has ended or is closed drops out.
 
     watched: `Stepped` carries host arrays, which costs reading them. prompt_cache: for one prompt; it keeps
     the encoded tokens.
@@ -97,7 +97,7 @@ class Batch:
             clock = _Clock()
             for _ in range(self._canvases):
                 yield from self._denoise(active, prefix, clock)
-                committed = [row.commit() for row in active]
+                committed = [row.commit() for row in active if not row.closed]
                 yield Finished(committed, clock.stop())
                 clock.start()
                 left = [row for row in active if row.finish_reason is None and not row.closed]
