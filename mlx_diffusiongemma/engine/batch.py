@@ -39,7 +39,6 @@ class Stepped:
     """A denoising step of some rows. step: its host arrays, None unless the batch is watched."""
 
     rows: tuple[Row, ...]
-    index: int
     step: Step | None
 
 
@@ -136,7 +135,6 @@ class Batch:
             watched=self.watched,
         )
         numbers = tuple(self.rows.index(row) for row in rows)
-        index = 0
         while True:
             try:
                 step = next(steps)
@@ -144,9 +142,8 @@ class Batch:
                 canvas: DenoisedCanvas = end.value
                 return canvas
             clock.pause()
-            yield Stepped(tuple(rows), index, None if step is None else replace(step, rows=numbers))
+            yield Stepped(tuple(rows), None if step is None else replace(step, rows=numbers))
             clock.resume()
-            index += 1
 
     def _start(self, rows: list[Row], draws: SeededDraws) -> Start:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)

@@ -86,7 +86,7 @@ Verdict = Stand | Reroll | Redo
 
 
 class Constraint(Protocol):
-    """What one row's canvases may hold.
+    """A condition on the canvases of one row.
 
     needs_logits: `review` may ask for the likeliest of several tokens.
     """

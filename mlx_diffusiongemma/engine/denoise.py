@@ -72,7 +72,7 @@ class DenoisedCanvas:
     Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
     stop rule that ended it, None if the step cap did. temperatures: of the last steps.
     logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `sampling.Remainder`.
-    None unless they were to be kept. watched: somebody reads the steps.
+    None unless they were to be kept. watched: the steps were read.
     """
 
     ids: mx.array

@@ -56,9 +56,9 @@ class Committed:
     """A canvas that a row committed.
 
     row: of it. block: 0, 1, ... ids: up to the limit and the stop id, which `stopped` says is there. canvas:
-    all of it, `[C]`, which the next one follows. mean_entropy: nats, at its last step. capped: the full step
-    cap ended it. stopped_by: the stop rule that ended it, or None. logprobs: float32 `[C]`, of the canvas, or
-    None if they are those of the last step's draft.
+    all of it, `[C]`, which the next one follows. mean_entropy: nats, at its last step. stopped_by: the stop
+    rule that ended it, or None. logprobs: float32 `[C]`, of the canvas, or None if they are those of the last
+    step's draft.
     """
 
     row: Row
@@ -67,7 +67,6 @@ class Committed:
     canvas: list[int]
     stopped: bool
     mean_entropy: float
-    capped: bool
     stopped_by: Any
     tries: Tries
     logprobs: np.ndarray | None
@@ -200,7 +199,6 @@ class Row:
             canvas=self.canvas.ids,
             stopped=stopped,
             mean_entropy=self.canvas.mean_entropy,
-            capped=self.canvas.capped,
             stopped_by=self.canvas.stopped_by,
             tries=self.tries,
             logprobs=self.canvas.logprobs,
