@@ -21,7 +21,7 @@ import numpy as np
 from mlx_diffusiongemma.bench import synthetic
 from mlx_diffusiongemma.bench.measure import PartClock, step_in_parts
 from mlx_diffusiongemma.engine.memory import check_fits
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.state import initial_state
 
 
@@ -46,10 +46,10 @@ def main() -> None:
     model.encode(prompt, cache)
     seconds["prefill"] = time.perf_counter() - start
 
-    draws = SeededDraws([Stream(0, 0, 0, 0)], length, vocab)
+    draws = SeededDraws([NoiseKey(0, 0, 0, 0)], length, vocab)
     noise = draws.initial()
     clock = PartClock()
-    state = initial_state(noise, model.no_belief(noise.shape))
+    state = initial_state(noise, model.zero_self_conditioning(noise.shape))
     state, dense_rows = step_in_parts(model, cache, state, model.generation_config, draws, 0, clock)
     seconds |= {name: times[0] for name, times in clock.times.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -20,7 +20,7 @@ from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.console.progress import bar
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.rules import temperature_at
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import row_statistics
@@ -72,7 +72,7 @@ def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
     vocab_size = config.text.vocab_size
     # MLX reads beyond the embedding table without a word.
     ids = [i for i in Tokenizer.load(directory).encode(PROMPT) if i < vocab_size]
-    draws = SeededDraws([Stream(_SEED, 0, 0, 0)], config.canvas_length, vocab_size)
+    draws = SeededDraws([NoiseKey(_SEED, 0, 0, 0)], config.canvas_length, vocab_size)
     return mx.array([ids], dtype=mx.int32), draws.initial()
 
 

@@ -3,12 +3,12 @@
 // One threadgroup a row. It first lists, in ascending order, the tokens of at least probability e^log_threshold
 // (at most LIMIT), reading only the chunks whose peak reaches it. If what they leave out is within the
 // tolerance it then sums their embedding rows straight from the table; if not, it writes zeros and the caller,
-// who sees left_out, takes the dense product instead.
+// who sees dropped_mass, takes the dense product instead.
 //
 // in:  logits [R, V] bf16 | fp16 | fp32, log_normalizer [R], chunk_peaks [R, CHUNKS] fp32,
 //      table [V, D] or packed uint32 [V, D * BITS / 32], scales, biases [V, D / GROUP] (any array when BITS is 0),
 //      temperature, softcap, log_threshold, tolerance (scalars)
-// out: embedding [R, D] of type T, left_out [R] fp32
+// out: embedding [R, D] of type T, dropped_mass [R] fp32
 // template: T the model's type; bool SOFTCAP; int CHUNK, CHUNKS, SIMDGROUPS, LIMIT, D, BITS (4, 8; 0: not quantized), GROUP
 
 constexpr uint LANES = 32;
@@ -90,7 +90,7 @@ for (uint i = 0; i < SIMDGROUPS; i++) {
 }
 const float missing = metal::max(1 - kept_mass, 0.0f);
 if (worker == 0) {
-  left_out[row] = missing;
+  dropped_mass[row] = missing;
 }
 const bool covered = missing <= tolerance;
 

@@ -76,7 +76,7 @@ class Answer:
         warnings = list(self._warnings(committed, in_thought))
         self.warnings += warnings
         if self.trace is not None:
-            key = self.row.stream._replace(block=committed.block, attempt=committed.tries.number)
+            key = self.row.noise_key._replace(block=committed.block, attempt=committed.tries.number)
             self.trace.commit(key, committed.canvas, len(committed.ids), committed.logprobs)
         self._count(committed, delta)
         stalled = isinstance(committed.stopped_by, Stalled)

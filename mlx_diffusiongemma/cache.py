@@ -8,7 +8,7 @@ canvas there (`CanvasView`): it never copies the prefix, and the next one overwr
 What a decode pass looks at comes in sizes that repeat (`Layout`), so that a compiled pass is traced for a
 few of them only; where the prefix is shorter, a mask hides the difference.
 
-Prompts of a batch end at the same position: shorter ones are padded on the left, row i by `pads[i]`
+Prompts of a batch end at the same position: shorter ones are padded on the left, row i by `left_padding[i]`
 positions. A mask hides those, and RoPE counts from the first token behind them.
 """
 
@@ -61,7 +61,7 @@ class FullLayerCache(LayerCache):
     def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
         """Stores rows `[B, kv_heads, L, head_dim]` at positions from `offset` on; returns all up to them."""
         end, at = offset + keys.shape[2], mx.array(offset)
-        self.keys, self.values = written(self.keys, keys, at), written(self.values, values, at)
+        self.keys, self.values = update_at(self.keys, keys, at), update_at(self.values, values, at)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
@@ -82,7 +82,7 @@ class SlidingLayerCache(LayerCache):
         total = seen[0].shape[2]
         last = min(total, self.keep)
         self.keys, self.values = (
-            written(buffer, rows[:, :, total - last :], mx.array(self.keep - last))
+            update_at(buffer, rows[:, :, total - last :], mx.array(self.keep - last))
             for buffer, rows in zip((self.keys, self.values), seen, strict=True)
         )
         return seen
@@ -104,9 +104,9 @@ class Layout(NamedTuple):
 class CanvasView:
     """One decode pass's view of the cache: `buffers` are replaced as the layers write their canvas rows.
 
-    offset: int32 scalar, how many positions are encoded. pads: int32 `[B]`, how many of them are padding, or
-    None; `layout` must be that of a cache with the same. position: of the canvas's first row for RoPE, int32,
-    scalar or with pads `[B]`. All arrays may be those of a trace.
+    offset: int32 scalar, number of encoded positions. left_padding: int32 `[B]`, how many of them are
+    padding, or None. `layout` must be that of a cache with the same. position: of the canvas's first row for
+    RoPE, int32, scalar or with left_padding `[B]`. All arrays may be those of a trace.
     """
 
     def __init__(
@@ -115,11 +115,16 @@ class CanvasView:
         layout: Layout,
         offset: mx.array,
         buffers: Sequence[KeysValues],
-        pads: mx.array | None = None,
+        left_padding: mx.array | None = None,
     ):
         self.kinds, self.keep = config.text.layer_types, config.text.sliding_window - 1
-        self.layout, self.offset, self.buffers, self.pads = layout, offset, list(buffers), pads
-        self.position = offset if pads is None else offset - pads
+        self.layout, self.offset, self.buffers, self.left_padding = (
+            layout,
+            offset,
+            list(buffers),
+            left_padding,
+        )
+        self.position = offset if left_padding is None else offset - left_padding
         self._masks: dict[str, mx.array | None] = {}
 
     def write(
@@ -128,7 +133,7 @@ class CanvasView:
         """Puts canvas rows `[B, kv_heads, C, head_dim]` behind the prefix.
 
         Returns the layer's keys and values up to and with the canvas, and the mask `[1, 1, 1, positions]`,
-        with pads `[B, 1, 1, positions]`, of those that hold something; None if all do.
+        with left_padding `[B, 1, 1, positions]`, of those that hold something; None if all do.
         """
         kind, length = self.kinds[layer], keys.shape[2]
         full, _, window, _ = self.layout
@@ -137,7 +142,7 @@ class CanvasView:
         else:
             at, start, end = mx.array(self.keep), self.keep - window, self.keep + length
         before = self.buffers[layer]
-        keys, values = self.buffers[layer] = written(before[0], keys, at), written(before[1], values, at)
+        keys, values = self.buffers[layer] = update_at(before[0], keys, at), update_at(before[1], values, at)
         if kind not in self._masks:
             self._masks[kind] = self._mask(kind, length)
         return keys[:, :, start:end], values[:, :, start:end], self._masks[kind]
@@ -149,8 +154,8 @@ class CanvasView:
         if kind == FULL:
             positions = mx.arange(full)[None]
             held = positions < self.offset + length
-            if self.pads is not None:
-                held = held & (positions >= self.pads[:, None])
+            if self.left_padding is not None:
+                held = held & (positions >= self.left_padding[:, None])
         else:  # as many as there are tokens, directly before the canvas
             held = mx.arange(window + length) >= window - self.position.reshape(-1, 1)
         return held[:, None, None]
@@ -174,29 +179,31 @@ class PrefixCache:
         ]
         self.offset = 0
         self.reserved = 0
-        self._pads: list[int] = []
+        self._left_padding: list[int] = []
 
     @property
-    def pads(self) -> mx.array | None:
+    def left_padding(self) -> mx.array | None:
         """How many positions each row begins with that hold padding: int32 `[B]`; None if no row does.
 
         Set on an empty cache (`InputError` otherwise), as list or array, one number per row of the batch; the
         first positions that are encoded then are the padding.
         """
-        return mx.array(self._pads, dtype=mx.int32) if self.most_padded else None
+        return mx.array(self._left_padding, dtype=mx.int32) if self.most_padded else None
 
-    @pads.setter
-    def pads(self, pads: Sequence[int] | mx.array | None) -> None:
+    @left_padding.setter
+    def left_padding(self, left_padding: Sequence[int] | mx.array | None) -> None:
         if self.offset:
-            raise InputError(f"pads: the cache holds {self.offset} positions already; set them before")
-        self._pads = [] if pads is None else [int(pad) for pad in pads]
+            raise InputError(
+                f"left_padding: the cache holds {self.offset} positions already; set them before"
+            )
+        self._left_padding = [] if left_padding is None else [int(pad) for pad in left_padding]
 
     @property
     def most_padded(self) -> int:
-        """The largest of `pads`, 0 without."""
-        return max(self._pads, default=0)
+        """The largest of `left_padding`, 0 without."""
+        return max(self._left_padding, default=0)
 
-    def make_room(self, batch: int, rows: int, canvas: int) -> None:
+    def reserve(self, batch: int, rows: int, canvas: int) -> None:
         """Room for `rows` more positions, and for a canvas of `canvas` behind them."""
         held = max(self.offset + rows + canvas, self.reserved)
         for layer in self.layers:
@@ -215,24 +222,24 @@ class PrefixCache:
 
     @property
     def batch(self) -> int:
-        """How many rows it holds; 0 before the first `make_room`."""
+        """How many rows it holds; 0 before the first `reserve`."""
         return self.layers[0].keys.shape[0] if self.layers[0].capacity else 0
 
     @property
     def nbytes(self) -> int:
         return sum(a.nbytes for layer in self.layers if layer.capacity for a in (layer.keys, layer.values))
 
-    @property
-    def can_truncate(self) -> bool:
-        """Whether the sliding windows still hold every position."""
+    def is_trimmable(self) -> bool:
+        """Return True if the sliding windows still hold every position."""
         return self.offset <= self.keep
 
-    def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` positions; only where `can_truncate`."""
+    def trim(self, count: int) -> None:
+        """Forget the last `count` positions. Needs `is_trimmable`."""
+        length = self.offset - count
         for layer in self._sliding:
             first, at = self.keep - self.offset, mx.array(self.keep - length)
-            layer.keys = written(layer.keys, layer.keys[:, :, first : first + length], at)
-            layer.values = written(layer.values, layer.values[:, :, first : first + length], at)
+            layer.keys = update_at(layer.keys, layer.keys[:, :, first : first + length], at)
+            layer.values = update_at(layer.values, layer.values[:, :, first : first + length], at)
         self.offset = length
 
     @property
@@ -261,8 +268,10 @@ class PrefixCache:
     @contextmanager
     def canvas(self, batch: int, length: int) -> Iterator[CanvasView]:
         """A view for one decode pass over `[batch, length]` ids; at its end the cache takes its buffers."""
-        self.make_room(batch, 0, length)
-        view = CanvasView(self.config, self.layout(length), mx.array(self.offset), self.buffers, self.pads)
+        self.reserve(batch, 0, length)
+        view = CanvasView(
+            self.config, self.layout(length), mx.array(self.offset), self.buffers, self.left_padding
+        )
         yield view
         self.buffers = view.buffers
 
@@ -276,8 +285,8 @@ class PrefixCache:
             raise InputError(
                 f"rows {list(rows)}: the cache holds {self.batch}, numbered from 0; take some of them"
             )
-        if self._pads:
-            taken.pads = [self._pads[row] for row in rows]
+        if self._left_padding:
+            taken.left_padding = [self._left_padding[row] for row in rows]
         taken.offset, taken.reserved = self.offset, self.reserved
         index = mx.array(list(rows))
         taken.buffers = [(keys[index], values[index]) for keys, values in self.buffers]
@@ -293,7 +302,7 @@ class PrefixCache:
                 view.write(layer, zeros, zeros)
 
 
-def written(buffer: mx.array, rows: mx.array, at: mx.array) -> mx.array:
+def update_at(buffer: mx.array, rows: mx.array, at: mx.array) -> mx.array:
     """`buffer` with `rows` at positions from `at` on: in place, unless somebody else holds the buffer."""
     return mx.slice_update(buffer, rows, at.reshape(1), axes=(2,))
 

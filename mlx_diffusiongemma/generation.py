@@ -310,7 +310,7 @@ class Writer:
         for index, row in enumerate(event.rows):
             trace = self._of_row[id(row)].trace
             if trace is not None:
-                trace.record(event.step, index, row.stream)
+                trace.record(event.step, index, row.noise_key)
         if self.on_step is not None:
             self.on_step(event.step)
 

@@ -44,13 +44,13 @@ class Scripted:
     def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int) -> None:
         self.encoded.append(input_ids[0].tolist())  # type: ignore[arg-type]
         self.attempt = -1
-        cache.make_room(input_ids.shape[0], input_ids.shape[1], self.config.canvas_length)
+        cache.reserve(input_ids.shape[0], input_ids.shape[1], self.config.canvas_length)
         cache.offset += input_ids.shape[1]
 
     def embed(self, ids: mx.array) -> mx.array:
         return ids[..., None].astype(mx.float32)
 
-    def no_belief(self, shape: Sequence[int]) -> mx.array:
+    def zero_self_conditioning(self, shape: Sequence[int]) -> mx.array:
         self.attempt += 1  # every canvas begins with it
         return mx.zeros((*shape, 1))
 
@@ -68,4 +68,4 @@ class Scripted:
         return proposed * self.sure(self.attempt)
 
     def soft_embedding(self, logits: mx.array, statistics: RowStatistics, temperature: Any) -> SoftEmbedding:
-        return SoftEmbedding(logits[..., :1], left_out=mx.zeros(logits.shape[:1]))
+        return SoftEmbedding(logits[..., :1], dropped_mass=mx.zeros(logits.shape[:1]))

@@ -12,7 +12,7 @@ from scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine.denoise import denoise
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
@@ -280,9 +280,9 @@ def test_logits_that_are_kept_are_those_that_a_row_ended_with(demo: Any) -> None
 
     def denoised(rows: list[list[int]]) -> Any:
         longest, cache = max(map(len, rows)), model.make_cache()
-        cache.pads = [longest - len(row) for row in rows]
+        cache.left_padding = [longest - len(row) for row in rows]
         model.encode(mx.array([[0] * (longest - len(row)) + row for row in rows]), cache)
-        draws = SeededDraws([Stream(1, 0, 0, 0)] * len(rows), 64, model.config.text.vocab_size)
+        draws = SeededDraws([NoiseKey(1, 0, 0, 0)] * len(rows), 64, model.config.text.vocab_size)
         return denoise(model, cache, settings, draws, keep_logits=True)
 
     together = denoised(prompts)

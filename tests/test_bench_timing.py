@@ -18,7 +18,7 @@ from mlx_diffusiongemma.config import released
 from mlx_diffusiongemma.config.model import FULL, ModelConfig
 from mlx_diffusiongemma.engine import rules
 from mlx_diffusiongemma.engine.denoise import Step, denoise
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import SoftEmbedding
 
@@ -141,7 +141,7 @@ def test_parts_are_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lac
     cache = model.make_cache()
     ids = np.random.default_rng(seed).integers(vocab, size=(1, prompt))
     model.encode(mx.array(ids, dtype=mx.int32), cache)
-    draws = SeededDraws([Stream(seed, 0, 0, 0)], canvas, vocab)
+    draws = SeededDraws([NoiseKey(seed, 0, 0, 0)], canvas, vocab)
     settings = model.generation_config.override(max_denoising_steps=steps, confidence_threshold=0.0)
     expected: list[Step] = []
     denoise(model, cache, settings, draws, expected.append)

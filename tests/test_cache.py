@@ -17,7 +17,7 @@ from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine import denoise as denoising
 from mlx_diffusiongemma.engine.denoise import denoise
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 
@@ -36,7 +36,7 @@ def ids(length: int, seed: int = 0) -> mx.array:
 
 
 def one_canvas(model: DiffusionGemma, cache: PrefixCache, block: int = 0) -> mx.array:
-    draws = SeededDraws([Stream(0, 0, block, 0)], CANVAS, tiny.ROUGH.vocab)
+    draws = SeededDraws([NoiseKey(0, 0, block, 0)], CANVAS, tiny.ROUGH.vocab)
     return denoise(model, cache, SETTINGS, draws).ids
 
 

@@ -49,7 +49,7 @@ def test_softcap_is_fp32_in_a_bf16_model(sharp: Path) -> None:
     model = load_model(sharp, dtype=mx.bfloat16)
     cache = prefix(model)
     with cache.canvas(*CANVAS.shape) as view:
-        hidden = model.decode_hidden(CANVAS, view, model.no_belief(CANVAS.shape))
+        hidden = model.decode_hidden(CANVAS, view, model.zero_self_conditioning(CANVAS.shape))
     assert hidden.dtype == mx.bfloat16
     raw = np.array(model.logits(hidden).astype(mx.float32))
     logits = model.decode(CANVAS, cache)

@@ -15,7 +15,7 @@ from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine import denoise as denoising
 from mlx_diffusiongemma.engine.denoise import Step, denoise
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.state import CanvasState
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -62,7 +62,7 @@ def steps_of(model: DiffusionGemma, part: Ramp, steps: int) -> list[Step]:
     cache = model.make_cache()
     model.encode(mx.arange(1, 6)[None], cache)
     settings = GenerationConfig().override(sampler=part, stop=part, max_denoising_steps=steps)
-    draws = SeededDraws([Stream(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
+    draws = SeededDraws([NoiseKey(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
     watched: list[Step] = []
     denoise(model, cache, settings, draws, on_step=watched.append)
     return watched

@@ -13,7 +13,7 @@ from scripted import Scripted
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.control.draft import Draft, checked_draft
 from mlx_diffusiongemma.engine.constraint import CanvasSpec
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -43,7 +43,7 @@ def test_so_many_positions_are_noise_and_so_many_steps_are_left(level: float) ->
     length, vocab, steps = 4096, 700, 48
     ids = np.random.default_rng(0).integers(0, vocab, 2 * length).tolist()
     for block in (0, 1):
-        draws = SeededDraws([Stream(5, candidate, block, 0) for candidate in (0, 1)], length, vocab)
+        draws = SeededDraws([NoiseKey(5, candidate, block, 0) for candidate in (0, 1)], length, vocab)
         begun, left = Draft(ids, level).initial(block, draws, (2, length), steps)
         assert left == math.ceil(48 * level)
         canvas, noise = np.array(begun), np.array(draws.initial())

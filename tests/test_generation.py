@@ -16,7 +16,7 @@ from scripted import TURN_END, Scripted
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.text.tokenizer import SpecialTokens, Tokenizer
@@ -243,7 +243,7 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
     def draw(
         seed: int = 1, candidate: int = 0, block: int = 0, attempt: int = 0, step: int = 0
     ) -> tuple[Any, ...]:
-        draws = SeededDraws([Stream(seed, candidate, block, attempt)], length=64, vocab_size=1000)
+        draws = SeededDraws([NoiseKey(seed, candidate, block, attempt)], length=64, vocab_size=1000)
         uniforms, noise = draws.step(step)
         return tuple(np.array(draws.initial())[0]), tuple(np.array(uniforms)[0]), tuple(np.array(noise)[0])
 
@@ -255,7 +255,7 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
     uniforms, noise = np.array(base[1]), np.array(base[2]) / 1000
     assert abs(np.corrcoef(uniforms, noise)[0, 1]) < 0.5  # not one stream read twice
 
-    pair = SeededDraws([Stream(1, 0, 0, 0), Stream(1, 1, 0, 0)], length=64, vocab_size=1000)
+    pair = SeededDraws([NoiseKey(1, 0, 0, 0), NoiseKey(1, 1, 0, 0)], length=64, vocab_size=1000)
     assert tuple(np.array(pair.step(0)[0])[0]) == base[1]  # a row does not depend on its batch
 
 

@@ -150,9 +150,9 @@ def test_kernels_that_are_right_pass(vocab: int, kind: str, monkeypatch: pytest.
 def test_what_a_trial_asks_for_is_what_both_can_do(vocab: int) -> None:
     """The reference reads few chunks: it would leave out tokens that lie in more of them."""
     trial = trials.soft_embedding_trial(12, nn.Embedding(vocab, 4), mx.float32, mx.float32)
-    left_out = np.array(trial.reference().left_out)
-    assert (left_out[:-1] <= TOLERANCE).all()
-    assert (left_out[-1] > TOLERANCE) == (vocab >= 16384)  # the flat row, where it is not dense
+    dropped_mass = np.array(trial.reference().dropped_mass)
+    assert (dropped_mass[:-1] <= TOLERANCE).all()
+    assert (dropped_mass[-1] > TOLERANCE) == (vocab >= 16384)  # the flat row, where it is not dense
 
 
 def test_nothing_is_checked_where_kernels_are_off(monkeypatch: pytest.MonkeyPatch) -> None:

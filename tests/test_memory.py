@@ -21,7 +21,7 @@ from mlx_diffusiongemma.config.released import real_config
 from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.memory import check_fits, memory_needed
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 
@@ -39,12 +39,12 @@ def taken(model: DiffusionGemma, prompt: int, chunk: int, batch: int = 1) -> int
     ids = mx.broadcast_to(mx.arange(prompt)[None] % 90, (batch, prompt))
     model.encode(ids, cache, chunk_size=chunk)
     draws = SeededDraws(
-        [Stream(0, row, 0, 0) for row in range(batch)], config.canvas_length, config.text.vocab_size
+        [NoiseKey(0, row, 0, 0) for row in range(batch)], config.canvas_length, config.text.vocab_size
     )
     settings = model.generation_config.override(max_denoising_steps=2)
     denoise(model, cache, settings, draws)
     if batch > 1:  # all but one are denoised again
-        fewer = SeededDraws(draws.streams[1:], config.canvas_length, config.text.vocab_size)
+        fewer = SeededDraws(draws.keys[1:], config.canvas_length, config.text.vocab_size)
         denoise(model, cache.take(list(range(1, batch))), settings, fewer)
     return mx.get_peak_memory() - before
 

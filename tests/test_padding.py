@@ -36,7 +36,7 @@ BELIEF = np.random.default_rng(3).normal(0, 1, (len(LENGTHS), CANVAS, tiny.ROUGH
 
 
 def padded(prompts: Sequence[np.ndarray], seed: int = 4) -> tuple[mx.array, list[int]]:
-    """Ids `[B, L]` with anything in the padding, and the pads."""
+    """Ids `[B, L]` with anything in the padding, and the left_padding."""
     longest = max(map(len, prompts))
     out = ids(len(prompts), longest, seed)
     for row, prompt in zip(out, prompts, strict=True):
@@ -46,7 +46,7 @@ def padded(prompts: Sequence[np.ndarray], seed: int = 4) -> tuple[mx.array, list
 
 def encoded(model: DiffusionGemma, prompts: Sequence[np.ndarray], chunk_size: int = 1000) -> PrefixCache:
     cache = model.make_cache()
-    tokens, cache.pads = padded(prompts)
+    tokens, cache.left_padding = padded(prompts)
     model.encode(tokens, cache, chunk_size)
     return cache
 
@@ -100,7 +100,7 @@ def test_nothing_of_the_padding_is_seen(model: DiffusionGemma) -> None:
     rows = range(len(PROMPTS))
     expected = looks(model, encoded(model, PROMPTS, 7), rows)
     cache = model.make_cache()
-    tokens, cache.pads = padded(PROMPTS, seed=5)
+    tokens, cache.left_padding = padded(PROMPTS, seed=5)
     model.encode(tokens, cache, 7)
     soiled: list[tuple[mx.array, mx.array]] = []
     for layer, (keys, values) in zip(cache.layers, cache.buffers, strict=True):
@@ -130,10 +130,10 @@ def test_the_first_token_behind_the_padding_is_seen(model: DiffusionGemma) -> No
             assert np.abs(changed[0] - clean[0]).max() > 1e-3
 
 
-def test_pads_of_zero_are_no_pads(model: DiffusionGemma, alone: np.ndarray) -> None:
-    """And without pads no mask is as large as a batch, nor made where nothing is hidden."""
+def test_left_padding_of_zero_are_no_left_padding(model: DiffusionGemma, alone: np.ndarray) -> None:
+    """And without left_padding no mask is as large as a batch, nor made where nothing is hidden."""
     cache = encoded(model, [PROMPTS[3], PROMPTS[3]])
-    assert cache.pads is None
+    assert cache.left_padding is None
     unpadded = model.make_cache()
     model.encode(mx.array(np.stack([PROMPTS[3]] * 2)), unpadded)
     canvas = mx.array(CANVASES[[3, 3]])
@@ -141,8 +141,10 @@ def test_pads_of_zero_are_no_pads(model: DiffusionGemma, alone: np.ndarray) -> N
     np.testing.assert_array_equal(np.array(model.decode(canvas, cache)), logits)
     np.testing.assert_allclose(logits, alone[0][[3, 3]], atol=CLOSE)
 
-    def through(pads: mx.array | None, layout: Layout) -> tuple[np.ndarray, set[tuple[int, ...] | None]]:
-        view = CanvasView(model.config, layout, mx.array(unpadded.offset), unpadded.buffers, pads)
+    def through(
+        left_padding: mx.array | None, layout: Layout
+    ) -> tuple[np.ndarray, set[tuple[int, ...] | None]]:
+        view = CanvasView(model.config, layout, mx.array(unpadded.offset), unpadded.buffers, left_padding)
         write = view.write
         shapes: set[tuple[int, ...] | None] = set()
 
@@ -154,7 +156,7 @@ def test_pads_of_zero_are_no_pads(model: DiffusionGemma, alone: np.ndarray) -> N
             return out
 
         view.write = watched  # type: ignore[method-assign]
-        raw = model.logits(model.decode_hidden(canvas, view, model.no_belief(canvas.shape)))
+        raw = model.logits(model.decode_hidden(canvas, view, model.zero_self_conditioning(canvas.shape)))
         return np.array(mx.tanh(raw / 30) * 30), shapes
 
     layout = unpadded.layout(CANVAS)
@@ -181,7 +183,7 @@ def test_chunks_without_padding_take_the_masks_they_always_took(model: Diffusion
     np.testing.assert_array_equal(np.array(mask), (distance >= 0) & (distance < 16))
     # Nor do sliding layers of a padded batch, once their windows have left the padding behind.
     cache = model.make_cache()
-    cache.pads = [0, 5]
+    cache.left_padding = [0, 5]
     cache.offset = 20
     chunk = attention.Chunk(cache)
     masks = chunk.mask(0, 8, 23, window=16), chunk.mask(0, 8, 24, window=16), chunk.mask(0, 8, 28)
@@ -191,49 +193,52 @@ def test_chunks_without_padding_take_the_masks_they_always_took(model: Diffusion
 def test_every_row_sees_itself_and_no_padding_but_that(model: DiffusionGemma) -> None:
     """Attention over nothing is NaN on some backends, and that times a weight of zero is NaN again."""
     cache = model.make_cache()
-    cache.pads, cache.offset = [0, 3, 30], 12
-    chunk, pads = attention.Chunk(cache), np.array([0, 3, 30])[:, None, None, None]
+    cache.left_padding, cache.offset = [0, 3, 30], 12
+    chunk, left_padding = attention.Chunk(cache), np.array([0, 3, 30])[:, None, None, None]
     for start, end, window in [(0, 20, None), (0, 20, 16), (0, 8, 16), (8, 20, 16)]:
         rows = np.arange(12 + start, 12 + end)[:, None]
         keys = np.arange(0 if window is None else max(0, 12 + start - 15), 12 + end)
-        seen = (keys <= rows) & (rows - keys < (window or 100)) & (keys >= pads) | (keys == rows)
+        seen = (keys <= rows) & (rows - keys < (window or 100)) & (keys >= left_padding) | (keys == rows)
         np.testing.assert_array_equal(np.array(chunk.mask(start, end, len(keys), window)), seen)
 
 
 def test_a_layout_hides_padding_and_no_longer_than_it_must(model: DiffusionGemma) -> None:
-    """Layouts are part of what a compiled step is traced for: with pads, they ask for masks."""
+    """Layouts are part of what a compiled step is traced for: with left_padding, they ask for masks."""
     cache = model.make_cache()
-    cache.pads = [3, 0]
+    cache.left_padding = [3, 0]
     for offset, hides_full, hides_window in [(16, True, True), (17, True, True), (18, True, False)]:
         cache.offset = offset
         layout = cache.layout(CANVAS)
         assert (layout.hides_full, layout.hides_window) == (hides_full, hides_window)
     cache = model.make_cache()
-    cache.pads = [0, 1]
+    cache.left_padding = [0, 1]
     cache.offset = 48  # all 64 positions hold something, but one
     assert cache.layout(CANVAS) == Layout(64, True, 15, False)
 
 
-def test_a_compiled_pass_takes_the_pads_of_every_call(model: DiffusionGemma) -> None:
-    """One trace for all pads; None is another."""
+def test_a_compiled_pass_takes_the_left_padding_of_every_call(model: DiffusionGemma) -> None:
+    """One trace for all left_padding; None is another."""
     traced = []
 
     def position_and_masks(
-        layout: Layout, buffers: list[tuple[mx.array, mx.array]], offset: mx.array, pads: mx.array | None
+        layout: Layout,
+        buffers: list[tuple[mx.array, mx.array]],
+        offset: mx.array,
+        left_padding: mx.array | None,
     ) -> tuple[mx.array, list[mx.array | None]]:
         traced.append(layout)
-        view = CanvasView(model.config, layout, offset, buffers, pads)
+        view = CanvasView(model.config, layout, offset, buffers, left_padding)
         rows = [mx.zeros((*buffers[i][0].shape[:2], CANVAS, buffers[i][0].shape[3])) for i in (0, 2)]
         masks = [view.write(i, row, row)[2] for i, row in zip((0, 2), rows, strict=True)]
         return view.position, masks
 
     compiled = mx.compile(position_and_masks)
-    for pads in ([0, 4], [2, 1], [0, 0]):
+    for left_padding in ([0, 4], [2, 1], [0, 0]):
         cache = model.make_cache()
-        cache.pads, cache.offset = pads, 5
-        cache.make_room(2, 0, CANVAS)
-        position, masks = compiled(cache.layout(CANVAS), cache.buffers, mx.array(5), cache.pads)
-        tokens = [5 - pad for pad in pads] if any(pads) else [5]
+        cache.left_padding, cache.offset = left_padding, 5
+        cache.reserve(2, 0, CANVAS)
+        position, masks = compiled(cache.layout(CANVAS), cache.buffers, mx.array(5), cache.left_padding)
+        tokens = [5 - pad for pad in left_padding] if any(left_padding) else [5]
         assert position.reshape(-1).tolist() == tokens
         for mask in masks:  # of a sliding layer and of a full one
             assert mask is not None
@@ -248,13 +253,13 @@ def test_taken_rows_are_what_they_were(model: DiffusionGemma, alone: np.ndarray,
     model.decode(mx.array(COMMITTED), cache)  # writes a canvas, which nobody may see
     taken = cache.take(rows)
     assert (taken.offset, taken.reserved, taken.batch) == (100, 300, len(rows))
-    pads = [PADS[row] for row in rows]
-    if any(pads):
-        assert taken.pads is not None
-        assert taken.pads.tolist() == pads
-        assert taken.pads.dtype == mx.int32
+    left_padding = [PADS[row] for row in rows]
+    if any(left_padding):
+        assert taken.left_padding is not None
+        assert taken.left_padding.tolist() == left_padding
+        assert taken.left_padding.dtype == mx.int32
     else:
-        assert taken.pads is None
+        assert taken.left_padding is None
     np.testing.assert_allclose(looks(model, taken, rows), alone[:, rows], atol=CLOSE)
     # The original has not noticed.
     assert (cache.offset, cache.batch) == (100, len(PROMPTS))
@@ -307,7 +312,7 @@ def test_a_batch_forgets_its_canvas(model: DiffusionGemma, alone: np.ndarray) ->
 def test_what_cannot_be_is_refused(model: DiffusionGemma) -> None:
     cache = encoded(model, PROMPTS[:2])
     with pytest.raises(InputError, match=r"the cache holds 5 positions already"):
-        cache.pads = [0, 1]
+        cache.left_padding = [0, 1]
     for rows in ([2], [0, -1], []):
         with pytest.raises(InputError, match=r"the cache holds 2, numbered from 0"):
             cache.take(rows)

@@ -158,9 +158,9 @@ def test_an_interrupt_while_going_back_leaves_nothing_half_done(
 ) -> None:
     rng = np.random.default_rng(3)
     ids = some_ids(rng, WINDOW - 1)
-    for method in ("truncate", "restore"):
+    for method in ("trim", "restore"):
         cache = PromptCache(model)
-        prompt = ids if method == "truncate" else some_ids(rng, 80)
+        prompt = ids if method == "trim" else some_ids(rng, 80)
         cache.encode_prompt(prompt, 2048)
         original = getattr(PrefixCache, method)
 

@@ -10,10 +10,10 @@ import pytest
 
 from mlx_diffusiongemma.checkpoint.loading import load_model, resolve
 from mlx_diffusiongemma.config.generation import GenerationConfig
-from mlx_diffusiongemma.engine.denoise import Start, denoise
-from mlx_diffusiongemma.engine.noise import SeededDraws, Stream
+from mlx_diffusiongemma.engine.denoise import CanvasInit, denoise
+from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.rules import rules_of
-from mlx_diffusiongemma.engine.state import CanvasState, Remainder, initial_state
+from mlx_diffusiongemma.engine.state import CanvasState, SparseRemainder, initial_state
 from mlx_diffusiongemma.engine.step import denoise_step, settle
 from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -31,7 +31,7 @@ def model() -> DiffusionGemma:
 
 def step(
     model: DiffusionGemma, state: CanvasState, temperature: float = 0.8
-) -> tuple[CanvasState, Remainder]:
+) -> tuple[CanvasState, SparseRemainder]:
     rows, length = state.pins.shape
     cache = model.make_cache()
     model.encode(mx.tile(mx.arange(20, 40), (rows, 1)), cache)
@@ -45,7 +45,7 @@ def noise(rows: int) -> mx.array:
 
 
 def start(model: DiffusionGemma, rows: int, pins: mx.array | None = None) -> CanvasState:
-    return initial_state(noise(rows), model.no_belief((rows, LENGTH)), pins)
+    return initial_state(noise(rows), model.zero_self_conditioning((rows, LENGTH)), pins)
 
 
 def test_a_pinned_position_holds_its_token_from_the_noise_on(model: DiffusionGemma) -> None:
@@ -82,7 +82,7 @@ def test_a_done_row_keeps_its_soft_embedding_and_has_no_say_in_the_others(model:
         for row, is_done in enumerate(done):
             kept = mx.array_equal(settled.soft_embedding[row], before.soft_embedding[row])
             assert kept.item() == is_done
-            assert not is_done or not remainder.left_out.reshape(2, LENGTH)[row].any().item()
+            assert not is_done or not remainder.dropped_mass.reshape(2, LENGTH)[row].any().item()
 
 
 def test_the_dense_product_comes_in_exactly_where_too_much_is_left_out(model: DiffusionGemma) -> None:
@@ -94,9 +94,11 @@ def test_the_dense_product_comes_in_exactly_where_too_much_is_left_out(model: Di
     dense = np.array(model.dense_soft_embedding(processed_logits(logits, 0.8, softcap)))
     state = start(model, 2)._replace(soft_embedding=mx.array(sparse.reshape(2, 70, width)))
     for lacking in ([], [3], [0, 69, 70, 139], list(range(5, 75)), list(range(rows))):
-        left_out = np.full(rows, TOLERANCE / 2, dtype=np.float32)
-        left_out[lacking] = TOLERANCE * 2
-        settled = settle(model, state, Remainder(mx.array(left_out), logits, mx.zeros((rows,))), 0.8)
+        dropped_mass = np.full(rows, TOLERANCE / 2, dtype=np.float32)
+        dropped_mass[lacking] = TOLERANCE * 2
+        settled = settle(
+            model, state, SparseRemainder(mx.array(dropped_mass), logits, mx.zeros((rows,))), 0.8
+        )
         expected = sparse.copy()
         expected[lacking] = dense[lacking]
         np.testing.assert_allclose(np.array(settled.soft_embedding.flatten(0, 1)), expected, atol=1e-5)
@@ -135,12 +137,12 @@ def test_a_canvas_is_denoised_around_its_pins(model: DiffusionGemma) -> None:
         beliefs.append(np.array(soft)[0])
         return decode(self, ids, view, soft)
 
-    draws = SeededDraws([Stream(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
+    draws = SeededDraws([NoiseKey(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
     cache = model.make_cache()
     model.encode(mx.arange(20, 40)[None], cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "decode_hidden", watched)
-        canvas = denoise(model, cache, SETTINGS, draws, start=Start(pins=mx.array(pins), steps=3))
+        canvas = denoise(model, cache, SETTINGS, draws, start=CanvasInit(pins=mx.array(pins), steps=3))
     assert np.array(canvas.ids)[0, 3] == 42
     assert canvas.steps == [len(beliefs)]
     for belief in beliefs:

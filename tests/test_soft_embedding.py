@@ -68,14 +68,14 @@ def test_agrees_with_the_dense_product_up_to_what_it_reports(
     table, values = make_table(kind, vocab, width)
     logits = rows(vocab, rng)
     softcap = SOFTCAP if width == 64 else None
-    embedding, left_out = (np.array(x) for x in compute(mx.array(logits), table, mx.float32, softcap))
+    embedding, dropped_mass = (np.array(x) for x in compute(mx.array(logits), table, mx.float32, softcap))
     expected = exact.row_statistics(logits, TEMPERATURE, softcap).probabilities @ values
 
-    covered = left_out <= TOLERANCE
+    covered = dropped_mass <= TOLERANCE
     readable = kind not in ("affine 6", "mxfp4", "nvfp4")
     assert covered[1:].all()
     assert covered[0] == (path == "reference" or not readable)  # no few tokens stand for a flat row
-    bound = 1e-3 * np.abs(expected).max(axis=-1) + left_out * np.abs(values).max()
+    bound = 1e-3 * np.abs(expected).max(axis=-1) + dropped_mass * np.abs(values).max()
     assert (np.abs(embedding - expected).max(axis=-1) <= bound)[covered].all()
     assert not embedding[~covered].any()
 
@@ -103,9 +103,9 @@ def test_the_support_is_all_that_weighs_something_and_what_is_left_out_is_report
         p[7] = 1 - 40 * tail
         with np.errstate(divide="ignore"):
             logits = (np.log(p) * TEMPERATURE).astype(np.float32)
-        embedding, left_out = compute(mx.array(np.tile(logits, (8, 1))), table, mx.float32, None)
+        embedding, dropped_mass = compute(mx.array(np.tile(logits, (8, 1))), table, mx.float32, None)
         expected_left = 0 if kept or path == "reference" else 40 * tail
-        np.testing.assert_allclose(np.array(left_out), expected_left, atol=5e-7)
+        np.testing.assert_allclose(np.array(dropped_mass), expected_left, atol=5e-7)
         np.testing.assert_allclose(np.array(embedding), np.tile(p @ values, (8, 1)), atol=40 * tail + 1e-6)
 
 
@@ -115,11 +115,11 @@ def test_a_row_of_more_tokens_than_the_limit_is_not_covered(path: str, tokens: i
     table, values = make_table("float32", vocab, 32)
     logits = np.full((8, vocab), -np.inf, dtype=np.float32)
     logits[:, np.arange(tokens) * 15] = 1.0
-    embedding, left_out = compute(mx.array(logits), table, mx.float32)
+    embedding, dropped_mass = compute(mx.array(logits), table, mx.float32)
     if path == "kernel" and tokens > 64:
-        np.testing.assert_allclose(np.array(left_out), 1 / 65, atol=1e-6)
+        np.testing.assert_allclose(np.array(dropped_mass), 1 / 65, atol=1e-6)
     else:
-        np.testing.assert_allclose(np.array(left_out), 0, atol=1e-6)
+        np.testing.assert_allclose(np.array(dropped_mass), 0, atol=1e-6)
         expected = values[np.arange(tokens) * 15].mean(axis=0)
         np.testing.assert_allclose(np.array(embedding), np.tile(expected, (8, 1)), atol=1e-5)
 
@@ -134,10 +134,10 @@ def test_a_late_chunk_of_a_long_row_and_the_last_columns_of_a_wide_table(path: s
     logits = np.full((3, vocab), -20.0, dtype=np.float32)
     logits[:, tokens] = [[12.0, 14.0, 13.0], [-20.0, 14.0, -20.0], [-20.0, -20.0, 14.0]]
     for dtype in (mx.bfloat16, mx.float16):
-        embedding, left_out = (
+        embedding, dropped_mass = (
             np.array(x) for x in compute(mx.array(logits).astype(dtype), table, mx.float32)
         )
-        assert (left_out <= TOLERANCE).all()
+        assert (dropped_mass <= TOLERANCE).all()
         probabilities = exact.row_statistics(logits, TEMPERATURE, SOFTCAP).probabilities[:, tokens]
         assert (probabilities.sum(axis=1) > 1 - 1e-9).all()
         expected = probabilities @ values[tokens % period]
@@ -150,8 +150,8 @@ def test_rows_that_are_no_distribution_are_left_out_entirely(path: str) -> None:
     table, _ = make_table("float32", 1100, 64)
     logits = np.zeros((8, 1100), dtype=np.float32)
     logits[3, 5] = np.nan
-    embedding, left_out = compute(mx.array(logits), table, mx.float32)
-    assert left_out[3].item() == 1
+    embedding, dropped_mass = compute(mx.array(logits), table, mx.float32)
+    assert dropped_mass[3].item() == 1
     assert not np.array(embedding[3]).any()
 
 
@@ -189,11 +189,11 @@ def test_chunks_that_carry_a_row_stand_for_it(kind: str) -> None:
     for row, chunks in enumerate([[3], [0, 31], [30, 4], [1, 8, 20]]):
         for chunk in chunks:
             logits[row, chunk * 1024 + rng.choice(1024, 5, replace=False)] = 9 + rng.normal(size=5)
-    embedding, left_out = (np.array(x) for x in compute(mx.array(logits), table, mx.float32, None))
+    embedding, dropped_mass = (np.array(x) for x in compute(mx.array(logits), table, mx.float32, None))
     p = exact.row_statistics(logits, TEMPERATURE, None).probabilities
     chunk_mass = np.sort(p.reshape(4, 32, 1024).sum(axis=2), axis=1)
-    np.testing.assert_allclose(left_out, chunk_mass[:, :-2].sum(axis=1), atol=2e-6)
-    assert (left_out <= TOLERANCE).tolist() == [True, True, True, False]
+    np.testing.assert_allclose(dropped_mass, chunk_mass[:, :-2].sum(axis=1), atol=2e-6)
+    assert (dropped_mass <= TOLERANCE).tolist() == [True, True, True, False]
     np.testing.assert_allclose(embedding[:3], (p @ values)[:3], atol=1e-4 * np.abs(values).max())
 
 
@@ -204,8 +204,8 @@ def test_what_is_left_out_is_not_given_to_what_is_kept() -> None:
     p[5], p[2000], p[9000] = 0.6, 0.4 - 9e-5, 9e-5
     with np.errstate(divide="ignore"):
         logits = mx.array(np.tile(np.log(p) * TEMPERATURE, (8, 1)).astype(np.float32))
-    embedding, left_out = (np.array(x) for x in compute(logits, table, mx.float32, None))
-    np.testing.assert_allclose(left_out, 9e-5, rtol=0.02)
+    embedding, dropped_mass = (np.array(x) for x in compute(logits, table, mx.float32, None))
+    np.testing.assert_allclose(dropped_mass, 9e-5, rtol=0.02)
     kept = np.where(np.arange(WIDE) == 9000, 0, p) @ values
     np.testing.assert_allclose(embedding, np.tile(kept, (8, 1)), atol=1e-5)
 

@@ -15,7 +15,7 @@ import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.engine import trace as trace_module
 from mlx_diffusiongemma.engine.denoise import Step
-from mlx_diffusiongemma.engine.noise import Stream
+from mlx_diffusiongemma.engine.noise import NoiseKey
 from mlx_diffusiongemma.engine.trace import Trace, TracedCanvas
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
@@ -53,7 +53,7 @@ def made_step(index: int = 0, rows: int = 1, done: bool = False, **arrays: np.nd
     return dataclasses.replace(step, **arrays)
 
 
-def recorded(steps: list[tuple[Step, Stream]]) -> Trace:
+def recorded(steps: list[tuple[Step, NoiseKey]]) -> Trace:
     trace = Trace()
     for step, stream in steps:
         trace.record(step, 0, stream)
@@ -229,7 +229,7 @@ def test_logprobs_of_committed_tokens(
 
 def test_logprobs_without_logits() -> None:
     """A set token has none. A canvas that was not committed has those of its draft."""
-    step, stream = made_step(logprobs=np.array([[-1.0, -2.0, -3.0]], np.float32)), Stream(0, 0, 0, 0)
+    step, stream = made_step(logprobs=np.array([[-1.0, -2.0, -3.0]], np.float32)), NoiseKey(0, 0, 0, 0)
     trace = recorded([(step, stream)])
     (canvas,) = trace.canvases
     assert canvas.logprobs.tolist() == [-1, -2, -3]
@@ -264,7 +264,7 @@ def test_trace_is_true_or_false(demo: Any) -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace_module, "MOST_STEPS", 5)
     steps = [
-        (made_step(index, done=index == 2), Stream(0, 0, block, 0))
+        (made_step(index, done=index == 2), NoiseKey(0, 0, block, 0))
         for block in range(4)
         for index in range(3)
     ]
@@ -291,7 +291,7 @@ def test_most_steps_of_the_released_canvas_take_ten_megabytes() -> None:
     try:
         trace = Trace()
         for index in range(3 * trace_module.MOST_STEPS // 2):
-            step, stream = made_step(1000 + index, rows=4, **big), Stream(0, 0, 1000 + index // 2, 1000)
+            step, stream = made_step(1000 + index, rows=4, **big), NoiseKey(0, 0, 1000 + index // 2, 1000)
             trace.record(dataclasses.replace(step, seconds=0.1 * index, temperature=0.1 * index), 0, stream)
             if index % 2:
                 trace.commit(stream, list(range(1000, 1256)), 256, step.logprobs[1].copy())
@@ -307,17 +307,17 @@ def test_most_steps_of_the_released_canvas_take_ten_megabytes() -> None:
 
 
 def test_a_row_that_was_done_is_not_recorded_on() -> None:
-    stream = Stream(0, 0, 0, 0)
+    stream = NoiseKey(0, 0, 0, 0)
     trace = recorded([(made_step(0, done=True), stream), (made_step(1, done=True), stream)])
     assert trace.total_steps == len(trace.steps) == 1
-    trace.record(made_step(0), 0, Stream(0, 0, 0, 1))
-    trace.record(made_step(0), 0, Stream(0, 0, 1, 1))
+    trace.record(made_step(0), 0, NoiseKey(0, 0, 0, 1))
+    trace.record(made_step(0), 0, NoiseKey(0, 0, 1, 1))
     assert [(step.block, step.attempt) for step in trace.steps] == [(0, 0), (0, 1), (1, 1)]
 
 
 def test_last_changed() -> None:
     drafts = [[1, 1, 1], [1, 2, 1], [1, 2, 3], [1, 1, 3]]
-    steps = [(made_step(i, draft_ids=np.array([ids])), Stream(0, 0, 0, 0)) for i, ids in enumerate(drafts)]
+    steps = [(made_step(i, draft_ids=np.array([ids])), NoiseKey(0, 0, 0, 0)) for i, ids in enumerate(drafts)]
     (canvas,) = recorded(steps).canvases
     assert canvas.last_changed.tolist() == [0, 3, 2]
     assert TracedCanvas(0, 0, canvas.steps[:1]).last_changed.tolist() == [0, 0, 0]

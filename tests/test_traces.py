@@ -186,8 +186,8 @@ def test_whole_generation(
     delivered."""
     trace = traces.load(name)
 
-    def draws(streams: Any, *_: Any) -> replay.RecordedDraws:
-        return replay.RecordedDraws(trace, streams[0].block)
+    def draws(keys: Any, *_: Any) -> replay.RecordedDraws:
+        return replay.RecordedDraws(trace, keys[0].block)
 
     monkeypatch.setattr(batch, "SeededDraws", draws)
     # The reference stops at its own stop ids only. The ids of these traces are no text, so no turn ends.

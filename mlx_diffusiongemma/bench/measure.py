@@ -15,9 +15,9 @@ import mlx.core as mx
 import numpy as np
 
 from ..engine.denoise import denoise
-from ..engine.noise import SeededDraws, Stream
+from ..engine.noise import NoiseKey, SeededDraws
 from ..engine.rules import rules_of, temperature_at
-from ..engine.state import CanvasState, Remainder, initial_state
+from ..engine.state import CanvasState, SparseRemainder, initial_state
 from ..engine.step import proposal_of, settle
 from ..ops import TOLERANCE, is_sparse, row_statistics
 
@@ -53,7 +53,7 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     """Times a random prompt and canvases of `steps` denoising steps behind it; nothing cold is timed."""
     ids = np.random.default_rng(seed).integers(model.config.text.vocab_size, size=(1, prompt_tokens))
     prompt = mx.array(ids, dtype=mx.int32)
-    draws = SeededDraws([Stream(seed, 0, 0, 0)], canvas_length, model.config.text.vocab_size)
+    draws = SeededDraws([NoiseKey(seed, 0, 0, 0)], canvas_length, model.config.text.vocab_size)
     # Thresholds that no canvas passes: the step cap alone ends it.
     settings = model.generation_config.override(max_denoising_steps=steps, confidence_threshold=0.0)
 
@@ -116,7 +116,7 @@ def _parts(
 ) -> tuple[dict[str, float], float]:
     """Median seconds of each part over the steps of a canvas but its first, which warms up; dense rows."""
     noise = draws.initial()
-    state = initial_state(noise, model.no_belief(noise.shape))
+    state = initial_state(noise, model.zero_self_conditioning(noise.shape))
     clock = PartClock()
     dense_rows: list[int] = []
     mx.eval(state)
@@ -156,9 +156,9 @@ def step_in_parts(
     acceptance, _ = rules_of(settings).apply(proposal, noise, state.pins, state.acceptance)
     clock.lap("sampler", acceptance, seen)
 
-    soft, left_out = model.soft_embedding(logits, seen, temperature)
+    soft, dropped_mass = model.soft_embedding(logits, seen, temperature)
     state = state._replace(acceptance=acceptance, soft_embedding=soft.reshape(*shape, -1))
-    state = settle(model, state, Remainder(left_out, logits, seen.log_normalizer), temperature)
+    state = settle(model, state, SparseRemainder(dropped_mass, logits, seen.log_normalizer), temperature)
     clock.lap("soft_embedding", state.soft_embedding)
-    lacking = int(np.count_nonzero(np.array(left_out) > TOLERANCE))
+    lacking = int(np.count_nonzero(np.array(dropped_mass) > TOLERANCE))
     return state, lacking if is_sparse(model.decoder.embed_tokens) else shape[1]

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..cache import PrefixCache
 from ..errors import InputError
-from .denoise import DenoisedCanvas, Start, Step, denoiser_of
+from .denoise import CanvasInit, DenoisedCanvas, Step, denoiser_of
 from .memory import check_fits, wired_limit
 from .noise import SeededDraws
 from .prompt_cache import PromptCache
@@ -125,7 +125,7 @@ class Batch:
     def _steps(
         self, rows: list[Row], cache: PrefixCache, clock: _Clock
     ) -> Generator[Event, None, DenoisedCanvas]:
-        draws = SeededDraws([row.stream for row in rows], self.spec.length, self.spec.vocab_size)
+        draws = SeededDraws([row.noise_key for row in rows], self.spec.length, self.spec.vocab_size)
         steps = denoiser_of(self.model).run(
             cache,
             self.settings,
@@ -145,13 +145,13 @@ class Batch:
             yield Stepped(tuple(rows), None if step is None else replace(step, rows=numbers))
             clock.resume()
 
-    def _start(self, rows: list[Row], draws: SeededDraws) -> Start:
+    def _start(self, rows: list[Row], draws: SeededDraws) -> CanvasInit:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)
         draft = rows[0].draft
         if draft is None:
-            return Start(pins, steps=steps)
+            return CanvasInit(pins, steps=steps)
         canvas, steps = draft.initial(rows[0].blocks, draws, (len(rows), self.spec.length), steps)
-        return Start(pins, canvas, steps)
+        return CanvasInit(pins, canvas, steps)
 
     def _prefill(self) -> Generator[Event, None, PrefixCache]:
         """Encode every row's prompt, chunk by chunk."""
@@ -177,7 +177,7 @@ class Batch:
         """Prompts of several lengths end together: shorter ones are padded on the left."""
         cache, chunk_size = self.model.make_cache(), self.settings.prefill_step_size
         cache.reserved = self._positions
-        cache.pads = [self._longest - len(row.prompt_ids) for row in self.rows]
+        cache.left_padding = [self._longest - len(row.prompt_ids) for row in self.rows]
         pad = self.spec.pad_id
         ids = [[pad] * (self._longest - len(row.prompt_ids)) + row.prompt_ids for row in self.rows]
         whole = mx.array(ids, dtype=mx.int32)

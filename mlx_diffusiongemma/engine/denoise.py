@@ -17,14 +17,14 @@ from ..config.generation import GenerationConfig
 from ..errors import GenerationError
 from .noise import Draws
 from .rules import Rules, naming_the_step, rules_of, temperature_at
-from .state import CanvasState, Remainder, initial_state
+from .state import CanvasState, SparseRemainder, initial_state
 from .step import denoise_step, logprobs_of, settle
 
 if TYPE_CHECKING:
     from ..model import DiffusionGemma
 
 
-class Start(NamedTuple):
+class CanvasInit(NamedTuple):
     """Beginning of a canvas that is not noise alone.
 
     pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`. None pins nothing.
@@ -71,8 +71,8 @@ class DenoisedCanvas:
 
     Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
     stop rule that ended it, None if the step cap did. temperatures: of the last steps.
-    logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `sampling.Remainder`.
-    None unless they were to be kept. watched: the steps were read.
+    logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `SparseRemainder`. None
+    unless they were to be kept. watched: the steps were read.
     """
 
     ids: mx.array
@@ -127,7 +127,7 @@ class Denoiser:
         cache: PrefixCache,
         settings: GenerationConfig,
         draws: Draws,
-        start: Start = Start(),  # noqa: B008
+        start: CanvasInit = CanvasInit(),  # noqa: B008
         keep_logits: bool = False,
         watched: bool = False,
     ) -> Generator[Step | None, None, DenoisedCanvas]:
@@ -142,12 +142,12 @@ class Denoiser:
         model = self.model
         clock = time.perf_counter()
         canvas = draws.initial() if start.canvas is None else start.canvas
-        cache.make_room(canvas.shape[0], 0, canvas.shape[1])
+        cache.reserve(canvas.shape[0], 0, canvas.shape[1])
         layout, offset = cache.layout(canvas.shape[1]), mx.array(cache.offset)
         rules = rules_of(settings)
         kernels = model.checked_kernels(canvas.shape)
         take_step = self.step_function(rules)
-        belief = model.no_belief(canvas.shape)
+        belief = model.zero_self_conditioning(canvas.shape)
         if start.pins is not None:
             belief = mx.where((start.pins >= 0)[..., None], model.embed(mx.maximum(start.pins, 0)), belief)
         state = initial_state(canvas, belief, start.pins)
@@ -169,7 +169,7 @@ class Denoiser:
                     layout,
                     cache.buffers,
                     offset,
-                    cache.pads,
+                    cache.left_padding,
                     state,
                     mx.array(temperature),
                     rules.countdown(step, most),
@@ -178,7 +178,7 @@ class Denoiser:
 
             # The stop record, the one readback of a step. (A watcher reads more.)
             record = state.acceptance
-            mx.eval(record, state.entropies, state.unchanged_steps, state.stopped_by, remainder.left_out)
+            mx.eval(record, state.entropies, state.unchanged_steps, state.stopped_by, remainder.dropped_mass)
             running = [row for row, was_done in enumerate(done) if not was_done]
             for row in running:
                 row_steps[row], temperatures[row] = index + 1, temperature
@@ -228,9 +228,9 @@ class Denoiser:
         """Return `denoise_step` of the model and these rules as one function, compiled if all are traceable.
 
         Its arguments: the names of the kernels that ops take, a `Layout`, the cache's buffers, offset (int32
-        scalar) and pads, then the arguments of `denoise_step` between view and rules. It also returns the
-        buffers, which hold the canvas now. The compiled functions of the last few rules are kept. They are
-        traced again for new shapes and layouts. Weights are inputs, so they may change between steps.
+        scalar) and left_padding, then the arguments of `denoise_step` between view and rules. It also returns
+        the buffers, which hold the canvas now. The compiled functions of the last few rules are kept. They
+        are traced again for new shapes and layouts. Weights are inputs, so they may change between steps.
         """
         if not (_compiles() and rules.traceable):
             return _step_function(self._model, rules)
@@ -248,7 +248,7 @@ def denoise(
     settings: GenerationConfig,
     draws: Draws,
     on_step: Callable[[Step], None] | None = None,
-    start: Start = Start(),  # noqa: B008
+    start: CanvasInit = CanvasInit(),  # noqa: B008
     keep_logits: bool = False,
 ) -> DenoisedCanvas:
     """Denoise one canvas per cached row at once. See `Denoiser.run`. on_step: called with each step."""
@@ -263,7 +263,7 @@ def denoise(
             on_step(step)
 
 
-StepFunction = Callable[..., tuple[CanvasState, Remainder, list[KeysValues]]]
+StepFunction = Callable[..., tuple[CanvasState, SparseRemainder, list[KeysValues]]]
 
 _MOST_COMPILED = 8  # per model
 _denoisers: dict[int, Denoiser] = {}  # by the id of a model that is alive
@@ -283,15 +283,15 @@ def _step_function(model: Callable[[], DiffusionGemma | None], rules: Rules) -> 
         layout: Layout,
         buffers: list[KeysValues],
         offset: mx.array,
-        pads: mx.array | None,
+        left_padding: mx.array | None,
         state: CanvasState,
         temperature: mx.array,
         countdown: tuple[int | mx.array, int | mx.array],
         draws: tuple[mx.array, mx.array],
-    ) -> tuple[CanvasState, Remainder, list[KeysValues]]:
+    ) -> tuple[CanvasState, SparseRemainder, list[KeysValues]]:
         network = model()
         assert network is not None
-        view = CanvasView(network.config, layout, offset, buffers, pads)
+        view = CanvasView(network.config, layout, offset, buffers, left_padding)
         return (*denoise_step(network, view, state, temperature, countdown, draws, rules), view.buffers)
 
     return step

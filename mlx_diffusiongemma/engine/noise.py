@@ -33,7 +33,7 @@ def checked_seed(seed: int | None) -> int:
     return int(seed)
 
 
-class Stream(NamedTuple):
+class NoiseKey(NamedTuple):
     """Key of the draws of one row of one canvas. The step completes it."""
 
     seed: int
@@ -43,22 +43,22 @@ class Stream(NamedTuple):
 
 
 class SeededDraws:
-    """Draws that depend only on each row's `Stream` and the step, never on the rest of the batch."""
+    """Draws that depend only on each row's `NoiseKey` and the step, never on the rest of the batch."""
 
-    def __init__(self, streams: Sequence[Stream], length: int, vocab_size: int):
-        self.streams, self.length, self.vocab_size = streams, length, vocab_size
+    def __init__(self, keys: Sequence[NoiseKey], length: int, vocab_size: int):
+        self.keys, self.length, self.vocab_size = keys, length, vocab_size
 
     def initial(self) -> mx.array:
-        return self._noise([self._key(stream, 0) for stream in self.streams])
+        return self._noise([self._mx_key(key, 0) for key in self.keys])
 
     def step(self, index: int) -> tuple[mx.array, mx.array]:
-        pairs = [mx.random.split(self._key(stream, index + 1)) for stream in self.streams]
+        pairs = [mx.random.split(self._mx_key(key, index + 1)) for key in self.keys]
         uniforms = mx.stack([mx.random.uniform(shape=(self.length,), key=pair[0]) for pair in pairs])
         return uniforms, self._noise([pair[1] for pair in pairs])
 
-    def _key(self, stream: Stream, step: int) -> mx.array:
+    def _mx_key(self, key: NoiseKey, step: int) -> mx.array:
         # SeedSequence mixes the coordinates; MLX has no fold_in.
-        return mx.random.key(int(np.random.SeedSequence((*stream, step)).generate_state(1, np.uint64)[0]))
+        return mx.random.key(int(np.random.SeedSequence((*key, step)).generate_state(1, np.uint64)[0]))
 
     def _noise(self, keys: list[mx.array]) -> mx.array:
         return mx.stack([mx.random.randint(0, self.vocab_size, (self.length,), key=key) for key in keys])

@@ -124,8 +124,8 @@ class PromptCache:
             self._snapshot = None
         if length == self.prefix.offset:
             return
-        if self.prefix.can_truncate:
-            self.prefix.truncate(length)
+        if self.prefix.is_trimmable():
+            self.prefix.trim(self.prefix.offset - length)
         elif self._snapshot is not None:
             self.prefix.restore(*self._snapshot)
         else:

@@ -15,7 +15,7 @@ from ..errors import GenerationError
 from ..ops import FREE
 from .constraint import Canvas, CanvasSpec, Constraint, Redo, Reroll
 from .denoise import DenoisedCanvas
-from .noise import Stream
+from .noise import NoiseKey
 
 _REVISIONS_PER_HALVING = 4
 
@@ -107,9 +107,9 @@ class Row:
         return self.settings.max_new_tokens - len(self.written)
 
     @property
-    def stream(self) -> Stream:
+    def noise_key(self) -> NoiseKey:
         """Key of the next draws."""
-        return Stream(self.key.seed, self.key.candidate, self.blocks, self.tries.number)
+        return NoiseKey(self.key.seed, self.key.candidate, self.blocks, self.tries.number)
 
     @property
     def pins(self) -> list[int]:

@@ -64,15 +64,15 @@ class CanvasState(NamedTuple):
     stopped_by: mx.array
 
 
-class Remainder(NamedTuple):
+class SparseRemainder(NamedTuple):
     """Results of a step that the next one does not read.
 
-    left_out: fp32 `[B * C]`, the probability that each position's sparse soft embedding lacks; 0 in rows that
-    were done. logits: `[B * C, V]`, before softcap and temperature. log_normalizer: fp32 `[B * C]`, the
+    dropped_mass: fp32 `[B * C]`, the probability that each position's sparse soft embedding lacks; 0 in rows
+    that were done. logits: `[B * C, V]`, before softcap and temperature. log_normalizer: fp32 `[B * C]`, the
     logarithm of the sum of exponentials of the processed logits.
     """
 
-    left_out: mx.array
+    dropped_mass: mx.array
     logits: mx.array
     log_normalizer: mx.array
 

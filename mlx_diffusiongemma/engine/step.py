@@ -11,7 +11,7 @@ import numpy as np
 from ..cache import CanvasView
 from ..ops import TOLERANCE, Proposal, RowStatistics, processed_logits, row_statistics
 from .rules import Rules
-from .state import CanvasState, Remainder
+from .state import CanvasState, SparseRemainder
 
 if TYPE_CHECKING:
     from ..model import DiffusionGemma
@@ -25,7 +25,7 @@ def denoise_step(
     countdown: tuple[int | mx.array, int | mx.array],
     draws: tuple[mx.array, mx.array],
     rules: Rules,
-) -> tuple[CanvasState, Remainder]:
+) -> tuple[CanvasState, SparseRemainder]:
     """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here.
 
     countdown: step and steps, see `Proposal`.
@@ -41,11 +41,11 @@ def denoise_step(
     proposal = proposal_of(statistics, shape, *countdown)
     after, asked = rules.apply(proposal, noise, state.pins, before)
 
-    soft, left_out = model.soft_embedding(logits, statistics, temperature)
+    soft, dropped_mass = model.soft_embedding(logits, statistics, temperature)
     pinned, done = state.pins >= 0, before.done[:, None]
     soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
     soft = mx.where(pinned[..., None], model.embed(mx.maximum(state.pins, 0)), soft)  # one-hot
-    left_out = mx.where(done | pinned, 0, left_out.reshape(shape)).flatten()
+    dropped_mass = mx.where(done | pinned, 0, dropped_mass.reshape(shape)).flatten()
     entropies = mx.where(pinned, 0, proposal.entropies)
     same = (after.accepted == before.accepted).all(axis=-1)
     state = CanvasState(
@@ -58,7 +58,7 @@ def denoise_step(
     )
     for index in range(asked, len(rules.stop)):
         state = _stopped(state, rules.stops(index, state), index)
-    return state, Remainder(left_out, logits, statistics.log_normalizer)
+    return state, SparseRemainder(dropped_mass, logits, statistics.log_normalizer)
 
 
 def proposal_of(
@@ -86,7 +86,7 @@ def logprobs_of(
 ) -> mx.array:
     """Natural log-probabilities of `ids [B, C]`, fp32 `[B, C]`, in the softmax of the processed logits.
 
-    logits, log_normalizer: `[B * C, V]` and `[B * C]`, as in `Remainder`.
+    logits, log_normalizer: `[B * C, V]` and `[B * C]`, as in `SparseRemainder`.
     """
     chosen = mx.take_along_axis(logits, ids.reshape(-1, 1), axis=-1)
     logprobs = processed_logits(chosen, temperature, softcap)[:, 0] - log_normalizer
@@ -107,13 +107,13 @@ _DENSE_ROWS = 64
 
 
 def settle(
-    model: DiffusionGemma, state: CanvasState, remainder: Remainder, temperature: float
+    model: DiffusionGemma, state: CanvasState, remainder: SparseRemainder, temperature: float
 ) -> CanvasState:
     """Return `state` with the dense soft embedding where the sparse one leaves out too much.
 
-    Reads `left_out`. Otherwise lazy: a soft embedding that no step follows is never computed.
+    Reads `dropped_mass`. Otherwise lazy: a soft embedding that no step follows is never computed.
     """
-    lacking = np.flatnonzero(np.array(remainder.left_out) > TOLERANCE)
+    lacking = np.flatnonzero(np.array(remainder.dropped_mass) > TOLERANCE)
     if not lacking.size:
         return state
     softcap = model.config.text.final_logit_softcapping

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from .denoise import Step
-from .noise import Stream
+from .noise import NoiseKey
 
 MOST_STEPS = 1536  # of canvases of 256 tokens, 10 MB at most
 
@@ -134,16 +134,16 @@ class Trace:
         canvases = self.canvases
         return [canvas for canvas in canvases if canvas.committed or canvas is canvases[-1]]
 
-    def record(self, step: Step, row: int, stream: Stream) -> None:
+    def record(self, step: Step, row: int, key: NoiseKey) -> None:
         """Keep row `row` of `step`, unless the row was done before and only its batch goes on."""
         before = self.steps[-1] if self.steps else None
-        if before and (before.block, before.attempt) == (stream.block, stream.attempt) and before.done:
+        if before and (before.block, before.attempt) == (key.block, key.attempt) and before.done:
             return
         self.total_steps += 1
         self.steps.append(
             TracedStep(
-                block=stream.block,
-                attempt=stream.attempt,
+                block=key.block,
+                attempt=key.attempt,
                 index=step.index,
                 step=step.step,
                 temperature=step.temperature,
@@ -159,12 +159,12 @@ class Trace:
         )
 
     def commit(
-        self, stream: Stream, ids: list[int], token_count: int, logprobs: np.ndarray | None = None
+        self, key: NoiseKey, ids: list[int], token_count: int, logprobs: np.ndarray | None = None
     ) -> None:
-        """Keep the ids that were committed of the try at `stream`, `token_count` of them for its block.
+        """Keep the ids that were committed of the try at `key`, `token_count` of them for its block.
 
         logprobs: of `ids` in the last step, for ids that differ from its draft.
         """
         oldest = (self.steps[0].block, self.steps[0].attempt) if self.steps else (0, 0)
         self._commits = {key: commit for key, commit in self._commits.items() if key >= oldest}
-        self._commits[stream.block, stream.attempt] = np.array(ids, np.int32), token_count, logprobs
+        self._commits[key.block, key.attempt] = np.array(ids, np.int32), token_count, logprobs

@@ -17,9 +17,9 @@ import numpy as np
 
 from ..cache import PrefixCache
 from ..config.generation import GenerationConfig
-from ..engine.denoise import DenoisedCanvas, Start, Step, denoise
+from ..engine.denoise import CanvasInit, DenoisedCanvas, Step, denoise
 from ..engine.memory import check_fits, wired_limit
-from ..engine.noise import SeededDraws, Stream, checked_seed
+from ..engine.noise import NoiseKey, SeededDraws, checked_seed
 from ..engine.stats import Stats
 from ..errors import InputError
 from ..habits import takes_settings
@@ -287,9 +287,9 @@ class _Filler:
         """
         if steps is not None:
             steps = min(steps, self.settings.max_denoising_steps)
-        streams = [Stream(self.seed, 0, self.stats.blocks, attempt)] * len(rows)
-        draws = SeededDraws(streams, self.length, self.model.config.text.vocab_size)
-        start = Start(pins=mx.array(rows.astype(np.int32)), steps=steps)
+        keys = [NoiseKey(self.seed, 0, self.stats.blocks, attempt)] * len(rows)
+        draws = SeededDraws(keys, self.length, self.model.config.text.vocab_size)
+        start = CanvasInit(pins=mx.array(rows.astype(np.int32)), steps=steps)
         started = time.perf_counter()
         canvas = denoise(self.model, cache, self.settings, draws, on_step, start, keep_logits=True)
         self.stats.denoising_seconds += time.perf_counter() - started

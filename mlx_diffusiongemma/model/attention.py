@@ -26,8 +26,8 @@ class Chunk:
     """
 
     def __init__(self, cache: PrefixCache):
-        self.offset, self.pads, self.most_padded = cache.offset, cache.pads, cache.most_padded
-        self.position = self.offset if self.pads is None else self.offset - self.pads
+        self.offset, self.left_padding, self.most_padded = cache.offset, cache.left_padding, cache.most_padded
+        self.position = self.offset if self.left_padding is None else self.offset - self.left_padding
         self._masks: dict[tuple[int, int, int | None, int], mx.array] = {}
 
     def mask(self, start: int, end: int, keys: int, window: int | None = None) -> mx.array | str:
@@ -49,8 +49,8 @@ class Chunk:
             seen = distance >= 0
             if window is not None:
                 seen = seen & (distance < window)
-            if self.pads is not None and padding:
-                held = mx.arange(first, first + keys) >= self.pads[:, None, None, None]
+            if self.left_padding is not None and padding:
+                held = mx.arange(first, first + keys) >= self.left_padding[:, None, None, None]
                 seen = (seen & held) | (distance == 0)
             self._masks[made] = seen
         return self._masks[made]

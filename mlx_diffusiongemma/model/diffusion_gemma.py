@@ -62,7 +62,7 @@ class DiffusionGemma(nn.Module):
         """Appends `input_ids [B, L]` to the cache, `chunk_size` positions at a time.
 
         May be called again and again; the result does not depend on how the tokens are divided. Prompts of
-        different lengths are padded on the left, with any ids, and the caller sets `cache.pads` before.
+        different lengths are padded on the left, with any ids. The caller sets `cache.left_padding` before.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
@@ -70,7 +70,7 @@ class DiffusionGemma(nn.Module):
         scalars = self.model.encoder["language_model"]["layers"]
         *body, last = self.decoder.layers
         rows, length = input_ids.shape
-        cache.make_room(rows, length, self.config.canvas_length)
+        cache.reserve(rows, length, self.config.canvas_length)
         for start in range(0, length, chunk_size):
             chunk, x = Chunk(cache), self.embed(input_ids[:, start : start + chunk_size])
             for i, layer in enumerate(body):
@@ -89,7 +89,7 @@ class DiffusionGemma(nn.Module):
         `soft_embedding [B, C, D]` is the last step's belief, None on the first step.
         """
         if soft_embedding is None:
-            soft_embedding = self.no_belief(canvas_ids.shape)
+            soft_embedding = self.zero_self_conditioning(canvas_ids.shape)
         with cache.canvas(*canvas_ids.shape) as view:
             logits = self.logits(self.decode_hidden(canvas_ids, view, soft_embedding)).astype(mx.float32)
         cap = self.config.text.final_logit_softcapping
@@ -109,7 +109,7 @@ class DiffusionGemma(nn.Module):
             x = layer.decode(x, view, i)
         return self.decoder.norm(x)
 
-    def no_belief(self, shape: Sequence[int]) -> mx.array:
+    def zero_self_conditioning(self, shape: Sequence[int]) -> mx.array:
         """The soft embedding `[B, C, D]` of a canvas's first step: zeros."""
         return mx.zeros((*shape, self.config.text.hidden_size), dtype=self.dtype)
 

@@ -18,13 +18,13 @@ TOLERANCE = 1e-4
 
 
 class SoftEmbedding(NamedTuple):
-    """embedding: `[R, D]` in the model's dtype, unscaled. left_out: fp32 `[R]`, the probability it lacks.
+    """embedding: `[R, D]` in the model's dtype, unscaled. dropped_mass: fp32 `[R]`, the probability it lacks.
 
     Where that is more than `TOLERANCE`, take `dense_soft_embedding`: the embedding means nothing.
     """
 
     embedding: mx.array
-    left_out: mx.array
+    dropped_mass: mx.array
 
 
 def soft_embedding(
@@ -79,17 +79,17 @@ def soft_embedding_reference(
     rows, count = logits.shape[0], chosen_chunks(logits.shape[1])
     if not count:
         x = processed_logits(logits, temperature, softcap)
-        return SoftEmbedding(dense_soft_embedding(x, table, dtype), left_out=mx.zeros((rows,)))
+        return SoftEmbedding(dense_soft_embedding(x, table, dtype), dropped_mass=mx.zeros((rows,)))
     chosen = mx.argpartition(-statistics.chunk_peaks, kth=count - 1, axis=-1)[:, :count]
     x = mx.take_along_axis(logits.reshape(rows, -1, CHUNK), chosen[..., None], axis=1)
     x = processed_logits(x, temperature, softcap)  # [R, count, CHUNK]
     normalizer = statistics.log_normalizer[:, None, None]
-    left_out = mx.maximum(1 - mx.exp(x - normalizer).sum(axis=(1, 2)), 0)
+    dropped_mass = mx.maximum(1 - mx.exp(x - normalizer).sum(axis=(1, 2)), 0)
     # Rounding the logits changes their sum; what is left out is taken as if it were not rounded.
     weights = mx.exp(x.astype(dtype).astype(mx.float32) - normalizer)
-    weights = weights / (weights.sum(axis=(1, 2)) + left_out)[:, None, None]
+    weights = weights / (weights.sum(axis=(1, 2)) + dropped_mass)[:, None, None]
     parts = _chunk_products(weights.astype(dtype).reshape(-1, 1, CHUNK), chosen.flatten(), table)
-    return SoftEmbedding(parts.reshape(rows, count, -1).sum(axis=1), left_out)
+    return SoftEmbedding(parts.reshape(rows, count, -1).sum(axis=1), dropped_mass)
 
 
 def chosen_chunks(vocab: int) -> int:
@@ -126,7 +126,7 @@ _KERNEL = Kernel(
         *("logits", "log_normalizer", "chunk_peaks", "table", "scales", "biases"),
         *("temperature", "softcap", "log_threshold", "tolerance"),
     ),
-    outputs=("embedding", "left_out"),
+    outputs=("embedding", "dropped_mass"),
     headers=("processed_logit.h",),
 )
 
@@ -150,7 +150,7 @@ def soft_embedding_kernel(
     limit = support_limit(vocab)
     quantized = "scales" in table
     none = mx.zeros((1,))
-    embedding, left_out = _KERNEL(
+    embedding, dropped_mass = _KERNEL(
         [
             logits,
             statistics.log_normalizer,
@@ -178,7 +178,7 @@ def soft_embedding_kernel(
         threads=32 * _SIMDGROUPS,
         outputs=[((rows, width(table)), dtype), ((rows,), mx.float32)],
     )
-    return SoftEmbedding(embedding, left_out)
+    return SoftEmbedding(embedding, dropped_mass)
 
 
 def support_limit(vocab: int) -> int:

@@ -340,11 +340,11 @@ def _compare_embeddings(
     ours, theirs = (np.array(result.embedding.astype(mx.float32)) for result in (got, expected))
     gaps = np.zeros_like(ours[:_FLAT])
     np.subtract(ours[:_FLAT], theirs[:_FLAT], out=gaps, where=np.isfinite(theirs[:_FLAT]))
-    left_out = np.array(got.left_out)
+    dropped_mass = np.array(got.dropped_mass)
     return [
-        Difference("left out, probability", float(left_out[:_TAIL].max()), TOLERANCE),
-        Difference("left out of a tail, probability", float(left_out[_TAIL]), TOLERANCE / 5),
-        Difference("flat rows taken as covered", float(not left_out[_FLAT] > TOLERANCE), 0),
+        Difference("left out, probability", float(dropped_mass[:_TAIL].max()), TOLERANCE),
+        Difference("left out of a tail, probability", float(dropped_mass[_TAIL]), TOLERANCE / 5),
+        Difference("flat rows taken as covered", float(not dropped_mass[_FLAT] > TOLERANCE), 0),
         Difference("flat rows that are summed", float(ours[_FLAT].any()), 0),
         Difference(
             "embedding, relative",
