@@ -10,6 +10,7 @@ from .accept_and_renoise import (
     advance,
     within_entropy_bound,
 )
+from .metal import on_gpu
 from .processed_logits import processed_logits
 from .row_statistics import RowStatistics, row_statistics
 from .self_check import checked_kernels
@@ -29,6 +30,7 @@ __all__ = [
     "checked_kernels",
     "dense_soft_embedding",
     "is_sparse",
+    "on_gpu",
     "processed_logits",
     "project",
     "row_statistics",

@@ -22,11 +22,16 @@ _PACKAGE = Path(__file__).parents[1]
 SOURCES = _PACKAGE / "kernels" if (_PACKAGE / "kernels").is_dir() else _PACKAGE.parent / "kernels"
 
 
+def on_gpu() -> bool:
+    """True if MLX's default device is a GPU."""
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
+
+
 def available() -> tuple[bool, str]:
     """Return True if Metal kernels can run here. If not, the second value says why."""
     if not mx.metal.is_available():
         return False, "this build of MLX has no Metal, which needs a Mac with Apple silicon"
-    if mx.default_device().type != mx.DeviceType.gpu:
+    if not on_gpu():
         return False, "MLX's default device is the CPU; choose mx.set_default_device(mx.gpu)"
     return True, ""
 
