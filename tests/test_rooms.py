@@ -13,7 +13,7 @@ PACKAGE = "mlx_diffusiongemma"
 # From the top of the house down. Rooms of a line do not import each other, unless it is named below.
 ORDER = (
     ("errors",),
-    ("config", "console", "macs", "habits", "threads", "environment"),
+    ("config", "console", "macs", "habits", "threads", "environment", "prompt"),
     ("ops", "cache"),
     ("model",),
     ("engine",),

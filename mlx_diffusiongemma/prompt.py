@@ -1,0 +1,121 @@
+"""A prompt as the engine takes it: token ids, and the places that images occupy among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import InputError
+
+Span = tuple[int, int]  # start and end, the end excluded
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """The soft tokens of one image: `length` positions from `start` on, which no chunk may cut.
+
+    digest: of everything that decides the soft tokens: pixels, budget, preprocessing. Two images of one size
+        have the same ids, so only the digest tells their keys and values apart.
+    pixels: what the vision tower reads. Not compared.
+    """
+
+    start: int
+    length: int
+    digest: str
+    pixels: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids and the images among them, in order.
+
+    Raises `InputError` if images overlap, are out of order or lie outside of the ids.
+    """
+
+    ids: tuple[int, ...]
+    images: tuple[ImageSpan, ...] = ()
+
+    def __init__(self, ids: Iterable[int], images: Iterable[ImageSpan] = ()):
+        object.__setattr__(self, "ids", tuple(ids))
+        object.__setattr__(self, "images", tuple(images))
+        end = 0
+        for image in self.images:
+            if image.start < end or image.length < 1 or image.end > len(self.ids):
+                raise InputError(
+                    f"an image at positions {image.start} to {image.end} of {len(self.ids)} token ids, "
+                    f"after one that ends at {end}; give images in order, each with its own positions"
+                )
+            end = image.end
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __add__(self, other: Prompt | Sequence[int]) -> Prompt:
+        """Return this prompt with another, or with token ids, behind it."""
+        if not isinstance(other, Prompt):
+            return Prompt((*self.ids, *other), self.images)
+        moved = (replace(image, start=len(self) + image.start) for image in other.images)
+        return Prompt(self.ids + other.ids, (*self.images, *moved))
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Start and end of each image."""
+        return tuple((image.start, image.end) for image in self.images)
+
+    def part(self, start: int, end: int | None = None) -> Prompt:
+        """Return the positions from `start` up to `end`, with the images there.
+
+        Raises `InputError` if that cuts an image.
+        """
+        end = len(self) if end is None else min(end, len(self))
+        for border in (start, end):
+            if self.border(border) != border:
+                raise InputError(f"position {border} of the prompt lies inside an image; cut before it")
+        images = (image for image in self.images if start <= image.start and image.end <= end)
+        return Prompt(self.ids[start:end], (replace(image, start=image.start - start) for image in images))
+
+    def border(self, position: int) -> int:
+        """Return `position`, or the start of the image that it would cut."""
+        return next((start for start, end in self.spans if start < position < end), position)
+
+    def common_length(self, other: Prompt) -> int:
+        """Return how many positions at the beginning are equal in ids and images. It cuts no image."""
+        length = min(len(self), len(other))
+        if self.ids[:length] != other.ids[:length]:
+            length = next(i for i, (a, b) in enumerate(zip(self.ids, other.ids, strict=False)) if a != b)
+        shared = set(self.images) & set(other.images)
+        # An image that only one of them has there: the start of the first of these is where they part.
+        for image in (*self.images, *other.images):
+            if image.start < length and (image not in shared or image.end > length):
+                length = image.start
+        return length
+
+
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
+    """Join spans that overlap, such as those of several rows of a batch. Sorted."""
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            start, end = merged[-1][0], max(merged.pop()[1], end)
+        merged.append((start, end))
+    return merged
+
+
+def chunk_end(start: int, end: int, size: int, spans: Iterable[Span]) -> int:
+    """Return where the chunk ends that begins at `start`: `size` positions later, and at most at `end`.
+
+    It ends before a span that it would cut, or behind one that begins at `start` and is longer than `size`.
+
+    Args:
+        spans: do not overlap (`merge_spans`) and do not contain `start` but as their first position.
+    """
+    stop = min(start + size, end)
+    for first, last in spans:
+        if first < stop < last:
+            return first if first > start else min(last, end)
+    return stop
