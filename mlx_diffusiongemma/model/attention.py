@@ -1,82 +1,20 @@
-"""Attention of one layer; encode and decode differ only in the cache call and the mask."""
+"""Attention of one layer. Encode and decode differ only in the cache call and the mask."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from ..cache import CanvasView, FullLayerCache, KeysValues, PrefixCache, SlidingLayerCache
 from ..config.model import FULL, RopeParameters, TextConfig
+from ..prompt import Span, chunk_end, merge_spans
 
-# Rows of a prompt that a sliding layer takes at a time: each block reads the window before it and itself, not
-# the whole chunk. Smaller blocks read less that they mask, larger ones need fewer launches.
+# Rows of a prompt that a sliding layer takes at a time: each band reads the window before it and itself, not
+# the whole chunk. Smaller bands read less that they mask, larger ones need fewer launches.
 BAND_ROWS = 512
-
-
-def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
-    """Attention with a scale of 1. MLX chooses the kernel: a forced one has to be measured on a Mac first."""
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
-
-
-class Chunk:
-    """Rows that are encoded together: where they stand, and what they see; the same for all layers.
-
-    offset: how many positions lie before them. position: of the first row for RoPE, an int or, with padding,
-    int32 `[B]`, negative where that row is padding.
-    """
-
-    def __init__(self, cache: PrefixCache):
-        self.offset, self.left_padding, self.most_padded = cache.offset, cache.left_padding, cache.most_padded
-        self.position = self.offset if self.left_padding is None else self.offset - self.left_padding
-        self._masks: dict[tuple[int, int, int | None, int], mx.array] = {}
-
-    def mask(self, start: int, end: int, keys: int, window: int | None = None) -> mx.array | str:
-        """For rows `start` to `end` and so many keys, of which the last are these rows.
-
-        A row sees itself and what lies before it, at most `window` positions together; no padding, unless it
-        is some: nobody looks at that, but what it computes must stay finite. Boolean `[rows, keys]`, with
-        padding among the keys `[B, 1, rows, keys]`, made once; or "causal".
-        """
-        first = self.offset + end - keys  # where the first key stands
-        padding = max(0, self.most_padded - first)
-        if window is not None and keys <= window:
-            window = None
-        if window is None and not padding:
-            return "causal"
-        made = (end - start, keys, window, padding)
-        if made not in self._masks:
-            distance = mx.arange(keys - (end - start), keys)[:, None] - mx.arange(keys)[None, :]
-            seen = distance >= 0
-            if window is not None:
-                seen = seen & (distance < window)
-            if self.left_padding is not None and padding:
-                held = mx.arange(first, first + keys) >= self.left_padding[:, None, None, None]
-                seen = (seen & held) | (distance == 0)
-            self._masks[made] = seen
-        return self._masks[made]
-
-
-class RoPE:
-    """Split-half rotary embedding of `rotated * head_dim` features per head, in pairs (i, i + head_dim / 2).
-
-    The frequency exponent is divided by the full head_dim even when few pairs turn ("proportional"
-    RoPE of Gemma 4); the others have infinite wavelength. Not a Module: nothing here is a parameter.
-    """
-
-    def __init__(self, head_dim: int, parameters: RopeParameters):
-        self.head_dim = head_dim
-        live = int(parameters.rotated * head_dim // 2)
-        exponents = mx.arange(0, 2 * live, 2, dtype=mx.float32) / head_dim
-        still = mx.full((head_dim // 2 - live,), mx.inf)
-        self.wavelengths = mx.concatenate([parameters.theta**exponents, still])
-        # Evaluated now: a lazy array belongs to this thread's stream and would fail in another thread.
-        mx.eval(self.wavelengths)
-
-    def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Rotates `x [B, heads, L, head_dim]` from position `offset` on (int32, scalar or `[B]`)."""
-        return mx.fast.rope(
-            x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
-        )
 
 
 class Attention(nn.Module):
@@ -108,19 +46,18 @@ class Attention(nn.Module):
         return keys, values
 
     def encode(self, x: mx.array, chunk: Chunk, cache: FullLayerCache | SlidingLayerCache) -> mx.array:
-        """Rows `x [B, L, D]` attend to the cache and to themselves, and are stored."""
+        """Store rows `x [B, L, D]`. Each attends to the cache and to the rows that `chunk.mask` shows it."""
         keys, values = cache.append(*self.keys_values(x, chunk.position), chunk.offset)
         queries, rows = self._queries(x, chunk.position), x.shape[1]
         if self.window is None:
             return self._project(_attend(queries, keys, values, chunk.mask(0, rows, keys.shape[2])))
         before = keys.shape[2] - rows  # positions of the window, then those of the rows
-        blocks = []
-        for start in range(0, rows, BAND_ROWS):
-            end = min(start + BAND_ROWS, rows)
-            seen = slice(max(0, before + start - self.window + 1), before + end)
-            mask = chunk.mask(start, end, seen.stop - seen.start, self.window)
-            blocks.append(_attend(queries[:, :, start:end], keys[:, :, seen], values[:, :, seen], mask))
-        return self._project(mx.concatenate(blocks, axis=2))
+        bands = []
+        for start, end in chunk.bands(rows):
+            near = slice(max(0, before + start - self.window + 1), before + end)
+            mask = chunk.mask(start, end, near.stop - near.start, self.window)
+            bands.append(_attend(queries[:, :, start:end], keys[:, :, near], values[:, :, near], mask))
+        return self._project(mx.concatenate(bands, axis=2))
 
     def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
         """Every canvas row attends to all that layer `layer` holds and to the whole canvas."""
@@ -136,3 +73,99 @@ class Attention(nn.Module):
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
         return x.reshape(*x.shape[:2], heads, self.head_dim)
+
+
+def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
+    """Attention with a scale of 1. MLX chooses the kernel: a forced one has to be measured on a Mac first."""
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
+
+
+class RoPE:
+    """Split-half rotary embedding of `rotated * head_dim` features per head, in pairs (i, i + head_dim / 2).
+
+    The frequency exponent is divided by the full head_dim even when few pairs turn ("proportional" RoPE of
+    Gemma 4). The other pairs have infinite wavelength. Not a Module, because nothing here is a parameter. Not
+    mlx-lm's ProportionalRoPE, which computes the same: its frequencies stay lazy.
+    """
+
+    def __init__(self, head_dim: int, parameters: RopeParameters):
+        self.head_dim = head_dim
+        live = int(parameters.rotated * head_dim // 2)
+        exponents = mx.arange(0, 2 * live, 2, dtype=mx.float32) / head_dim
+        still = mx.full((head_dim // 2 - live,), mx.inf)
+        self.wavelengths = mx.concatenate([parameters.theta**exponents, still])
+        # Evaluated now: a lazy array belongs to this thread's stream and would fail in another thread.
+        mx.eval(self.wavelengths)
+
+    def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
+        """Rotate `x [B, heads, L, head_dim]` from position `offset` on (int32, scalar or `[B]`)."""
+        return mx.fast.rope(
+            x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
+        )
+
+
+class Chunk:
+    """Rows that are encoded together: their positions, and which positions each may see, for all layers.
+
+    offset: number of positions before them.
+    position: of the first row for RoPE, an int, or with padding int32 `[B]`, negative where it is padding.
+    spans: of each row of the batch, start and end of the image blocks among these rows. In sliding layers the
+        rows of a block see each other in both directions; full layers stay causal. That is Gemma 4's rule.
+    """
+
+    def __init__(self, cache: PrefixCache, spans: Sequence[Sequence[Span]] = ()):
+        self.offset, self.left_padding, self.most_padded = cache.offset, cache.left_padding, cache.most_padded
+        self.position = self.offset if self.left_padding is None else self.offset - self.left_padding
+        self.spans = spans
+        self._unbroken = merge_spans(span for row in spans for span in row)
+        self._masks: dict[tuple[int, int, int | None, int, int | None], mx.array] = {}
+
+    def bands(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Start and end of the bands that a sliding layer takes `rows` in. None cuts an image block."""
+        start = 0
+        while start < rows:
+            end = chunk_end(start, rows, BAND_ROWS, self._unbroken)
+            yield start, end
+            start = end
+
+    def mask(self, start: int, end: int, keys: int, window: int | None = None) -> mx.array | str:
+        """Return the mask of rows `start` to `end` against `keys` keys, of which the last are these rows.
+
+        A row sees itself and what lies before it, within `window` positions, and in a sliding layer its whole
+        image block. Padding is hidden, except from itself, because attention to nothing is not finite.
+
+        Returns:
+            "causal", or a boolean array `[rows, keys]`, or `[B, 1, rows, keys]` if the rows of the batch
+            differ in padding or blocks. It is made once.
+        """
+        first = self.offset + end - keys  # position of the first key
+        padding = max(0, self.most_padded - first)
+        blocks = window is not None and any(start < b and a < end for a, b in self._unbroken)
+        if window is not None and keys <= window:
+            window = None
+        if window is None and not padding and not blocks:
+            return "causal"
+        made = (end - start, keys, window, padding, start if blocks else None)
+        if made not in self._masks:
+            distance = mx.arange(keys - (end - start), keys)[:, None] - mx.arange(keys)[None, :]
+            visible = distance >= 0
+            if blocks:
+                visible = visible | self._same_block(start, end, keys)
+            if window is not None:
+                visible = visible & (distance < window)
+            if self.left_padding is not None and padding:
+                held = mx.arange(first, first + keys) >= self.left_padding[:, None, None, None]
+                visible = (visible & held) | (distance == 0)
+            self._masks[made] = visible
+        return self._masks[made]
+
+    def _same_block(self, start: int, end: int, keys: int) -> mx.array:
+        """True where row and key lie in one image block: `[rows, keys]`, or `[B, 1, rows, keys]`."""
+        numbers = np.zeros((len(self.spans), keys), dtype=np.int32)  # of each key's block, 0 for none
+        for row, spans in zip(numbers, self.spans, strict=True):
+            for number, (first, last) in enumerate(spans, start=1):
+                if start <= first and last <= end:
+                    row[keys - end + first : keys - end + last] = number
+        block = mx.array(numbers)[:, None, None, :]
+        same = (block[..., start - end :].swapaxes(2, 3) == block) & (block > 0)
+        return same if len(self.spans) > 1 else same[0, 0]

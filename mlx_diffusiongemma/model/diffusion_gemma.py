@@ -1,7 +1,7 @@
 """DiffusionGemma: encode a prefix into the cache, decode a canvas against it, turn rows into logits.
 
-The module tree follows the checkpoint: everything lives under `model.decoder`, and the encoder owns
-nothing but its layer scalars, because it runs the decoder's weights causally.
+The module tree follows the checkpoint: everything lives under `model.decoder`. The encoder runs the decoder's
+weights causally and owns only its layer scalars.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..config.generation import PREFILL_STEP_SIZE, GenerationConfig
 from ..config.model import ModelConfig, TextConfig
 from ..errors import InputError
 from ..ops import RowStatistics, SoftEmbedding, checked_kernels, dense_soft_embedding, project, soft_embedding
+from ..prompt import Prompt, Span, chunk_end, merge_spans
 from ..threads import release_at_thread_end
 from .attention import Chunk
-from .layers import DecoderLayer
-from .self_conditioning import SelfConditioning
+from .layers import DecoderLayer, SelfConditioning
 
 
 class Decoder(nn.Module):
@@ -31,14 +31,23 @@ class Decoder(nn.Module):
         self.self_conditioning = SelfConditioning(config)
 
 
+class EncoderLayer(nn.Module):
+    """The part of an encoder layer that is not the decoder's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_scalar = mx.ones((1,))
+
+
 class Backbone(nn.Module):
-    """What checkpoints call `model`: the decoder, and of the encoder what is not tied to it."""
+    """The checkpoint's `model`: the decoder, and the part of the encoder that is not tied to it."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
         self.decoder = Decoder(config)
-        scalars = [{"layer_scalar": mx.ones((1,))} for _ in range(config.num_hidden_layers)]
-        self.encoder = {"language_model": {"layers": scalars}}
+        self.encoder = nn.Module()
+        self.encoder.language_model = nn.Module()
+        self.encoder.language_model.layers = [EncoderLayer() for _ in range(config.num_hidden_layers)]
 
 
 class DiffusionGemma(nn.Module):
@@ -54,39 +63,79 @@ class DiffusionGemma(nn.Module):
     def decoder(self) -> Decoder:
         return self.model.decoder
 
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """The transformer layers, for tools of mlx-lm such as `linear_to_lora_layers` and `load_adapters`."""
+        return self.decoder.layers
+
+    def shard(self, group: mx.distributed.Group | None = None) -> None:
+        """Divide the model among the members of `group`, None for all. One member keeps all of it.
+
+        Raises:
+            InputError: the group has several members, which is not supported.
+        """
+        size = (group or mx.distributed.init()).size()
+        if size > 1:
+            raise InputError(f"the group has {size} members, but the model cannot be divided; use one")
+
     def make_cache(self) -> PrefixCache:
-        """An empty prefix cache; its batch size is that of the first `encode`."""
+        """Return an empty prefix cache. The first `encode` sets its batch size."""
         return PrefixCache(self.config, self.dtype)
 
-    def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int = PREFILL_STEP_SIZE) -> None:
-        """Appends `input_ids [B, L]` to the cache, `chunk_size` positions at a time.
+    def encode(
+        self,
+        input_ids: mx.array | Prompt,
+        cache: PrefixCache,
+        chunk_size: int = PREFILL_STEP_SIZE,
+        spans: Sequence[Sequence[Span]] = (),
+    ) -> None:
+        """Append a prompt, or the next part of it, to the cache.
 
-        May be called again and again; the result does not depend on how the tokens are divided. Prompts of
-        different lengths are padded on the left, with any ids. The caller sets `cache.left_padding` before.
+        The result does not depend on how a prompt is divided into calls and chunks, as long as no call cuts a
+        span. Prompts of different lengths are padded on the left, with any ids. The caller sets
+        `cache.left_padding` before.
+
+        Args:
+            input_ids: a `Prompt`, ids `[B, L]`, or embeddings `[B, L, D]` as `embed` returns them.
+            chunk_size: most positions to encode at a time. A longer span is a chunk of its own.
+            spans: for each row, start and end of its image blocks in `input_ids`, in order. Their positions
+                see each other in both directions (see `Chunk`). A `Prompt` brings its own.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
+        if isinstance(input_ids, Prompt):
+            if any(image.pixels is not None for image in input_ids.images):
+                raise InputError("the prompt has images, but this model has no vision tower; leave them out")
+            spans = [input_ids.spans]
+            input_ids = mx.array([input_ids.ids], dtype=mx.int32)
         release_at_thread_end()
-        scalars = self.model.encoder["language_model"]["layers"]
-        *body, last = self.decoder.layers
-        rows, length = input_ids.shape
+        rows, length = input_ids.shape[:2]
         cache.reserve(rows, length, self.config.canvas_length)
-        for start in range(0, length, chunk_size):
-            chunk, x = Chunk(cache), self.embed(input_ids[:, start : start + chunk_size])
-            for i, layer in enumerate(body):
-                x = layer.encode(x, chunk, cache.layers[i], scalars[i]["layer_scalar"])
-            last.encode_last(x, chunk, cache.layers[-1])
-            cache.offset += x.shape[1]
-            mx.eval(cache.buffers)
-            # Chunk-sized temporaries would otherwise pile up in MLX's buffer cache.
-            mx.clear_cache()
+        unbroken, start = merge_spans(span for row in spans for span in row), 0
+        while start < length:
+            end = chunk_end(start, length, chunk_size, unbroken)
+            inside = [[(a - start, b - start) for a, b in row if start <= a < end] for row in spans]
+            self._encode_chunk(input_ids[:, start:end], cache, Chunk(cache, inside))
+            start = end
+
+    def _encode_chunk(self, rows: mx.array, cache: PrefixCache, chunk: Chunk) -> None:
+        scalars = self.model.encoder.language_model.layers
+        *body, last = self.decoder.layers
+        x = self.embed(rows) if rows.ndim == 2 else rows.astype(self.dtype)
+        for i, layer in enumerate(body):
+            x = layer.encode(x, chunk, cache.layers[i], scalars[i].layer_scalar)
+        last.encode_last(x, chunk, cache.layers[-1])
+        cache.offset += x.shape[1]
+        mx.eval(cache.buffers)
+        # Chunk-sized temporaries would otherwise pile up in MLX's buffer cache.
+        mx.clear_cache()
 
     def decode(
         self, canvas_ids: mx.array, cache: PrefixCache, soft_embedding: mx.array | None = None
     ) -> mx.array:
-        """One look at a canvas: ids `[B, C]` -> fp32 softcapped logits `[B, C, V]`, before temperature.
+        """Decode a canvas once: ids `[B, C]` -> fp32 softcapped logits `[B, C, V]`, before temperature.
 
-        `soft_embedding [B, C, D]` is the last step's belief, None on the first step.
+        soft_embedding: `[B, C, D]` of the step before. None on the first step.
         """
         if soft_embedding is None:
             soft_embedding = self.zero_self_conditioning(canvas_ids.shape)
@@ -96,7 +145,7 @@ class DiffusionGemma(nn.Module):
         return mx.tanh(logits / cap) * cap
 
     def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
-        """The canvas through the decoder: ids `[B, C]` and soft embedding -> normed rows `[B, C, D]`."""
+        """Run a canvas through the decoder: ids `[B, C]` and soft embedding -> normed rows `[B, C, D]`."""
         return self.body(self.embed_canvas(canvas_ids, soft_embedding), view)
 
     def embed_canvas(self, canvas_ids: mx.array, soft_embedding: mx.array) -> mx.array:
@@ -104,39 +153,39 @@ class DiffusionGemma(nn.Module):
         return self.decoder.self_conditioning.condition(self.embed(canvas_ids), soft_embedding)
 
     def body(self, x: mx.array, view: CanvasView) -> mx.array:
-        """All layers and the last norm, `[B, C, D] -> [B, C, D]`; keys and values go to `view`."""
+        """Run all layers and the last norm, `[B, C, D] -> [B, C, D]`. Keys and values go to `view`."""
         for i, layer in enumerate(self.decoder.layers):
             x = layer.decode(x, view, i)
         return self.decoder.norm(x)
 
     def zero_self_conditioning(self, shape: Sequence[int]) -> mx.array:
-        """The soft embedding `[B, C, D]` of a canvas's first step: zeros."""
+        """Return the soft embedding `[B, C, D]` of a canvas's first step: zeros."""
         return mx.zeros((*shape, self.config.text.hidden_size), dtype=self.dtype)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """Tied projection `[B, C, D]` -> `[B, C, V]` in the weights' dtype, before the softcap."""
+        """Project with the embedding table: `[B, C, D]` -> `[B, C, V]` in its dtype, before the softcap."""
         return project(hidden, self.decoder.embed_tokens)
 
     def soft_embedding(
         self, logits: mx.array, statistics: RowStatistics, temperature: float | mx.array
     ) -> SoftEmbedding:
-        """The next step's self-conditioning from the raw logits `[R, V]` of this one (see `ops`)."""
+        """Return the next step's self-conditioning from this step's raw logits `[R, V]` (see `ops`)."""
         softcap = self.config.text.final_logit_softcapping
         soft = soft_embedding(logits, statistics, temperature, softcap, self.decoder.embed_tokens, self.dtype)
         return soft._replace(embedding=soft.embedding * self.embed_scale)
 
     def dense_soft_embedding(self, processed_logits: mx.array) -> mx.array:
-        """The same without leaving out anything: processed logits `[..., V]` -> `[..., D]`.
+        """Return the same from all of the vocabulary: processed logits `[..., V]` -> `[..., D]`.
 
-        Processed means softcapped and divided by the step's temperature. They are rounded to the
-        embedding's dtype first, as the reference does.
+        Processed means softcapped and divided by the step's temperature. They are rounded to the embedding's
+        dtype first, as the reference does.
         """
         return (
             dense_soft_embedding(processed_logits, self.decoder.embed_tokens, self.dtype) * self.embed_scale
         )
 
     def checked_kernels(self, canvas_shape: Sequence[int]) -> tuple[str, ...]:
-        """Names of the Metal kernels that a step takes, checked at their first use (see `ops`)."""
+        """Return the names of the Metal kernels that a step takes, checked at their first use (see `ops`)."""
         return checked_kernels(self.decoder.embed_tokens, self.dtype, canvas_shape)
 
     @property
@@ -146,9 +195,9 @@ class DiffusionGemma(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Dtype of activations: that of the norms, which are never quantized."""
+        """Dtype of activations and norms, which are never quantized."""
         return self.decoder.norm.weight.dtype
 
     def embed(self, ids: mx.array) -> mx.array:
-        """Ids of any shape -> their scaled embeddings `[..., D]`, in the model's dtype."""
+        """Return the scaled embeddings `[..., D]` of ids of any shape, in the model's dtype."""
         return self.decoder.embed_tokens(ids).astype(self.dtype) * self.embed_scale
