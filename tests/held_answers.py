@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,6 +12,9 @@ from mlx_diffusiongemma.control.completion import shortest_completion
 from mlx_diffusiongemma.control.grammar import Grammar
 from mlx_diffusiongemma.control.structure import Structure
 from mlx_diffusiongemma.engine.constraint import Canvas, CanvasSpec, Redo
+
+# A position and the ids allowed there -> the best of them.
+Best = Callable[[int, np.ndarray], int]
 
 
 class Held:
@@ -25,7 +28,7 @@ class Held:
     def finished(self) -> bool:
         return self.structure.finished
 
-    def review(self, ids: list[int], start: int, remaining: int, best: Any) -> list[int] | None:
+    def review(self, ids: list[int], start: int, remaining: int, best: Best) -> list[int] | None:
         verdict = self.structure.review_from(self._canvas(ids, remaining), start, best)
         self.plan = verdict.plan
         self.walks += 1
@@ -58,7 +61,7 @@ class Untrained:
         return int(self.random.choice(np.flatnonzero(allowed)))
 
 
-def written(grammar: Grammar, model: Any, most: int, length: int, thought: int = 0) -> list[int]:
+def written(grammar: Grammar, model: Untrained, most: int, length: int, thought: int = 0) -> list[int]:
     """Write an answer as a caller of `Structure` does, canvas by canvas, after a thought of some length."""
     structure = Held(grammar)
     answer: list[int] = []

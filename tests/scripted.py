@@ -1,17 +1,18 @@
-"""A model that denoises each canvas to what a test wants, and keeps what was asked of it."""
+"""A `Network` that denoises each canvas to the ids that a test wants, and records its calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_diffusiongemma.cache import CanvasView, PrefixCache
 from mlx_diffusiongemma.checkpoint.loading import resolve
-from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.config.generation import PREFILL_STEP_SIZE, GenerationConfig
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.ops import RowStatistics, SoftEmbedding
+from mlx_diffusiongemma.prompt import Prompt, Span
 
 TURN_END = 106
 
@@ -20,10 +21,10 @@ Script = Callable[[int, int], list[int]]
 
 
 class Scripted:
-    """Proposes `canvases[n]` for canvas n, whatever it sees, or what a function of block and attempt says.
+    """Proposes `canvases[n]` for canvas n, or the result of a function of block and attempt.
 
-    Shorter lists end in padding. Two steps do when it is `sure`: how far the logit of what it proposes is
-    above all others, a number or a function of the attempt.
+    Shorter lists end in padding. sure: how far the logit of its proposal lies above all others, a number or a
+    function of the attempt. When it is large, a canvas takes two steps.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Scripted:
         self.script = canvases if callable(canvases) else lambda block, _: canvases[block]
         self.sure = sure if callable(sure) else lambda _: sure
         self.dtype = mx.float32
+        self.layers: list[nn.Module] = []
         self.encoded: list[list[int]] = []  # every encode
         self.batches: list[int] = []  # rows of every step
         self.attempt = -1
@@ -41,7 +43,15 @@ class Scripted:
     def make_cache(self) -> PrefixCache:
         return PrefixCache(self.config, self.dtype)
 
-    def encode(self, input_ids: mx.array, cache: PrefixCache, chunk_size: int) -> None:
+    def encode(
+        self,
+        input_ids: mx.array | Prompt,
+        cache: PrefixCache,
+        chunk_size: int = PREFILL_STEP_SIZE,
+        spans: Sequence[Sequence[Span]] = (),
+    ) -> None:
+        if isinstance(input_ids, Prompt):
+            input_ids = mx.array([input_ids.ids], dtype=mx.int32)
         self.encoded.append(input_ids[0].tolist())  # type: ignore[arg-type]
         self.attempt = -1
         cache.reserve(input_ids.shape[0], input_ids.shape[1], self.config.canvas_length)
@@ -67,5 +77,10 @@ class Scripted:
         proposed = mx.arange(self.config.text.vocab_size) == hidden[..., None]
         return proposed * self.sure(self.attempt)
 
-    def soft_embedding(self, logits: mx.array, statistics: RowStatistics, temperature: Any) -> SoftEmbedding:
+    def dense_soft_embedding(self, processed_logits: mx.array) -> mx.array:
+        return processed_logits[..., :1]
+
+    def soft_embedding(
+        self, logits: mx.array, statistics: RowStatistics, temperature: float | mx.array
+    ) -> SoftEmbedding:
         return SoftEmbedding(logits[..., :1], dropped_mass=mx.zeros(logits.shape[:1]))

@@ -1,5 +1,6 @@
 """The network: one stack of weights that encodes causally and decodes a canvas bidirectionally."""
 
 from .diffusion_gemma import DiffusionGemma
+from .network import Network
 
-__all__ = ["DiffusionGemma"]
+__all__ = ["DiffusionGemma", "Network"]
