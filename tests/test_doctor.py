@@ -66,7 +66,7 @@ def test_a_check_that_fails_is_a_finding_and_the_others_are_made(
     result = doctor(monkeypatch)
     assert result.exit_code == 1
     assert findings(result, "problem") == [
-        f"- problem: check {title} failed: OSError: no such  [2J thing; please report it with this text"
+        f"- problem: check {title} failed: OSError: no such \\x1b[2J thing; please report it with this text"
     ]
     made = dict.fromkeys(
         (name for name in examination.CHECKS.values() if name != examination.CHECKS[title]), "made"

@@ -42,7 +42,7 @@ def test_every_way_to_run_is_held_against_the_default(
     monkeypatch.setattr(mx, "enable_compile", lambda: way.update(compiled=True))
     monkeypatch.delenv("MLX_DISABLE_COMPILE", raising=False)
     monkeypatch.setattr(metal, "available", lambda: (True, ""))
-    monkeypatch.setattr(engine, "_on_gpu", lambda: True)
+    monkeypatch.setattr(engine, "on_gpu", lambda: True)
     if switch is None:
         monkeypatch.delenv("MLX_DG_KERNELS", raising=False)
     else:

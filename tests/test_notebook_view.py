@@ -114,7 +114,7 @@ def test_hostile_text(tokenizer: Tokenizer) -> None:
     allowed = {"div", "section", "details", "summary", "pre", "p", "small", "script", "style"}
     assert {tag for tag, _ in parsed.tags} == allowed | {"figure", "figcaption", "img"}
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
-    visible = hostile.replace("\x00\x1b[31m\x9b\x7f", "\u2400\u241b[31m\ufffd\ufffd")
+    visible = hostile.replace("\x00\x1b[31m\x9b\x7f", "\u2400\u241b[31m\ufffd\u2421")
     assert parsed.answer == visible
     assert parsed.text.count(visible) == 2
     check_view(views(html)[0], generation)

@@ -13,7 +13,7 @@ PACKAGE = "mlx_diffusiongemma"
 # From the top of the house down. Rooms of a line do not import each other, unless it is named below.
 ORDER = (
     ("errors",),
-    ("config", "console", "macs", "habits", "threads", "environment", "prompt"),
+    ("config", "console", "macs", "habits", "threads", "prompt"),
     ("ops", "cache"),
     ("model",),
     ("engine",),
@@ -28,6 +28,7 @@ ORDER = (
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 # Neighbours that may import each other, in this direction.
 NEIGHBOURS = {
+    ("config", "console"),
     ("config", "habits"),
     ("ops", "cache"),
     ("request", "answer"),

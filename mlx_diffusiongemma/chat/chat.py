@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..config.ranges import in_range
+from ..console.messages import shown
 from ..engine.noise import checked_seed
 from ..engine.prompt_cache import PromptCache
 from ..engine.stats import Stats
 from ..errors import InputError
 from ..generation import Generation, generate
-from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, shown, write
+from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, write
 
 if TYPE_CHECKING:
     from ..engine.denoise import Step

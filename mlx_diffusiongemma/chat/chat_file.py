@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..console.messages import one_line, shown
 from ..errors import InputError
 
 FORMAT, VERSION = "mlx_dg chat", 1
@@ -37,7 +38,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{where}: not readable ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON, so not a saved chat ({error})") from None
+        raise InputError(f"{where} is not JSON, so not a saved chat ({one_line(error)})") from None
     try:
         check_format(values)
     except InputError as error:
@@ -111,7 +112,3 @@ def checked_text(value: Any, what: str) -> str:
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
         raise InputError(f"{what} is not valid Unicode") from None
     return value
-
-
-def shown(value: Any) -> str:
-    return repr(value) if len(repr(value)) < 50 else f"{repr(value)[:40]}..."

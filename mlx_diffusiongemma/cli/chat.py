@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
+from mlx_diffusiongemma.console.messages import count
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
 from .chat_commands import QUITS, run_command
@@ -242,9 +243,8 @@ class Conversation:
 def status(generation: Generation) -> str:
     """Return one line about one answer."""
     stats = generation.stats
-    blocks, steps = stats.blocks, stats.denoising_steps
     return (
-        f"{blocks} block{'s' if blocks != 1 else ''}, {steps} step{'s' if steps != 1 else ''}, "
+        f"{count(stats.blocks, 'block')}, {count(stats.denoising_steps, 'step')}, "
         f"{stats.net_tokens_per_second:.1f} tokens/s net, "
         f"{stats.cached_tokens} of {stats.prompt_tokens} prompt tokens cached"
     )

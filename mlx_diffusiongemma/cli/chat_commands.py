@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlx_diffusiongemma.console.messages import count, shown
 from mlx_diffusiongemma.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ def run_command(chat: Chat, line: str) -> str | None:
     name, _, argument = line[1:].partition(" ")
     argument = argument.strip()
     if name not in COMMANDS:
-        shown = repr(f"/{name}") if len(name) < 30 else f"{name[:30]!r}..."
         raise InputError(
-            f"unknown command {shown}; /help lists them, and // begins a message that starts with a slash"
+            f"unknown command {shown(f'/{name}')}; /help lists them, "
+            "and // begins a message that starts with a slash"
         )
     command = COMMANDS[name]
     if argument and not command.argument:
-        raise InputError(f"/{name} takes no argument, found {argument[:40]!r}")
+        raise InputError(f"/{name} takes no argument, found {shown(argument)}")
     if command.argument and not argument and not command.argument.startswith("["):
         raise InputError(f"/{name} {command.argument}: the {command.argument.lower()} is missing")
     return command.run(chat, argument)
@@ -64,7 +65,7 @@ def _reset(chat: Chat, _argument: str) -> str:
 def _think(chat: Chat, argument: str) -> str:
     if argument:
         if argument not in ("on", "off"):
-            raise InputError(f"/think takes on or off, found {argument[:40]!r}")
+            raise InputError(f"/think takes on or off, found {shown(argument)}")
         chat.change(thinking=argument == "on")
     return _thinking(chat)
 
@@ -89,13 +90,13 @@ def _n(chat: Chat, argument: str) -> str:
 
 def _save(chat: Chat, argument: str) -> str:
     chat.save(argument)
-    return f"saved {_counted(len(chat.messages) // 2, 'turn')} to {argument!r}"
+    return f"saved {count(len(chat.messages) // 2, 'turn')} to {argument!r}"
 
 
 def _load(chat: Chat, argument: str) -> str:
     name = chat.load(argument)
     settings = ", ".join(each(chat) for each in (_thinking, _thinking_budget, _seed_of, _candidates))
-    told = f"loaded {_counted(len(chat.messages) // 2, 'turn')}; {settings}"
+    told = f"loaded {count(len(chat.messages) // 2, 'turn')}; {settings}"
     if name != chat.name:
         told += f"\nnote: this chat was held with the model {name!r}; it goes on with {chat.name!r}"
     return told
@@ -108,7 +109,7 @@ def _stats(chat: Chat, _argument: str) -> str:
     return (
         f"last turn\n{chat.last.stats.table()}\nseed         {chat.last.seed}\n"
         f"conversation\n"
-        f"kept         {_counted(totals.turns, 'turn')}, {totals.seconds:.2f} s\n"
+        f"kept         {count(totals.turns, 'turn')}, {totals.seconds:.2f} s\n"
         f"prompts      {totals.prompt_tokens} tokens, {totals.cached_tokens} of them cached\n"
         f"new tokens   {totals.new_tokens}, {totals.answer_tokens} in answers"
     )
@@ -125,7 +126,7 @@ def _number(name: str, argument: str, may_be_off: bool = True) -> Any:
         return int(argument)
     except ValueError:
         wanted = "a number or off" if may_be_off else "a number"
-        raise InputError(f"/{name} takes {wanted}, found {argument[:40]!r}") from None
+        raise InputError(f"/{name} takes {wanted}, found {shown(argument)}") from None
 
 
 def _thinking(chat: Chat) -> str:
@@ -142,11 +143,7 @@ def _seed_of(chat: Chat) -> str:
 
 
 def _candidates(chat: Chat) -> str:
-    return f"{_counted(chat.settings.n, 'candidate')} a turn"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{count(chat.settings.n, 'candidate')} a turn"
 
 
 COMMANDS = {

@@ -7,6 +7,7 @@ import math
 import operator
 from typing import Any
 
+from ..console.messages import shown
 from ..errors import InputError
 
 # name -> (type, smallest, largest)
@@ -34,9 +35,18 @@ _OTHER: dict[str, tuple[type, Any, Any]] = {
 }
 
 
-def short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) < 50 else f"{text[:40]}..."
+short = shown
+
+
+def integer(value: Any, low: int, high: int) -> int | None:
+    """`value` if it is an integer from `low` to `high`, and None otherwise. NumPy's count, bool does not."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:  # an array
+        return None
+    return number if low <= number <= high else None
 
 
 def in_range(name: str, value: Any, label: str | None = None) -> Any:
@@ -49,6 +59,6 @@ def in_range(name: str, value: Any, label: str | None = None) -> Any:
     if not low <= number <= high or kind(number) != number:
         what, spelled = ("an integer", "d") if kind is int else ("a number", "g")
         raise InputError(
-            f"{label or name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {short(value)}"
+            f"{label or name} must be {what} from {low:{spelled}} to {high:{spelled}}, found {shown(value)}"
         )
     return kind(number)

@@ -9,20 +9,16 @@ CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x
 CONTROLS_OF_LINES = {code: sign for code, sign in CONTROLS.items() if chr(code) not in "\n\t"}
 
 
-def printable(text: str) -> str:
-    """Return `text` with escapes for what a terminal would obey or not show."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-
-
 def one_line(text: object, most: int | None = None, *, keep_end: bool = False) -> str:
-    """Return a text, or the message of an exception, as one printable line.
+    """Return a text, or the message of an exception, as one line, with escapes for what is not printable.
 
     Args:
         text: an exception without a message gives the name of its type.
         most: characters of the line; a longer one is cut, which three dots show.
         keep_end: cut the beginning instead of the end.
     """
-    line = printable(" ".join(str(text).split()))
+    words = " ".join(str(text).split())
+    line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in words)
     if not line and isinstance(text, BaseException):
         return type(text).__name__
     if most is None or len(line) <= most:

@@ -11,6 +11,7 @@ import mlx.core as mx
 from ..config.generation import GenerationConfig
 from ..config.ranges import in_range
 from ..engine.constraint import Best, Canvas, CanvasSpec, Stand, Verdict
+from ..engine.ids import check_ids
 from ..engine.noise import Draws
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
@@ -74,10 +75,7 @@ def checked_draft(
         *tokenizer.encode(text, "draft", allow_special_tokens=False),
         tokenizer.turn_end(settings.eos_token_id, spec.vocab_size),
     ]
-    if max(ids) >= spec.vocab_size:  # MLX would read beyond the embedding table without a word
-        raise InputError(
-            f"draft: it has token id {max(ids)}, but the model's ids end at {spec.vocab_size - 1}"
-        )
+    check_ids("draft", ids, spec.vocab_size)
     if len(ids) > settings.max_new_tokens:
         raise InputError(
             f"draft: {len(ids)} tokens with its end, but max_new_tokens is {settings.max_new_tokens}; "

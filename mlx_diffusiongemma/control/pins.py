@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config.generation import GenerationConfig
+from ..config.ranges import integer
+from ..console.messages import shown
 from ..engine.constraint import Best, Canvas, CanvasSpec, Stand, Verdict
 from ..errors import InputError
 
@@ -60,10 +62,9 @@ class PinnedTokens:
             for what, number, end in zip(
                 ("place", "token"), pair, (places, self._spec.vocab_size), strict=True
             ):
-                whole = hasattr(number, "__index__") and not isinstance(number, bool)
-                if not whole or not 0 <= number < end:
+                if integer(number, 0, end - 1) is None:
                     raise InputError(
-                        f"pins: {what} {number!r} of {pair} is not an integer from 0 to {end - 1}"
+                        f"pins: {what} {shown(number)} of {shown(pair)} is not an integer from 0 to {end - 1}"
                     )
             place, token = map(int, pair)
             if checked.setdefault(place, token) != token:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from ..console.messages import one_line
 from .schema_numbers import is_number
-from .schema_places import printable, shown
+from .schema_places import shown
 
 # Kept in full, by the kind of value that each takes.
 KINDS = {
@@ -167,7 +168,7 @@ def is_understood(key: str, value: Any, node: dict[str, Any]) -> bool:
 
 def objection(key: str, value: Any) -> str | None:
     """Return the problem with a keyword that is not understood; None if it is merely unknown."""
-    name = f"'{printable(key[:40])}'"
+    name = f"'{one_line(key, 40)}'"
     if key in REFUSED:
         return cannot(key)
     if key in EXPECTED and not isinstance(value, dict):

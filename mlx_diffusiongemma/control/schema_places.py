@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+from ..console.messages import one_line
 from ..errors import InputError
 
 
 def where(pointer: str) -> str:
     """A place in a schema, a JSON pointer, in the words of an error message."""
-    text = printable(pointer)
-    return f"at {text if len(text) <= 100 else '...' + text[-97:]}" if text else "at the top"
-
-
-def printable(text: str) -> str:
-    """`text` with escapes for what a terminal would obey."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return f"at {one_line(pointer, 100, keep_end=True)}" if pointer else "at the top"
 
 
 def refuse(pointer: str, problem: str) -> NoReturn:
@@ -25,6 +20,5 @@ def refuse(pointer: str, problem: str) -> NoReturn:
 
 
 def shown(value: Any) -> str:
-    """A value of a schema, cut to a few characters."""
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    """JSON of a value in a schema, cut to a few words."""
+    return one_line(json.dumps(value), 40)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..console.messages import one_line
 from .patterns import ends_in_escape, has_look_around, rust_pattern
 from .schema_alternatives import simplify_one_of
 from .schema_keywords import (
@@ -25,7 +26,7 @@ from .schema_keywords import (
 )
 from .schema_numbers import enforce_bounds, inexact_number
 from .schema_objects import close_evaluated, close_objects, name_types
-from .schema_places import printable, refuse, shown, where
+from .schema_places import refuse, shown, where
 from .schema_refs import References, step
 from .schema_rewrites import APPLIED, list_first_items
 
@@ -110,7 +111,7 @@ class SchemaReader:
                 problem = objection(key, value)
                 if problem is not None:
                     refuse(pointer, problem)
-                self._unknown.setdefault(f"'{printable(key[:40])}'", pointer)
+                self._unknown.setdefault(f"'{one_line(key, 40)}'", pointer)
         result: dict[str, Any] = {}
         for key, value in node.items():
             if key in KINDS and not (key == "required" and value is False):  # draft 3: not required
@@ -192,7 +193,7 @@ class SchemaReader:
                 form = self._made(pointer, {"pattern": FORMAT_PATTERNS[node.pop("format")]})
                 node["allOf"] = [*node.get("allOf", ()), form]
         elif "format" in node:
-            self._ignored.setdefault(f"'{printable(node.pop('format')[:40])}'", pointer)
+            self._ignored.setdefault(f"'{one_line(node.pop('format'), 40)}'", pointer)
         if 0 < node.get("minLength", 0) <= _LONG:
             self.lengths[node["minLength"]] = None
         if "pattern" in node:

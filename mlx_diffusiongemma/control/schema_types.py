@@ -121,7 +121,7 @@ def _name(schema: Any) -> str:
     name = (
         getattr(schema, "__name__", None) if isinstance(schema, type) or inspect.isroutine(schema) else None
     )
-    return name or one_line(ValueError(repr(schema)))[:60]
+    return name or one_line(repr(schema), 60)
 
 
 def _reason(error: Exception) -> str:
@@ -131,6 +131,5 @@ def _reason(error: Exception) -> str:
         first, *rest = details(include_url=False) or [{}]
         place = ".".join(map(str, first.get("loc", ())))
         more = f", and {len(rest)} more" if rest else ""
-        return one_line(ValueError(f"{place}: {first.get('msg')}" if place else str(first.get("msg")))) + more
-    text = one_line(error).partition(" For further information visit")[0]
-    return text if len(text) <= 160 else text[:157] + "..."
+        return one_line(f"{place}: {first.get('msg')}" if place else first.get("msg")) + more
+    return one_line(one_line(error).partition(" For further information visit")[0], 160)

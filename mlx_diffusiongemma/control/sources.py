@@ -10,10 +10,10 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from ..console.messages import one_line
 from ..errors import InputError
 from .patterns import ends_in_escape
 from .schema import TOO_DEEP, checked_schema
-from .schema_places import printable
 from .vocabulary import Vocabulary
 
 # White space after a comma and a colon only, and at most one: a model in doubt could otherwise write blanks
@@ -135,7 +135,7 @@ def _choices(choices: Any) -> Source:
         if not choice:
             raise InputError(f"choices: item {index} is empty; an answer is never empty")
         if choice in known:
-            raise InputError(f"choices: '{printable(choice[:40])}' is there twice; keep one of them")
+            raise InputError(f"choices: '{one_line(choice, 40)}' is there twice; keep one of them")
         known.add(_checked_text(f"choices: item {index}", choice))
     # One terminal: the compiler allows 2000 rules in one place, and follows each of them.
     return Source(

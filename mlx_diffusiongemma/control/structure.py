@@ -15,6 +15,7 @@ from typing import NamedTuple
 from llguidance import LLMatcher
 
 from ..engine.constraint import Best, Canvas, Redo, Stand, Verdict
+from ..engine.ids import common_length
 from ..errors import GenerationError
 from .budget import ThinkingBudget
 from .completion import shortest_completion
@@ -178,8 +179,8 @@ class Structure:
     def _end(self, ids: list[int], start: int, at: int, remaining: int, way: list[int]) -> list[int]:
         """The way that follows the canvas as far as an end can be reached in time."""
         ways = [each for each in (way, self._known) if len(each) <= remaining - start] or [self._known]
-        way = max(ways, key=lambda each: _common(each, ids[start:at]))
-        low, high = start + _common(way, ids[start:at]), at + 1
+        way = max(ways, key=lambda each: common_length(each, ids[start:at]))
+        low, high = start + common_length(way, ids[start:at]), at + 1
         # Each id that is left out makes an end easier to reach: halving finds the last place that will do.
         while high - low > 1:
             middle = (low + high) // 2
@@ -233,9 +234,3 @@ class AfterThought:
 def _first(ids: Sequence[int], wanted: frozenset[int]) -> int:
     """Place of the first of `wanted`; the length where there is none."""
     return next((index for index, token in enumerate(ids) if token in wanted), len(ids))
-
-
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common beginning of two sequences."""
-    pairs = zip(left, right, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

@@ -26,8 +26,10 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 
+from mlx_diffusiongemma.console.messages import CONTROLS
+
 from .pieces import Pieces
-from .plain import CONTROLS, PlainDisplay
+from .plain import PlainDisplay
 from .region import terminal_size
 
 if TYPE_CHECKING:
@@ -152,12 +154,11 @@ def visible(text: str) -> str:
     characters around but has no width, because terminals do not agree on it."""
     if text.isascii() and text.isprintable():
         return text
-    shown = text.replace("\n", "↵").replace("\t", "⇥").translate(CONTROLS)
     return "".join(
         "↵" if unicodedata.category(character) in ("Zl", "Zp") else character
-        for character in shown
+        for character in text.replace("\n", "↵").replace("\t", "⇥")
         if unicodedata.category(character) != "Cf" and not 0xFE00 <= ord(character) <= 0xFE0F
-    )
+    ).translate(CONTROLS)
 
 
 def layout(marks: Iterable[Mark], width: int) -> Iterator[list[Mark]]:

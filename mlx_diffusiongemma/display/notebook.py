@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlx_diffusiongemma.console.messages import CONTROLS_OF_LINES, count
 from mlx_diffusiongemma.errors import DiffusionGemmaError
 
 from .pieces import Pieces
@@ -40,7 +40,6 @@ MOST_STILLS = 4  # of the last canvases, where no script runs
 _MOST_STILL_ROWS = 240
 _INERT = "Still pictures, as no script runs here: trust the notebook or run the cell to go through the steps."
 _HUE = (230, 97, 0)  # of entropy, by opacity, so that it reads on light and on dark; also in trace_view.html
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def page(generation: Generation) -> str:
@@ -117,8 +116,8 @@ def _statistics(generation: Generation, ended: str) -> str:
     stats = generation.stats
     return " · ".join(
         [
-            f"{_count(stats.new_tokens, 'token')} in {_count(stats.denoising_steps, 'step')}, "
-            f"{_count(stats.blocks, 'block')}",
+            f"{count(stats.new_tokens, 'token')} in {count(stats.denoising_steps, 'step')}, "
+            f"{count(stats.blocks, 'block')}",
             f"{stats.tokens_per_forward:.1f} tokens per forward",
             f"in-step {stats.in_step_tokens_per_second:.1f}, gross {stats.gross_tokens_per_second:.1f}, "
             f"net {stats.net_tokens_per_second:.1f} tokens/s",
@@ -134,8 +133,8 @@ def text(raw: str) -> str:
 
 
 def neutralised(raw: str) -> str:
-    """`raw` with control characters other than tab and newline as visible signs."""
-    return _CONTROLS.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", raw)
+    """`raw` with signs for control characters other than tab and newline."""
+    return raw.translate(CONTROLS_OF_LINES)
 
 
 # --- the trace --------------------------------------------------------------------------------------------
@@ -250,7 +249,7 @@ def _still(canvas: TracedCanvas) -> str:
     """The heat map as a picture, for where no script runs."""
     steps, length = canvas.entropies.shape
     first, last = canvas.steps[0].mean_entropy, canvas.steps[-1].mean_entropy
-    about = f"canvas {canvas.block + 1}, {_count(steps, 'step')}: mean entropy {first:.3g} to {last:.3g} nats"
+    about = f"canvas {canvas.block + 1}, {count(steps, 'step')}: mean entropy {first:.3g} to {last:.3g} nats"
     every = math.ceil(steps / _MOST_STILL_ROWS)
     rows = quantised(canvas.entropies[::every])
     pixel = np.ones((max(1, min(12, _MOST_STILL_ROWS // len(rows))), max(1, 640 // length)), np.uint8)
@@ -264,15 +263,11 @@ def _still(canvas: TracedCanvas) -> str:
 
 
 def result(canvas: TracedCanvas) -> str:
-    """What a reader must know of how a canvas ended; "" when its last draft was committed."""
+    """Remark on how a canvas ended; "" when its last draft was committed."""
     if not canvas.committed:
         return ", not committed"
-    count = len(canvas.finished)
-    return f", {_count(count, 'token')} finished by the grammar or the thinking budget" if count else ""
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    finished = len(canvas.finished)
+    return f", {count(finished, 'token')} finished by the grammar or the thinking budget" if finished else ""
 
 
 def _png(opacity: np.ndarray) -> bytes:

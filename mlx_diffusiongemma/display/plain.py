@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_diffusiongemma.console.messages import CONTROLS_OF_LINES, one_line
 from mlx_diffusiongemma.engine.stats import CONTROL_EVENTS
 
 from .region import Region, on_terminal, terminal_size
@@ -34,12 +35,6 @@ JSON_STATISTICS = (
     "peak_memory_gb",
     *CONTROL_EVENTS,
 )
-
-# Control characters -> what stands for them, one cell wide: U+2400 + n, and nothing known for C1.
-CONTROLS = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
-CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-IN_TEXT = {code: shown for code, shown in CONTROLS.items() if chr(code) not in "\n\t"}
-IN_TEXT |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)  # turn text around
 
 DIM = "\x1b[2m"
 
@@ -114,8 +109,7 @@ class PlainDisplay:
         warnings = self._current.warnings if self._current is not None else []
         for warning in warnings[self._warned :]:
             self._own_line()
-            line = " ".join(warning.splitlines()).translate(CONTROLS)
-            click.echo(f"mlx_dg: warning: {line}", err=True)
+            click.echo(f"mlx_dg: warning: {one_line(warning)}", err=True)
         self._warned = len(warnings)
 
     def _thought(self, text: str, over: bool = False) -> None:
@@ -142,7 +136,7 @@ class PlainDisplay:
         """The answer plain to stdout, all else dim to stderr."""
         stream = sys.stderr if err else sys.stdout
         if stream is not None and stream.isatty():
-            text = text.translate(IN_TEXT)
+            text = text.translate(CONTROLS_OF_LINES)
         click.echo(click.style(text, dim=True) if err else text, err=err, nl=False)
         if self.watched and (err or outputs_meet()):
             self.region.wrote(text, DIM if err else "")

@@ -7,24 +7,25 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
 
 import mlx.core as mx
 
 from ..checkpoint.loading import load
 from ..console.tables import aligned
 from ..engine.denoise import Step
-from ..environment import environment
 from ..errors import DiffusionGemmaError
 from ..generation import Generation, generate
 from ..model import DiffusionGemma
-from ..ops import metal
+from ..ops import metal, on_gpu
 from ..text.tokenizer import Tokenizer
 from .sheet import Sheet, foreign
 
 _SWITCH, _COMPILE_SWITCH = "MLX_DG_KERNELS", "MLX_DISABLE_COMPILE"
 
 _Demo = tuple[DiffusionGemma, Tokenizer]
-_Way = Callable[[], AbstractContextManager[None]]
+_Way = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,13 @@ def _variants() -> dict[str, tuple[_Way, str]]:
     """What is compared -> how to run the other way, and why that is not done here ("" where it is)."""
     available, reason = metal.available()
     kernels, other = ("without the kernels", "off") if metal.enabled() else ("with the kernels", "on")
-    compiled = "" if _on_gpu() else "nothing is compiled on the CPU"
+    compiled = "" if on_gpu() else "nothing is compiled on the CPU"
     if _COMPILE_SWITCH in os.environ:
         compiled = f"{_COMPILE_SWITCH} is set"
     return {
-        kernels: (lambda: environment(_SWITCH, other), "" if available else reason),
+        kernels: (lambda: patch.dict(os.environ, {_SWITCH: other}), "" if available else reason),
         "without mx.compile": (_uncompiled, compiled),
     }
-
-
-def _on_gpu() -> bool:
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def _agreement(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
+from ..console.messages import count
 from ..errors import DiffusionGemmaError
 from . import system
 from .sheet import Sheet, first_line, foreign
@@ -26,8 +27,8 @@ _TITLE = "## mlx_dg doctor"
 
 
 def examine(show: Callable[[str], None], progress: Callable[[str], None]) -> bool:
-    """Shows the report, part by part, and tells whether nothing is wrong. progress: takes what runs now."""
-    problems: dict[str, None] = {}  # in their order; what several checks meet is told once
+    """Show the report, part by part. Return True if nothing is wrong. progress: takes what runs now."""
+    problems: dict[str, None] = {}  # in their order; what several checks meet is shown once
     notes = []
     show(_TITLE)
     for title, module in CHECKS.items():
@@ -39,15 +40,13 @@ def examine(show: Callable[[str], None], progress: Callable[[str], None]) -> boo
         problems |= dict.fromkeys(sheet.problems)
         notes += sheet.notes
     found = [f"- problem: {text}" for text in problems] + [f"- note: {text}" for text in notes]
-    count = (
-        f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found" if problems else "no problem found"
-    )
-    show("\n".join(["\n### Verdict\n", *found, *([""] if found else []), count]))
+    verdict = f"{count(len(problems), 'problem') if problems else 'no problem'} found"
+    show("\n".join(["\n### Verdict\n", *found, *([""] if found else []), verdict]))
     return not problems
 
 
 def _imports_mlx(sheet: Sheet) -> bool:
-    """Writes on the sheet why it does not, unless what else is found says so: Rosetta."""
+    """True if MLX can be imported. Otherwise write why, unless another finding says so: Rosetta."""
     try:
         import_module("mlx.core")
     except Exception as error:

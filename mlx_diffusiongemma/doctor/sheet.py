@@ -1,4 +1,4 @@
-"""What a check writes on: lines of the report, and findings. Nothing on it tells whose machine this is."""
+"""Lines of the report, and findings. Nothing in them says whose machine this is."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_MOST_CHARACTERS = 300  # of a line that somebody else wrote
+from ..console.messages import one_line
+
+_MOST_CHARACTERS = 300  # of a text from outside
 _PATH = "<path>"
 _QUOTED_PATH = re.compile(r"""(?<!\w)(["'`])(?:~|(?:(?!\1).)*?[/\\]).*?\1(?!\w)""")
 # From the word that holds a slash to the end, since a directory's name may hold blanks, quotes and commas.
-# Only dlopen, which tells why MLX cannot be imported, writes what no name holds.
+# Only dlopen, which says why MLX cannot be imported, ends a path with what no name holds.
 _PATH_AND_THE_REST = re.compile(r"(?<!\S)(?:\S*[/\\]|~).*?(?=, 0x[0-9A-Fa-f]+\)|$)")
 
 
 @dataclass
 class Sheet:
-    """Lines of one section in their order, and what was found.
+    """Lines of one section in their order, and findings.
 
     problems: something does not work. notes: it works, but there is something to know.
     """
@@ -30,13 +32,13 @@ class Sheet:
     notes: list[str] = field(default_factory=list)
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Names and what they are, in two columns."""
+        """Add names and their values, in two columns."""
         width = max((len(name) for name, _ in facts), default=0)
         self.lines += [f"{name.ljust(width)}  {value}".rstrip() for name, value in facts]
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line without names of this machine; of a compiler, its first complaint."""
+    """Return the message of an error as `foreign` text: its first line, and a compiler's first complaint."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     complaint = next((line for line in lines[1:] if "error:" in line), None)
     said = [lines[0]] if complaint is None else [lines[0], complaint]
@@ -44,19 +46,18 @@ def first_line(error: BaseException) -> str:
 
 
 def foreign(text: str) -> str:
-    """Text from outside the package in one printable line, without names of users, machines and places.
+    """Return text from outside the package as one line, without names of users, machines and places.
 
-    A lot is lost rather than that something is told: whatever holds a slash, and what follows it.
+    It loses rather too much than too little: whatever holds a slash, and what follows it.
     """
     text = " ".join(_PATH_AND_THE_REST.sub(_PATH, _QUOTED_PATH.sub(_PATH, line)) for line in text.split("\n"))
     for name, stand_in in _names():
         text = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", stand_in, text, flags=re.IGNORECASE)
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
+    return one_line(text, _MOST_CHARACTERS)
 
 
 def _names() -> list[tuple[str, str]]:
-    """What would tell whose machine this is, the longest first, and what stands for it."""
+    """Names that say whose machine this is, the longest first, and what stands for each."""
     names = [(Path.home().name, "<user>")]
     with suppress(Exception):  # no such user: there is no name to hide
         names.append((getpass.getuser(), "<user>"))

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 
+from ..config.ranges import integer
+from ..console.messages import shown
 from ..errors import InputError
 
 
@@ -28,9 +30,10 @@ def checked_seed(seed: int | None) -> int:
     """Return `seed`, or a new one for None. `InputError` when it is out of range."""
     if seed is None:
         return secrets.randbits(32)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
-        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
-    return int(seed)
+    number = integer(seed, 0, 2**64 - 1)
+    if number is None:
+        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {shown(seed)}")
+    return number
 
 
 class NoiseKey(NamedTuple):

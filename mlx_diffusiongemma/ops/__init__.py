@@ -11,8 +11,7 @@ from .accept_and_renoise import (
     within_entropy_bound,
 )
 from .metal import on_gpu
-from .processed_logits import processed_logits
-from .row_statistics import RowStatistics, row_statistics
+from .row_statistics import RowStatistics, processed_logits, row_statistics
 from .self_check import checked_kernels
 from .soft_embedding import TOLERANCE, SoftEmbedding, dense_soft_embedding, is_sparse, soft_embedding
 from .table_products import project

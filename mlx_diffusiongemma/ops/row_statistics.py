@@ -1,4 +1,4 @@
-"""All that a denoising step wants to know about each row of logits."""
+"""Processed logits, and the statistics of each row of them that a denoising step needs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .metal import Kernel, scalar
-from .processed_logits import processed_logits
+from .metal import Kernel, on_gpu, scalar
 
 # Probability mass is summed per chunk of this many tokens, so that a sample needs one chunk's running
 # sum instead of the vocabulary's, and fp32 sums stay short.
 CHUNK = 1024
+
+
+def processed_logits(logits: mx.array, temperature: float | mx.array, softcap: float | None) -> mx.array:
+    """`softcap * tanh(logits / softcap) / temperature` in fp32, any shape. softcap None: no cap.
+
+    -inf means "never" and stays -inf, although the cap alone would lift it to -softcap. The kernels have
+    the same in `processed_logit.h`.
+    """
+    x = logits.astype(mx.float32)
+    if softcap is not None:
+        x = mx.where(x > -mx.inf, mx.tanh(x / softcap) * softcap, x)
+    return x / temperature
 
 
 class RowStatistics(NamedTuple):
@@ -89,7 +100,7 @@ def row_statistics_reference(
 ) -> RowStatistics:
     """`row_statistics` in plain MLX."""
     rows = max(_BLOCK_LOGITS // logits.shape[1], -(-logits.shape[0] // _MOST_BLOCKS))
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if on_gpu():
         rows = logits.shape[0]
     blocks = [
         _block_statistics(logits[start : start + rows], uniforms[start : start + rows], temperature, softcap)
@@ -162,7 +173,8 @@ def _exp(x: mx.array) -> mx.array:
 
 
 def _fast_cap(x: mx.array, softcap: float) -> mx.array:
-    """`softcap * tanh(x / softcap)` in half of tanh's time; off by at most 5e-6 at softcap 30."""
+    """`softcap * tanh(x / softcap)` in half of tanh's time. Off by at most 5e-6 at softcap 30, so only for
+    sums of many tokens: `processed_logits` gives peaks and ids."""
     return softcap - (2 * softcap) / (_exp(x / (softcap / 2)) + 1)
 
 

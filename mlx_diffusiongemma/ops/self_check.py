@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..console.messages import one_line
 from ..errors import InputError
 from . import metal, trials
 from .accept_and_renoise import suits_length
@@ -130,8 +131,8 @@ def _fault(trial: trials.Trial) -> str | None:
         mx.synchronize()  # raises what the GPU says; left alone, it would be raised by later work
         differences = trial.compare(got, expected)
     except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        return next((line for line in lines if "error:" in line), lines[0]).strip()[:200]  # a compiler's
+        complaint = next((line for line in str(error).splitlines() if "error:" in line), error)
+        return one_line(complaint, 200)  # of a compiler, its first complaint
     for what, found, allowed in (each for each in differences if each.is_too_large):
         return f"{what} differs by {found:.2g} from MLX's operations, allowed is {allowed:.2g}"
     return None

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .metal import Kernel, scalar
-from .processed_logits import processed_logits
-from .row_statistics import CHUNK, RowStatistics
+from .row_statistics import CHUNK, RowStatistics, processed_logits
 from .table_products import Table, mix
 
 # A row may leave out this much probability. The reference rounds every probability to bf16, which moves

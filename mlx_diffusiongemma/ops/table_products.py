@@ -11,6 +11,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from .metal import on_gpu
+
 Table = nn.Embedding | nn.QuantizedEmbedding
 
 _SLAB = 4096  # tokens
@@ -45,9 +47,8 @@ def mix(weights: mx.array, table: Table) -> mx.array:
 
 
 def _by_slabs(rows: mx.array, table: Table) -> bool:
-    on_cpu = mx.default_device().type == mx.DeviceType.cpu
     several = rows.size >= _FEWEST_ROWS * rows.shape[-1]
-    return on_cpu and several and "scales" in table and rows.dtype == mx.float32
+    return several and not on_gpu() and "scales" in table and rows.dtype == mx.float32
 
 
 def _slabs(table: Table, size: int) -> list[slice]:

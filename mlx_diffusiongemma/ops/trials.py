@@ -175,7 +175,7 @@ def _logits_of(ids: np.ndarray, logits: mx.array) -> np.ndarray:
 
 
 def _processed(logits: np.ndarray) -> np.ndarray:
-    """Softcapped and divided by the temperature in float64. Impossible tokens stay impossible."""
+    """Processed logits in float64. A formula of its own: it judges both the kernel and the reference."""
     x = logits.astype(np.float64)
     return np.where(np.isneginf(x), x, _SOFTCAP * np.tanh(x / _SOFTCAP)) / _TEMPERATURE
 

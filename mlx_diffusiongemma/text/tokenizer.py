@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
-from ..console.messages import one_line
-from ..environment import environment
+from ..config.ranges import integer
+from ..console.messages import one_line, shown
+from ..engine.ids import check_ids
 from ..errors import InputError, TokenizerError
 from .chat_template import ChatTemplate, read_object, read_template
 from .delimiters import Delimiters
@@ -184,8 +186,7 @@ class Tokenizer:
         """
         close = self.special.turn_close
         chosen = close if close is not None and close in stop_ids else stop_ids[0]
-        if chosen >= vocab_size:  # MLX would read beyond the table without a word
-            raise InputError(f"eos_token_id has {chosen}, but the model's ids end at {vocab_size - 1}")
+        check_ids("eos_token_id", [chosen], vocab_size)
         return chosen
 
     def apply_chat_template(
@@ -280,12 +281,13 @@ class Tokenizer:
         return ids
 
     def _checked_id(self, index: int, item: Any) -> int:
-        if isinstance(item, bool) or not hasattr(item, "__index__"):
-            found = f"{type(item).__name__} {item!r}"[:60]
-            raise InputError(f"prompt: item {index} is {found}; a list holds messages or token ids")
-        token = int(item.__index__())
-        if not 0 <= token < self.vocab_size:
-            raise InputError(f"prompt: item {index} is {token}; token ids are 0 to {self.vocab_size - 1}")
+        token = integer(item, 0, self.vocab_size - 1)
+        if token is None:
+            found = f"{type(item).__name__} {shown(item)}"
+            raise InputError(
+                f"prompt: item {index} is {found}; a list holds messages, or token ids from 0 to "
+                f"{self.vocab_size - 1}"
+            )
         return token
 
 
@@ -298,7 +300,7 @@ def _load_transformers(path: Path) -> Any:
         raise TokenizerError(f"{path}: no tokenizer.json found; copy it from the original checkpoint")
     try:
         # Transformers, when first imported, advises to install PyTorch, which a tokenizer does not need.
-        with environment("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"):
+        with patch.dict(os.environ, TRANSFORMERS_NO_ADVISORY_WARNINGS="1"):
             from transformers import PreTrainedTokenizerFast
         if file.suffix == ".json":
             return PreTrainedTokenizerFast(tokenizer_file=str(file))
