@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * width, hidden, bias=False)
         self.q_norm = nn.RMSNorm(width, eps=self.eps)
         self.k_norm = nn.RMSNorm(width, eps=self.eps)
-        self.rope = RoPE(width, config.rope[kind])
+        self.rope = proportional_rope(width, config.rope[kind])
 
     def keys_values(self, x: mx.array, position: int | mx.array) -> KeysValues:
         """K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` from `position` on."""
@@ -80,28 +80,22 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
 
 
-class RoPE:
+def proportional_rope(head_dim: int, parameters: RopeParameters) -> nn.Module:
     """Split-half rotary embedding of `rotated * head_dim` features per head, in pairs (i, i + head_dim / 2).
 
     The frequency exponent is divided by the full head_dim even when few pairs turn ("proportional" RoPE of
-    Gemma 4). The other pairs have infinite wavelength. Not a Module, because nothing here is a parameter. Not
-    mlx-lm's ProportionalRoPE, which computes the same: its frequencies stay lazy.
+    Gemma 4). The other pairs have infinite wavelength. It takes `x [B, heads, L, head_dim]` and the position
+    of the first row, an int or an int32 array, scalar or `[B]`.
     """
+    # Imported here because mlx_lm imports transformers: seconds, for commands that may build no model.
+    from mlx_lm.models.rope_utils import ProportionalRoPE
 
-    def __init__(self, head_dim: int, parameters: RopeParameters):
-        self.head_dim = head_dim
-        live = int(parameters.rotated * head_dim // 2)
-        exponents = mx.arange(0, 2 * live, 2, dtype=mx.float32) / head_dim
-        still = mx.full((head_dim // 2 - live,), mx.inf)
-        self.wavelengths = mx.concatenate([parameters.theta**exponents, still])
-        # Evaluated now: a lazy array belongs to this thread's stream and would fail in another thread.
-        mx.eval(self.wavelengths)
-
-    def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Rotate `x [B, heads, L, head_dim]` from position `offset` on (int32, scalar or `[B]`)."""
-        return mx.fast.rope(
-            x, self.head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
-        )
+    rope: nn.Module = ProportionalRoPE(
+        head_dim, rotated_dims=2 * int(parameters.rotated * head_dim // 2), base=parameters.theta
+    )
+    # Evaluated now: a lazy array belongs to this thread's stream and would fail in another thread.
+    mx.eval(rope.state)
+    return rope
 
 
 class Chunk:
