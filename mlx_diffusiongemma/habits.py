@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _SAMPLED_WHOLE = "a canvas is sampled as a whole; its entropy bound says how much a step accepts"
-_NO_ADAPTERS = "adapters are not read; merge them into the weights first"
+_ADAPTERS = "adapters are loaded with the model: mlx_dg.load(model, adapter_path=DIRECTORY) in Python"
 _NO_CODE = "no code from a checkpoint is run; leave it out"
 
 # Names of one thing elsewhere: (the advice in Python, the advice on the command line). Options are spelled
@@ -49,7 +49,7 @@ _GENERATE = {
     "draft_model num_draft_tokens": ("there is no draft model; leave it out",) * 2,
     "chat_template_config": ("the checkpoint's template is used; thinking and system fill it",) * 2,
     "response_format json_schema": ("use schema", "use mlx_dg generate --schema FILE"),
-    "adapter_path": (_NO_ADAPTERS,) * 2,
+    "adapter_path": (_ADAPTERS,) * 2,
     "trust_remote_code": (_NO_CODE,) * 2,
 }
 _CONVERT = {
@@ -72,9 +72,7 @@ CONVERT_OPTIONS = _each({names: command for names, (_, command) in _CONVERT.item
 INFO_OPTIONS = _each({"model hf_path": "the model is an argument: mlx_dg info ID_OR_DIR"})
 LOAD_KEYWORDS = _each(
     {
-        "adapter_path": _NO_ADAPTERS,
         "trust_remote_code": _NO_CODE,
-        "lazy": "weights are always read at once; leave it out",
         "return_config": "the model has it: model.config",
         "revision": "download it first (hf download ID --revision NAME), and load the directory",
         "torch_dtype": "use dtype",

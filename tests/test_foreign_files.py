@@ -1,4 +1,4 @@
-"""Adapters and files of other programs, given as a model: named as what they are, with the way out."""
+"""Adapters and files of other programs, given as a model: the error says what they are, and the way out."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_files(tmp_path: Path) -> None:
     model = folder(
         tmp_path / "model", adapters__safetensors=b"\0", m__gguf=b"GGUF", blob=b"GGUF\3\0\0\0", txt=b"G"
     )
-    assert complaint(model / "adapters.safetensors").startswith(
-        f"{model}/adapters.safetensors holds {ADAPTER}"
-    )
+    adapters = complaint(model / "adapters.safetensors")
+    assert adapters.startswith(f"{model}/adapters.safetensors holds {ADAPTER}")
+    assert adapters.endswith("mlx_dg.load(base_model, adapter_path=DIRECTORY) reads it as it is")
     for name in ("m.gguf", "blob"):
         assert complaint(model / name).startswith(f"{model / name} holds weights in GGUF, {GGUF}")
     os.mkfifo(model / "pipe")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import mlx_dg
 from mlx_diffusiongemma import habits
 from mlx_diffusiongemma.cli import main
-from mlx_diffusiongemma.config.generation import GenerationConfig
+from mlx_diffusiongemma.engine.settings import Settings
 
 # They register their keywords when they are imported.
 importlib.import_module("mlx_diffusiongemma.generation")
@@ -73,7 +73,7 @@ def test_usage_errors_name_the_way_out(arguments: tuple[str, ...], line: str) ->
 )
 def test_unknown_settings(name: str, message: str) -> None:
     with pytest.raises(mlx_dg.InputError) as raised:
-        GenerationConfig().override(**{name: ["\n"]})
+        Settings().override(**{name: ["\n"]})
     assert message in str(raised.value)
     assert repr(name) in str(raised.value) or name == "stop"
 
@@ -88,15 +88,13 @@ def test_unknown_settings(name: str, message: str) -> None:
 )
 def test_keywords_of_another_function(name: str, message: str) -> None:
     with pytest.raises(mlx_dg.InputError) as raised:
-        GenerationConfig().override(**{name: 1})
+        Settings().override(**{name: 1})
     assert str(raised.value).endswith(message)
 
 
 def test_keywords_of_load_and_convert() -> None:
-    with pytest.raises(
-        mlx_dg.InputError, match="load has no keyword 'lazy'; weights are always read at once"
-    ):
-        mlx_dg.load("demo", lazy=True)  # type: ignore[call-arg]
+    with pytest.raises(mlx_dg.InputError, match="load has no keyword 'torch_dtype'; use dtype"):
+        mlx_dg.load("demo", torch_dtype="float32")  # type: ignore[call-arg]
     with pytest.raises(mlx_dg.InputError, match="convert has no keyword 'quantize'; every recipe but bf16"):
         mlx_dg.convert("demo", quantize=True)  # type: ignore[call-arg]
     with pytest.raises(mlx_dg.InputError, match=r"load has no keyword 'dtpye'; did you mean dtype\?"):

@@ -1,4 +1,4 @@
-"""Names what people give in place of a model: adapters, and weights for other programs."""
+"""Recognizes files that are given in place of a model: adapters, and weights for other programs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 _ADAPTER = re.compile(
     r"adapter_config\.json|adapter_model\.(safetensors|bin)|(\d+_)?adapters\.(safetensors|npz)"
 )
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _GGUF_MAGIC = b"GGUF"
 _MAX_CONFIG_BYTES = 1_000_000
 _GET_SAFETENSORS = (
     "this package reads safetensors: give the original checkpoint, google/diffusiongemma-26B-A4B-it, "
     "or an MLX conversion of it"
 )
+_LOAD = "; in Python, mlx_dg.load(base_model, adapter_path=DIRECTORY) reads it as it is"
 _MERGE = (
     "which changes a model and holds none; merge it into its base model{base} with the program that trained "
     "it (PEFT: merge_and_unload, then save_pretrained) and give the result"
@@ -35,7 +36,8 @@ def describe(names: Iterable[str], adapter_config: Path | None = None) -> str | 
     """
     names = sorted(names)
     if any(_ADAPTER.fullmatch(name) for name in names):
-        return f"a LoRA adapter, {_MERGE.format(base=_base_model(adapter_config))}"
+        load = _LOAD if "adapters.safetensors" in names else ""
+        return f"a LoRA adapter, {_MERGE.format(base=_base_model(adapter_config))}{load}"
     if any(name.lower().endswith(".gguf") for name in names):
         return f"weights in GGUF, the format of llama.cpp; {_GET_SAFETENSORS}"
     return None
@@ -43,7 +45,7 @@ def describe(names: Iterable[str], adapter_config: Path | None = None) -> str | 
 
 def describe_file(file: Path) -> str | None:
     """Say what a file is that was given instead of a model's directory. None if it is not recognized."""
-    described = describe([file.name], file.parent / _ADAPTER_CONFIG)
+    described = describe([file.name], file.parent / ADAPTER_CONFIG)
     if described is None and _is_gguf(file):
         described = describe([".gguf"])
     return described
@@ -53,9 +55,9 @@ def describe_directory(directory: Path) -> str | None:
     """Say what a directory without model weights holds. None if nothing is recognized."""
     try:
         names = [path.name for path in directory.iterdir()]
-    except OSError:  # whoever reads the files next says why
+    except OSError:  # the next reader of the files says why
         return None
-    return describe(names, directory / _ADAPTER_CONFIG)
+    return describe(names, directory / ADAPTER_CONFIG)
 
 
 def _is_gguf(file: Path) -> bool:

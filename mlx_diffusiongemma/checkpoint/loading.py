@@ -25,6 +25,7 @@ from ..habits import LOAD_KEYWORDS, led_on
 from ..model import DiffusionGemma
 from ..text.tokenizer import Tokenizer
 from . import foreign_files, hub
+from .adapters import check_adapters, load_adapters
 from .quantization import module_quantization
 from .tied_weights import compare_copies, model_tensors, parameter_name
 from .weights import TensorInfo, has_weights, read_tensors, weight_files
@@ -42,7 +43,10 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 
 @led_on(LOAD_KEYWORDS)
 def load(
-    path_or_hf_repo: str | Path, dtype: mx.Dtype | str | None = None
+    path_or_hf_repo: str | Path,
+    dtype: mx.Dtype | str | None = None,
+    lazy: bool = False,
+    adapter_path: str | Path | None = None,
 ) -> tuple[DiffusionGemma, Tokenizer]:
     """Load `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
 
@@ -51,12 +55,17 @@ def load(
         dtype: of the activations and unquantized weights: float32, float16 or bfloat16, as MLX's dtype or by
             name. None keeps the checkpoint's, except on MLX's CPU backend, where bfloat16 is ten times slower
             than float32: there it is float32.
+        lazy: leave every weight unread until it is used, which must be in the same thread.
+        adapter_path: a directory of adapters that mlx-lm's fine-tuning wrote for this model.
 
     Raises:
         InputError: the checkpoint cannot be used; a subclass says which part.
     """
     dtype = _dtype(dtype)
     directory = resolve(path_or_hf_repo)
+    adapters = None if adapter_path is None else Path(adapter_path).expanduser()
+    if adapters is not None:
+        check_adapters(adapters)
     # Quick checks come first: weights take minutes.
     config = ModelConfig.load(directory)
     if _on_cpu() and config.quantization is None and dtype is not None and dtype != mx.float32:
@@ -66,7 +75,7 @@ def load(
         )
     tokenizer = Tokenizer.load(directory)
     _check_tokenizer(tokenizer, config, directory)
-    return _loaded(directory, config, dtype), tokenizer
+    return _loaded(directory, config, dtype, lazy, adapters), tokenizer
 
 
 def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
@@ -159,15 +168,24 @@ def load_model(directory: str | Path, dtype: mx.Dtype | None = None) -> Diffusio
     return _loaded(Path(directory), ModelConfig.load(directory), dtype)
 
 
-def _loaded(directory: Path, config: ModelConfig, dtype: mx.Dtype | None) -> DiffusionGemma:
+def _loaded(
+    directory: Path,
+    config: ModelConfig,
+    dtype: mx.Dtype | None,
+    lazy: bool = False,
+    adapters: Path | None = None,
+) -> DiffusionGemma:
     model, tensors = checked_model(directory, config)
     compare_copies(directory)
     if dtype is None and _on_cpu():
         dtype = mx.float32
     stored = read_tensors(weight_files(directory))
     model.load_weights([(name, _cast(stored[info.name], dtype)) for name, info in tensors.items()])
+    if adapters is not None:
+        load_adapters(model, adapters)
     model.eval()
-    mx.eval(model.parameters())
+    if not lazy:
+        mx.eval(model.parameters())
     return model
 
 
@@ -198,7 +216,10 @@ def checked_model(directory: Path, config: ModelConfig) -> tuple[DiffusionGemma,
 
 
 def check_weights(
-    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, str], directory: Path
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, str],
+    directory: Path | str,
 ) -> None:
     """`CheckpointError` unless an unquantized checkpoint's tensors are those that its config calls for.
 
@@ -240,7 +261,7 @@ def _check_names_and_shapes(
     model: nn.Module,
     shapes: Mapping[str, tuple[int, ...]],
     stored: Mapping[str, str],
-    directory: Path,
+    directory: Path | str,
 ) -> None:
     """`CheckpointError`, which names at most ten tensors, unless they are those that the config calls for."""
     parameters: Any = tree_flatten(model.parameters())

@@ -73,7 +73,7 @@ def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
     """
     infos: dict[str, TensorInfo] = {}
     for file in weight_files(directory):
-        for name, info in _read_header(file).items():
+        for name, info in read_header(file).items():
             if name in infos:
                 raise CheckpointError(
                     f"{directory}: {name} is in both {infos[name].file.name} and {file.name}; "
@@ -213,7 +213,7 @@ def _no_weights(directory: Path) -> CheckpointError:
 # --- one file -----------------------------------------------------------------------------------------------
 
 
-def _read_header(file: Path) -> dict[str, TensorInfo]:
+def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of one file; `CheckpointError` unless they fill it without a gap or an overlap."""
 
     def damaged(what: str) -> CheckpointError:
