@@ -1,6 +1,6 @@
-"""Hugging Face weights to quantized MLX weights; installed as `mlx_diffusiongemma.converter`.
+"""Converts Hugging Face weights to quantized MLX weights. Installed as `mlx_diffusiongemma.converter`.
 
-planning.py decides from names and shapes what becomes of each tensor, conversion.py carries it out.
+source.py says what a conversion reads. planning.py decides how each tensor is stored. conversion.py does it.
 """
 
 from .conversion import convert

@@ -1,7 +1,8 @@
-"""Carries out a conversion: plan, quantize shard by shard, verify, describe, and put in place."""
+"""Converts a checkpoint: plan, quantize shard by shard, describe, put in place, verify, upload."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -16,10 +17,8 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_diffusiongemma.checkpoint.loading import check_weights, resolve
-from mlx_diffusiongemma.checkpoint.tied_weights import compare_copies, model_tensors
+from mlx_diffusiongemma.checkpoint.loading import check_weights
 from mlx_diffusiongemma.checkpoint.weights import check_inside
-from mlx_diffusiongemma.config.json_file import read_json
 from mlx_diffusiongemma.config.model import SLIDING, ModelConfig
 from mlx_diffusiongemma.console.progress import bar
 from mlx_diffusiongemma.errors import CheckpointError, InputError
@@ -32,16 +31,18 @@ from .planning import FLOATS, Plan, Planned, plan
 from .quantizing import Converted, Rows, chunks, convert_rows
 from .recipes import DEFAULT_RECIPE, choose
 from .report import RECORD, record
+from .safetensors_source import open_source
+from .source import Source
 from .verification import verify as compare
 from .workspace import Workspace, check_apart, check_disk, check_target
 from .writing import ShardWriter, index, shard_name, shards
 
-# What a converted directory takes over beside config and weights.
+# Files of the source that a converted directory has too.
 _COPIED = (
-    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"),
-    *("processor_config.json", "preprocessor_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
-)
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+    "processor_config.json", "preprocessor_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE",
+)  # fmt: skip
 _OTHER_FILES_BYTES = 50 * 10**6  # tokenizer and the like
 
 
@@ -64,19 +65,20 @@ def convert(
 ) -> Path:
     """Convert a Hugging Face checkpoint ("demo", directory or hub id) to MLX in directory `mlx_path`.
 
-    The result grows beside its target and moves there when complete. A run that was cut off goes on where it
-    stopped.
+    The result grows beside its target and moves there when it is complete. A conversion that was interrupted
+    continues where it stopped.
 
     Args:
-        hf_path: the source.
+        hf_path: the checkpoint.
         mlx_path: the directory to create.
         recipe: one of `RECIPES`.
         q_bits, q_group_size, q_mode: change everything that the recipe quantizes.
         overrides: change one class each, as `CLASS=BITS[:GROUP[:MODE]]`.
-        dtype: of what stays floating point. None keeps it, except in recipe bf16, which means bfloat16.
+        dtype: of tensors that are not quantized. None keeps the source's, except that recipe bf16 means
+            bfloat16.
         revision: of a hub id: a branch, tag or commit.
         overwrite: replace `mlx_path` if it is a model directory.
-        allow_nonfinite: report NaN and infinite weights and go on.
+        allow_nonfinite: report NaN and infinite weights and continue.
         verify: run source and result on a probe and compare them.
         upload_repo: a hub id to push the result to.
 
@@ -93,20 +95,21 @@ def convert(
         hf_path, recipe, q_bits, q_group_size, q_mode, overrides, dtype, revision
     )
     check_apart(source, target)
-    Tokenizer.load(source)  # without one the result could not be loaded
+    Tokenizer.load(source.tokenizer_files())  # without one the result could not be loaded
     check_disk(target, planned.bytes_out + _OTHER_FILES_BYTES)
-    compare_copies(source)
-    with Workspace(target, _fingerprint(planned)) as workspace:
-        errors = _write_weights(planned, workspace, allow_nonfinite)
-        _copy_files(source, workspace.path)
-        described = record(planned, errors, _public_name(hf_path), revision, None)
-        _describe(workspace.path, described, source, upload_repo or target.name)
-        # Last of all: without it a directory does not load.
+    source.check_copies()
+    name, public_name = upload_repo or target.name, _public_name(hf_path)
+    with Workspace(target, _fingerprint(source, planned)) as workspace:
+        errors = _write_weights(source, planned, workspace, allow_nonfinite)
+        _copy_files(source.tokenizer_files(), workspace.path)
+        described = record(planned, errors, public_name, revision, None)
+        _describe(workspace.path, described, source, name)
+        # Comes last. A directory without it does not load.
         _write_json(workspace.path / "config.json", _config(source, planned))
         workspace.commit()
     if verify:
-        described = record(planned, errors, _public_name(hf_path), revision, compare(source, target))
-        _describe(target, described, source, upload_repo or target.name)
+        described = record(planned, errors, public_name, revision, compare(source, target))
+        _describe(target, described, source, name)
     if upload_repo is not None:
         upload(target, upload_repo)
     return target
@@ -121,42 +124,40 @@ def planned_conversion(
     overrides: Iterable[str] = (),
     dtype: str | None = None,
     revision: str | None = None,
-) -> tuple[Path, Plan]:
-    """Return the source's directory and the plan of its conversion. Reads no weights. See `convert`."""
+) -> tuple[Source, Plan]:
+    """Return the source and the plan of its conversion. Reads no weights. See `convert`."""
     choices = choose(recipe, q_bits, q_group_size, q_mode, overrides)
     if recipe == "bf16":  # its name says what is stored
         dtype = dtype or "bfloat16"
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype {dtype!r} is unknown; there are {', '.join(FLOATS)}")
-    source = resolve(hf_path, revision)
-    config = ModelConfig.load(source)
+    source = open_source(hf_path, revision)
+    config = ModelConfig.from_dict(source.config())
     if config.quantization is not None:
-        raise InputError(f"{source} is quantized already; convert the original checkpoint")
-    planned = plan(model_tensors(source), recipe, choices, dtype)
+        raise InputError(f"{source.name} is quantized already; convert the original checkpoint")
+    planned = plan(source.tensors(), recipe, choices, dtype)
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
     stored = {tensor.name: tensor.pieces[0].name for tensor in planned.tensors if len(tensor.pieces) == 1}
-    check_weights(config, shapes, stored, source)
+    check_weights(config, shapes, stored, source.name)
     return source, planned
 
 
-def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -> dict[str, float]:
-    """Write the shards that are missing. Return the relative RMS error of each quantized class."""
-    divided = shards(sorted(planned.tensors, key=lambda t: (t.pieces[0].file, t.pieces[0].offset)))
+def _write_weights(
+    source: Source, planned: Plan, workspace: Workspace, allow_nonfinite: bool
+) -> dict[str, float]:
+    """Write the missing shards. Return the relative RMS error of each quantized class."""
+    divided = shards(sorted(planned.tensors, key=lambda tensor: tensor.pieces[0].position))
     by_name = {shard_name(i, len(divided)): tensors for i, tensors in enumerate(divided)}
-    there = sum(tensor.bytes_in for name in workspace.finished for tensor in by_name[name])
+    bytes_done = sum(tensor.bytes_in for name in workspace.finished for tensor in by_name[name])
     with (
-        bar("Converting", total=planned.bytes_in, initial=there, unit="B", unit_scale=True) as progress,
+        bar("Converting", total=planned.bytes_in, initial=bytes_done, unit="B", unit_scale=True) as progress,
         ThreadPoolExecutor(_workers(), initializer=_own_stream) as pool,
     ):
         for name, tensors in by_name.items():
-            done = name in workspace.finished
-            shard = (
-                workspace.finished[name]
-                if done
-                else _write_shard(workspace.path / name, tensors, pool, progress)
-            )
+            finished = workspace.finished.get(name)
+            shard = finished or _write_shard(workspace.path / name, source, tensors, pool, progress)
             _check_finite(shard["nonfinite"], allow_nonfinite)
-            if not done:
+            if finished is None:
                 workspace.finish_shard(name, shard)
     _write_json(workspace.path / "model.safetensors.index.json", index(divided))
 
@@ -170,16 +171,16 @@ def _write_weights(planned: Plan, workspace: Workspace, allow_nonfinite: bool) -
 
 
 def _write_shard(
-    path: Path, tensors: Sequence[Planned], pool: ThreadPoolExecutor, progress: Any
+    path: Path, source: Source, tensors: Sequence[Planned], pool: ThreadPoolExecutor, progress: Any
 ) -> dict[str, Any]:
-    """Writes one file and returns its record: pieces to check it by, sums of squares, what is not finite."""
+    """Write one file. Return its record: pieces to check it by, sums of squares, NaN and infinite weights."""
     writer = ShardWriter(path, tensors)
 
     def work(rows: Rows) -> tuple[Rows, Converted]:
-        converted = convert_rows(rows)
+        converted = convert_rows(source, rows)
         for output, data in zip(rows.tensor.outputs, converted.data, strict=True):
             writer.write(output.name, rows.target * (data.nbytes // rows.count), data)
-        converted.data.clear()  # the result waits for its turn; its bytes need not
+        converted.data.clear()  # the result waits for its turn without its bytes
         return rows, converted
 
     errors: dict[str, list[float]] = {}
@@ -196,7 +197,7 @@ def _write_shard(
             progress.update(rows.nbytes)
         return {"pieces": writer.finish(), "errors": errors, "nonfinite": nonfinite}
     except BaseException:
-        pool.shutdown(cancel_futures=True)  # waits for those that run: nothing may write to a closed file
+        pool.shutdown(cancel_futures=True)  # waits for running ones, which write to the open file
         raise
     finally:
         writer.close()
@@ -205,16 +206,16 @@ def _write_shard(
 def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
     """Report NaN and infinite weights, by tensor. `CheckpointError` unless they are allowed."""
     for name, count in nonfinite.items():
-        found = f"{name} holds {count} NaN or infinite weights"
+        finding = f"{name} holds {count} NaN or infinite weights"
         if not allow_nonfinite:
             raise CheckpointError(
-                f"{found}; download it again, choose a wider --dtype, or go on with --allow-nonfinite"
+                f"{finding}; download it again, choose a wider --dtype, or go on with --allow-nonfinite"
             )
-        tqdm.write(f"mlx_dg: {found}", file=sys.stderr)
+        tqdm.write(f"mlx_dg: {finding}", file=sys.stderr)
 
 
 def _workers() -> int:
-    """Threads that quantize. MLX's CPU backend uses one core per stream; a GPU is kept busy by one."""
+    """Number of threads that quantize. MLX's CPU backend uses one core per stream. One keeps a GPU busy."""
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     return 1 if on_gpu else min(os.cpu_count() or 1, 8)
 
@@ -223,28 +224,27 @@ def _own_stream() -> None:
     mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
-def _fingerprint(planned: Plan) -> str:
-    """Return a digest of the plan and of the files that it reads (sizes, times), to recognize it again."""
-    files = {piece.file for tensor in planned.tensors for piece in tensor.pieces}
-    stats = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    what = repr((metadata.version("mlx-diffusiongemma"), metadata.version("mlx"), stats, planned))
-    return hashlib.sha256(what.encode()).hexdigest()
+def _fingerprint(source: Source, planned: Plan) -> str:
+    """Return a digest of the plan and of the source's files (sizes, times), to recognize it again."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths()]
+    subject = repr((metadata.version("mlx-diffusiongemma"), metadata.version("mlx"), stats, planned))
+    return hashlib.sha256(subject.encode()).hexdigest()
 
 
-def _copy_files(source: Path, out: Path) -> None:
+def _copy_files(directory: Path, out: Path) -> None:
     for name in _COPIED:
-        if (source / name).is_file():
-            check_inside(source / name, source)
-            shutil.copyfile(source / name, out / name)
+        if (directory / name).is_file():
+            check_inside(directory / name, directory)
+            shutil.copyfile(directory / name, out / name)
 
 
-def _config(source: Path, planned: Plan) -> dict[str, Any]:
-    """The source's config.json with the quantization, under both names in use: a default, and by path."""
-    config: dict[str, Any] = read_json(source / "config.json")
+def _config(source: Source, planned: Plan) -> dict[str, Any]:
+    """Return the source's config.json with the quantization, under both names in use."""
+    config = copy.deepcopy(source.config())
     for part in (config, config["text_config"]):
         part.update({key: planned.dtype for key in ("dtype", "torch_dtype") if planned.dtype and key in part})
-    # Transformers saves the shape of full layers per layer; other MLX programs know the original keys only.
-    text = ModelConfig.load(source).text
+    # Transformers saves the shape of full layers per layer. Other MLX programs know the original keys only.
+    text = ModelConfig.from_dict(config).text
     shapes = {*zip(text.layer_types, text.head_dims, text.kv_heads, strict=True)}
     full = [(head_dim, kv_heads) for kind, head_dim, kv_heads in shapes if kind != SLIDING]
     if len(full) == 1:
@@ -261,16 +261,16 @@ def _config(source: Path, planned: Plan) -> dict[str, Any]:
 
 
 def _public_name(hf_path: str | Path) -> str:
-    """Return a hub id unchanged, and the name alone of a directory: the model card may be published."""
+    """Return a hub id, or the name of a directory without its path: the model card may be published."""
     path = Path(hf_path).expanduser()
     name = path.resolve().name if path.is_dir() else str(hf_path)
     return name if name.isprintable() else "a local directory"
 
 
-def _describe(directory: Path, described: dict[str, Any], source: Path, name: str) -> None:
-    """Writes what was done into the directory, for programs and for people."""
+def _describe(directory: Path, described: dict[str, Any], source: Source, name: str) -> None:
+    """Write the record of the conversion and the model card."""
     _write_json(directory / RECORD, described)
-    card = model_card(described, described["source"], read_readme(source), name)
+    card = model_card(described, described["source"], read_readme(source.tokenizer_files()), name)
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 

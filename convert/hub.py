@@ -1,4 +1,4 @@
-"""Publishes a converted directory on the Hugging Face hub."""
+"""Uploads a converted directory to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SUBJECT = "it cannot be uploaded to"
 
 
 def check_upload(repo: str) -> None:
-    """Ask the hub who is logged in, so that a missing token shows before the conversion and not after it.
+    """Ask the hub who is logged in, so that a missing token shows before the conversion, not after it.
 
     Creates nothing. Raises `InputError` if `repo` is not a hub id or no user is logged in.
     """
@@ -19,14 +19,14 @@ def check_upload(repo: str) -> None:
     with hub_errors(repo, _SUBJECT):
         api = HfApi()
         api.whoami()
-        api.repo_exists(repo)  # either answer will do: asking checks the id and the connection
+        api.repo_exists(repo)  # checks the id and the connection
 
 
 def upload(directory: Path, repo: str) -> str:
-    """Push everything in `directory` to the hub's `repo`, which is created if needed; returns its URL.
+    """Push everything in `directory` to the hub's `repo`, which is created if needed. Return its URL.
 
-    Weights that an earlier upload left there are removed: other programs load every safetensors file they
-    find. Raises `InputError` in one line; run again, it sends only what is not there yet.
+    Removes weights of earlier uploads, because other programs load every safetensors file there. Raises
+    `InputError`. A second run sends only the missing files.
     """
     from huggingface_hub import HfApi
 

@@ -1,4 +1,4 @@
-"""Finds the Macs that have the memory that a model needs to generate, and for how much.
+"""Finds the Macs that have enough memory for a model, and how long a prompt fits.
 
 In tables GB are 10**9 bytes, but a "16 GB" Mac has 16 * 2**30.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from pathlib import Path
 from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mlx_diffusiongemma.checkpoint.weights import TensorInfo
 from mlx_diffusiongemma.config.generation import PREFILL_STEP_SIZE
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.console.tables import aligned, size
@@ -22,16 +20,14 @@ from mlx_diffusiongemma.model import DiffusionGemma
 
 from .planning import plan
 from .recipes import RECIPES
+from .source import SourceTensor
 
 _MACS = (16, 24, 32, 36, 48, 64)
 _CONTEXTS = (8192, 32768)
 
 
 def mac_table(config: ModelConfig, weight_bytes: int) -> str:
-    """Return a table of the Macs that hold the model with 8k and 32k tokens of context, or its limit.
-
-    Context is what a canvas is denoised behind: the prompt.
-    """
+    """Return a table of the Macs that hold the model with 8k and 32k tokens of prompt, or its limit."""
     contexts = sorted({min(tokens, config.text.max_position_embeddings) for tokens in _CONTEXTS})
     needed = [
         memory_needed(config, weight_bytes, tokens, config.canvas_length, PREFILL_STEP_SIZE)
@@ -45,18 +41,18 @@ def mac_table(config: ModelConfig, weight_bytes: int) -> str:
         limit = gpu_limit(gigabytes)
         lines.append((f"{gigabytes} GB", size(limit), *(_fits(amount, limit) for amount in needed)))
     return aligned(lines, left=1) + (
-        "\nWhat the GPU may use is macOS 26's default; before, it was two thirds of memory up to 36 GB, three"
-        "\nquarters above. `sudo sysctl iogpu.wired_limit_mb=N` raises it until the next restart."
-        "\nEstimated from shapes; tight: with less than 5% to spare."
+        "\n'GPU may use' is macOS 26's default. Earlier versions allow two thirds of memory up to 36 GB,"
+        "\nthree quarters above. `sudo sysctl iogpu.wired_limit_mb=N` raises it until the next restart."
+        "\nEstimated from shapes. tight: less than 5% to spare."
     )
 
 
 def longest_prompt(
     config: ModelConfig, weight_bytes: int, usable_bytes: int, new_tokens: int, itemsize: int = 2
 ) -> int:
-    """Tokens of the longest prompt that `new_tokens` may follow in so many bytes and in the context; 0: none.
+    """Return the length of the longest prompt that fits with `new_tokens` into memory and context, or 0.
 
-    itemsize: bytes of an activation.
+    usable_bytes: of the GPU's memory. itemsize: bytes of an activation.
     """
     canvases = math.ceil(new_tokens / config.canvas_length)
     limit = config.text.max_position_embeddings - canvases * config.canvas_length
@@ -69,16 +65,13 @@ def longest_prompt(
 
 
 def recipe_weight_bytes(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, int]:
-    """Bytes of the loaded weights by recipe, for a checkpoint of these shapes; no weight is read or made.
+    """Return the bytes of the loaded weights by recipe, from shapes alone.
 
-    dtype: of what stays floating point.
+    dtype: of tensors that are not quantized.
     """
     parameters: Any = tree_flatten(DiffusionGemma(config).parameters())  # lazy
-    infos = {
-        name: TensorInfo(name, Path(), "BF16", tuple(array.shape), 2 * array.size, 0)
-        for name, array in parameters
-    }
-    return {name: plan(infos, name, choices, dtype).bytes_out for name, choices in RECIPES.items()}
+    tensors = {name: SourceTensor(name, "BF16", tuple(array.shape)) for name, array in parameters}
+    return {name: plan(tensors, name, choices, dtype).bytes_out for name, choices in RECIPES.items()}
 
 
 def _fits(amount: int, limit: int) -> str:

@@ -1,4 +1,4 @@
-"""Decides what becomes of each tensor, from names, shapes and a recipe alone."""
+"""Decides how each tensor is stored, from names, shapes and a recipe alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlx_diffusiongemma.checkpoint.weights import TensorInfo
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 
 from .recipes import CLASSES, Quantization, tensor_class
+from .source import DTYPES, SourceTensor
 
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-# One tensor per expert, as some tools save them; Hugging Face stacks them, gate rows before up rows.
+# Some tools save one tensor per expert. Hugging Face stacks them, gate rows before up rows.
 _EXPERT = re.compile(
     r"^(model\.decoder\.layers\.\d+\.experts)\.(\d{1,5})\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?$"
 )
@@ -24,7 +23,7 @@ _PARTS = ({"down_proj"}, {"gate_up_proj"}, {"gate_proj", "up_proj"})  # of one e
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor to be written; dtype as safetensors spells it."""
+    """A tensor to be written. dtype: as safetensors spells it."""
 
     name: str
     dtype: str
@@ -32,26 +31,27 @@ class Output:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * DTYPES[self.dtype].size
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A weight: where its rows come from, in order, and how it is stored.
+    """One weight: the tensors of its rows, in order, and how it is stored.
 
-    name: its tensor's when not quantized. shape: `[..., width]`. dtype: of what stays floating point.
+    name: name of the stored tensor if it is not quantized. shape: `[..., width]`. dtype: of stored
+    tensors that are floating point.
     """
 
     name: str
     kind: str
-    pieces: tuple[TensorInfo, ...]
+    pieces: tuple[SourceTensor, ...]
     shape: tuple[int, ...]
     dtype: str
     quantization: Quantization | None
 
     @property
     def path(self) -> str:
-        """The module it belongs to; Hugging Face's expert stacks have no `.weight` suffix."""
+        """Path of its module. Hugging Face's expert stacks have no `.weight` suffix."""
         return self.name.removesuffix(".weight")
 
     @property
@@ -81,20 +81,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class ClassSummary:
+    """Totals of one class of tensors."""
+
     quantization: Quantization | None
     tensors: int
     parameters: int
     bytes_in: int
     bytes_out: int
 
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.bytes_out / self.parameters
-
 
 @dataclass(frozen=True)
 class Plan:
-    """dtype: what floating point is stored as; None keeps each tensor's."""
+    """Storage of all tensors. dtype: of tensors that are not quantized; None keeps the source's."""
 
     recipe: str
     choices: Mapping[str, Quantization]
@@ -110,7 +108,7 @@ class Plan:
         return sum(tensor.bytes_out for tensor in self.tensors)
 
     def summary(self) -> dict[str, ClassSummary]:
-        """By class, in the order of `CLASSES`, those that have tensors."""
+        """Return the classes that have tensors, in the order of `CLASSES`."""
         out = {}
         for kind in CLASSES:
             members = [tensor for tensor in self.tensors if tensor.kind == kind]
@@ -126,42 +124,49 @@ class Plan:
 
 
 def plan(
-    infos: dict[str, TensorInfo],
+    tensors: Mapping[str, SourceTensor],
     recipe: str,
     choices: Mapping[str, Quantization],
     dtype: str | None = None,
 ) -> Plan:
-    """Decide how each of the checkpoint's tensors is stored. dtype: of floating point; None keeps it.
+    """Decide how each tensor is stored.
 
-    Raises `InputError` naming the tensor for a quantization that its width rules out, and
-    `CheckpointError` for experts that do not stack.
+    Args:
+        tensors: by DiffusionGemma's own names, see `Source.tensors`.
+        recipe: name for reports.
+        choices: quantization of each class that is quantized.
+        dtype: of tensors that are not quantized. None keeps the source's.
+
+    Raises:
+        InputError: a tensor's width does not allow its quantization.
+        CheckpointError: a tensor is not a weight, or experts do not stack.
     """
-    stacks: dict[str, list[tuple[int, str, TensorInfo]]] = {}
-    tensors = []
-    for name, info in infos.items():
-        if info.dtype not in FLOATS.values():
-            raise CheckpointError(f"{info.file}: {name} is {info.dtype}, not a floating-point weight")
-        if not info.nbytes:
-            raise CheckpointError(f"{info.file}: {name} is {list(info.shape)}, which holds nothing")
+    stacks: dict[str, list[tuple[int, str, SourceTensor]]] = {}
+    planned = []
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS.values():
+            raise CheckpointError(f"{tensor.where}: {name} is {tensor.dtype}, not a floating-point weight")
+        if not tensor.nbytes:
+            raise CheckpointError(f"{tensor.where}: {name} is {list(tensor.shape)}, which holds nothing")
         expert = _EXPERT.match(name)
         if expert:
             stack, number, part = expert[1], int(expert[2]), expert[3]
             kind = "down_proj" if part == "down_proj" else "gate_up_proj"
-            stacks.setdefault(f"{stack}.{kind}", []).append((number, part, info))
+            stacks.setdefault(f"{stack}.{kind}", []).append((number, part, tensor))
         else:
-            tensors.append(_planned(name, (info,), info.shape, choices, dtype))
+            planned.append(_planned(name, (tensor,), tensor.shape, choices, dtype))
     for name, members in stacks.items():
-        tensors.append(_planned(name, *_stack(name, members), choices, dtype))
-    paths = Counter(tensor.path for tensor in tensors)
+        planned.append(_planned(name, *_stack(name, members), choices, dtype))
+    paths = Counter(weight.path for weight in planned)
     twice = next((path for path, count in paths.items() if count > 1), None)
     if twice is not None:
         raise CheckpointError(f"{twice} is stored both as a stack and expert by expert; remove one")
-    return Plan(recipe, dict(choices), dtype, tuple(tensors))
+    return Plan(recipe, dict(choices), dtype, tuple(planned))
 
 
 def _planned(
     name: str,
-    pieces: tuple[TensorInfo, ...],
+    pieces: tuple[SourceTensor, ...],
     shape: tuple[int, ...],
     choices: Mapping[str, Quantization],
     dtype: str | None,
@@ -177,27 +182,27 @@ def _planned(
 
 
 def _stack(
-    name: str, members: list[tuple[int, str, TensorInfo]]
-) -> tuple[tuple[TensorInfo, ...], tuple[int, ...]]:
-    """Pieces in the order of a stack's rows, and its shape `[experts, rows, width]`."""
+    name: str, members: list[tuple[int, str, SourceTensor]]
+) -> tuple[tuple[SourceTensor, ...], tuple[int, ...]]:
+    """Return the pieces in the order of a stack's rows, and its shape `[experts, rows, width]`."""
     members = sorted(members, key=lambda member: member[:2])  # gate_proj before up_proj
     parts: dict[int, list[str]] = {}
     for number, part, _ in members:
         parts.setdefault(number, []).append(part)
     if list(parts) != list(range(len(parts))):
         raise CheckpointError(f"{name}: its experts are not numbered 0 to {max(parts)} without a gap")
-    for number, found in parts.items():
-        if found != parts[0] or set(found) not in _PARTS or len(found) != len(set(found)):
+    for number, own_parts in parts.items():
+        if own_parts != parts[0] or set(own_parts) not in _PARTS or len(own_parts) != len(set(own_parts)):
             raise CheckpointError(
-                f"{name}: expert {number} has {', '.join(found)}, which do not make a stack"
+                f"{name}: expert {number} has {', '.join(own_parts)}, which do not make a stack"
             )
-    infos = tuple(info for *_, info in members)
-    first = infos[0]
-    for number, part, info in members:
-        if len(info.shape) != 2 or info.shape != first.shape or info.dtype != first.dtype:
+    pieces = tuple(piece for *_, piece in members)
+    first = pieces[0]
+    for number, part, piece in members:
+        if len(piece.shape) != 2 or piece.shape != first.shape or piece.dtype != first.dtype:
             raise CheckpointError(
-                f"{name}: {part} of expert {number} is {info.dtype} {list(info.shape)}, others are "
+                f"{name}: {part} of expert {number} is {piece.dtype} {list(piece.shape)}, others are "
                 f"{first.dtype} {list(first.shape)}, so they do not stack"
             )
     rows, width = first.shape
-    return infos, (len(parts), len(parts[0]) * rows, width)
+    return pieces, (len(parts), len(parts[0]) * rows, width)

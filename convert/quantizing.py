@@ -1,50 +1,50 @@
-"""Turns rows of a checkpoint's tensor into rows of what is stored, a bounded number of bytes at a time."""
+"""Converts rows of a source's tensor to rows of stored tensors, a bounded number of bytes at a time."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffusiongemma.checkpoint.weights import TensorInfo
-from mlx_diffusiongemma.errors import CheckpointError
-
 from .planning import Planned
+from .source import DTYPES, Source, SourceTensor
 
 CHUNK_BYTES = 32 * 2**20
-# The quantization error is measured on every n-th row of large tensors: to dequantize costs three times what
-# quantizing does, and a sixteenth of a billion weights says the same.
+# The error of large tensors is measured on every 16th row. Dequantizing costs three times as much as
+# quantizing, and the sample is large enough.
 _SAMPLED_ROWS, _MEASURED_WHOLE = 16, 2**20
 
-_NUMPY = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}  # bits; NumPy has no bfloat16
-_MLX = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
-# Without their sign, bits from here on are infinities and NaNs.
+# Without its sign, a number whose bits are not below the second value is infinite or NaN.
 _NOT_FINITE = {"F32": (0x7FFFFFFF, 0x7F800000), "F16": (0x7FFF, 0x7C00), "BF16": (0x7FFF, 0x7F80)}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `first` to `first + count` of a piece; they become rows from `target` on of the planned tensor."""
+    """Rows `first` to `first + count` of a piece. In the planned tensor they are rows from `target` on."""
 
     tensor: Planned
-    piece: TensorInfo
+    piece: SourceTensor
     first: int
     count: int
     target: int
 
     @property
     def nbytes(self) -> int:
-        return self.piece.nbytes // _rows(self.piece.shape) * self.count
+        return self.piece.nbytes // self.piece.rows * self.count
+
+    def read(self, source: Source) -> mx.array:
+        """Return the weights `[count, width]` in the source's dtype."""
+        return source.read(self.piece.name, slice(self.first, self.first + self.count))
 
 
 @dataclass
 class Converted:
-    """Stored rows, one array of bytes per output, and what was seen on the way.
+    """Stored rows, one array of bytes per output, and measurements.
 
-    squared_error, squared: sums over the weights that the error was measured on.
+    nonfinite: number of NaN and infinite weights. squared_error, squared: sums over the weights whose error
+    was measured.
     """
 
     data: list[memoryview]
@@ -54,63 +54,43 @@ class Converted:
 
 
 def chunks(tensor: Planned) -> Iterator[Rows]:
-    """A tensor's rows in portions of at most about `CHUNK_BYTES`."""
+    """Divide a tensor's rows into portions of at most about `CHUNK_BYTES`."""
     target = 0
     for piece in tensor.pieces:
-        rows = _rows(piece.shape)
-        step = max(1, CHUNK_BYTES * rows // piece.nbytes)
-        for first in range(0, rows, step):
-            yield Rows(tensor, piece, first, min(step, rows - first), target + first)
-        target += rows
+        step = max(1, CHUNK_BYTES * piece.rows // piece.nbytes)
+        for first in range(0, piece.rows, step):
+            yield Rows(tensor, piece, first, min(step, piece.rows - first), target + first)
+        target += piece.rows
 
 
-def convert_rows(rows: Rows) -> Converted:
-    """Reads, checks and quantizes. `CheckpointError` if the file no longer holds what its header says."""
-    bits = _read(rows)
-    mask, limit = _NOT_FINITE[rows.piece.dtype]
+def convert_rows(source: Source, rows: Rows) -> Converted:
+    """Read, check, cast and quantize rows."""
+    before, after, how = rows.piece.dtype, rows.tensor.dtype, rows.tensor.quantization
+    weights = rows.read(source)
+    bits = _bits(weights)
+    mask, limit = _NOT_FINITE[before]
     magnitude = bits & mask
     nonfinite = int((magnitude >= limit).sum()) if magnitude.max() >= limit else 0
-    if rows.tensor.quantization is None and rows.tensor.dtype == rows.piece.dtype:
-        return Converted([_bytes(bits)], nonfinite)
-
-    weights = mx.array(bits).view(_MLX[rows.piece.dtype]).astype(_MLX[rows.tensor.dtype])
-    if rows.tensor.dtype != rows.piece.dtype:  # a narrower range may not hold them
+    if after != before:
+        weights = weights.astype(DTYPES[after])
+        # A narrower range may not hold them.
         nonfinite = int((~mx.isfinite(weights)).sum())
-    chosen = rows.tensor.quantization
-    if chosen is None:
-        return Converted([_bytes(_numpy(weights))], nonfinite)
-    stored = mx.quantize(weights, chosen.group_size, chosen.bits, mode=chosen.mode)
+    if how is None:
+        return Converted([_bits(weights).data.cast("B")], nonfinite)
+    stored = mx.quantize(weights, how.group_size, how.bits, mode=how.mode)
     every = _SAMPLED_ROWS if rows.tensor.parameters > _MEASURED_WHOLE else 1
     sample = weights[::every].astype(mx.float32)
-    packed, scales = stored[0][::every], stored[1][::every]
-    biases = stored[2][::every] if len(stored) == 3 else None
-    restored = mx.dequantize(packed, scales, biases, chosen.group_size, chosen.bits, chosen.mode)
+    packed, scales, *biases = (part[::every] for part in stored)
+    restored = mx.dequantize(
+        packed, scales, biases[0] if biases else None, how.group_size, how.bits, how.mode
+    )
     error = restored.astype(mx.float32) - sample
     sums = mx.stack([error.square().sum(), sample.square().sum()])
     mx.eval(stored, sums)
     squared_error, squared = np.array(sums).tolist()
-    return Converted([_bytes(_numpy(part)) for part in stored], nonfinite, squared_error, squared)
+    return Converted([_bits(part).data.cast("B") for part in stored], nonfinite, squared_error, squared)
 
 
-def _read(rows: Rows) -> np.ndarray:
-    """Bits `[count, width]` of the rows."""
-    dtype = np.dtype(_NUMPY[rows.piece.dtype])
-    width = rows.nbytes // dtype.itemsize // rows.count
-    offset = rows.piece.offset + rows.first * width * dtype.itemsize
-    bits = np.fromfile(rows.piece.file, dtype=dtype, count=rows.count * width, offset=offset)
-    if bits.size != rows.count * width:
-        raise CheckpointError(f"{rows.piece.file}: it became shorter while it was read; download it again")
-    return bits.reshape(rows.count, width)
-
-
-def _rows(shape: tuple[int, ...]) -> int:
-    return math.prod(shape[:-1])
-
-
-def _numpy(array: mx.array) -> np.ndarray:
-    """The array's bits."""
-    return np.array(array.view(mx.uint16) if array.dtype in (mx.bfloat16, mx.float16) else array)
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    return array.data.cast("B")
+def _bits(array: mx.array) -> np.ndarray:
+    """Return the array's bits as unsigned integers. NumPy has no bfloat16."""
+    return np.asarray(array.view({1: mx.uint8, 2: mx.uint16, 4: mx.uint32}[array.itemsize]))

@@ -1,4 +1,4 @@
-"""Reports on conversions, planned and done, as tables and as conversion.json. Reads no weights."""
+"""Tables of planned and finished conversions, and their record conversion.json. Reads no weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from mlx_diffusiongemma.errors import ConfigError
 from .memory import mac_table
 from .planning import Plan
 from .recipes import CLASSES, Quantization, tensor_class
+from .source import Source
 
 RECORD = "conversion.json"
 _FORMAT = 1
-_NOT_LOADED = "vision"  # the text path leaves it on disk
+_NOT_LOADED = "vision"  # class of tensors that the text path does not load
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One class of tensors. bytes_in: None where nobody knows. rms_error: relative, None if not quantized."""
+    """One class of tensors. bytes_in: None if unknown. rms_error: relative, None if not quantized."""
 
     kind: str
     stored_as: str
@@ -40,20 +41,20 @@ class _Row:
     rms_error: float | None = None
 
 
-# --- what a caller prints -----------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------
 
 
-def of_plan(source: Path, planned: Plan) -> str:
-    """Return tables of what converting the directory `source` writes, and of the Macs that hold it."""
+def of_plan(source: Source, planned: Plan) -> str:
+    """Return tables of what a conversion would write, and of the Macs that hold it."""
     loaded = sum(tensor.bytes_out for tensor in planned.tensors if tensor.kind != _NOT_LOADED)
-    return f"{plan_table(planned)}\n\n{mac_table(ModelConfig.load(source), loaded)}"
+    return f"{plan_table(planned)}\n\n{mac_table(ModelConfig.from_dict(source.config()), loaded)}"
 
 
 def of_conversion(directory: Path) -> str | None:
     """Return tables of a conversion's tensors and of the Macs that hold it, or None for a source.
 
-    From its conversion.json, or else, as for conversions by other tools, from its weights' headers.
-    Raises `ConfigError` or `CheckpointError` when files contradict each other or are damaged.
+    They come from its conversion.json. Conversions by other tools have none: then from its weights' headers.
+    Raises `ConfigError` or `CheckpointError` for files that are damaged or contradict each other.
     """
     recorded = (directory / RECORD).exists()
     config = ModelConfig.load(directory)
@@ -70,7 +71,7 @@ def of_conversion(directory: Path) -> str | None:
 
 
 def plan_table(planned: Plan) -> str:
-    """Per class: tensors, parameters, how they are stored, bits per weight, bytes read and written."""
+    """Return per class: storage, tensors, parameters, bits per weight, bytes read and written."""
     rows = [
         _Row(kind, _stored_as(s.quantization), s.tensors, s.parameters, s.bytes_in, s.bytes_out)
         for kind, s in planned.summary().items()
@@ -79,7 +80,7 @@ def plan_table(planned: Plan) -> str:
 
 
 def record_table(record: Any) -> str:
-    """The same from a conversion.json, with what was measured; `ConfigError` if it is not understood."""
+    """Return the same table from a conversion.json, with its measurements. `ConfigError` if it is damaged."""
     try:
         if record["format"] != _FORMAT:
             raise ConfigError(
@@ -91,7 +92,9 @@ def record_table(record: Any) -> str:
         head += f", by mlx_dg {_word(record['version'])}"
         rows = [_recorded_row(kind, values) for kind, values in record["classes"].items()]
         note = "\nRMS error: of large tensors, measured on every 16th row"
-        return f"{head}\n{_table(rows)}{note}{_verification(record['verification'])}"
+        measured = record["verification"]
+        verified = "" if measured is None else f"\nagainst its source, {verification_text(measured)}"
+        return f"{head}\n{_table(rows)}{note}{verified}"
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -108,9 +111,9 @@ def record(
     revision: str | None,
     verification: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    """The content of conversion.json. errors: relative RMS error of each quantized class.
+    """Return the content of conversion.json.
 
-    Numbers that are not finite, which JSON does not have, become null.
+    Numbers that are not finite become null, because JSON has none. errors: relative RMS, by quantized class.
     """
     classes = {
         kind: {
@@ -149,36 +152,36 @@ def _recorded_row(kind: str, values: Mapping[str, Any]) -> _Row:
 
 
 def _word(text: Any) -> str:
-    """Text of a file that anybody may have written; `ValueError` if a terminal could take it for commands."""
+    """Return text of an untrusted file. `ValueError` if a terminal could take it for commands."""
     if not isinstance(text, str) or not text.isprintable():
         raise ValueError(f"{text!r} is not printable text")
     return text
 
 
 def _stored_rows(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> list[_Row]:
-    """From names and shapes of stored tensors and config.json's quantization block."""
-    members: dict[str, list[tuple[set[str], int, int]]] = {kind: [] for kind in CLASSES}
+    """Return rows from the stored tensors and config.json's quantization block."""
+    members: dict[str, list[tuple[str, int, int]]] = {kind: [] for kind in CLASSES}
     for name, info in infos.items():
         path, _, part = name.rpartition(".")
         scales = infos.get(f"{path}.scales")
         if scales is None:
-            members[tensor_class(name)].append(({_stored_as(None)}, math.prod(info.shape), info.nbytes))
+            members[tensor_class(name)].append((_stored_as(None), info.size, info.nbytes))
         elif part == "weight":
             chosen = Quantization(*module_quantization(path, scales, block))
             stored = sum(infos[i].nbytes for i in (f"{path}.{p}" for p in _PARTS) if i in infos)
             parameters = math.prod(scales.shape) * chosen.group_size
-            members[tensor_class(name)].append(({_stored_as(chosen)}, parameters, stored))
+            members[tensor_class(name)].append((_stored_as(chosen), parameters, stored))
     return [
         _Row(
             kind,
-            stored_as=" / ".join(sorted(set().union(*(how for how, _, _ in found)))),
-            tensors=len(found),
-            parameters=sum(parameters for _, parameters, _ in found),
+            stored_as=" / ".join(sorted({how for how, _, _ in tensors})),
+            tensors=len(tensors),
+            parameters=sum(parameters for _, parameters, _ in tensors),
             bytes_in=None,
-            bytes_out=sum(nbytes for _, _, nbytes in found),
+            bytes_out=sum(nbytes for _, _, nbytes in tensors),
         )
-        for kind, found in members.items()
-        if found
+        for kind, tensors in members.items()
+        if tensors
     ]
 
 
@@ -189,15 +192,14 @@ def _stored_as(quantization: Quantization | None) -> str:
     return "unquantized" if quantization is None else str(quantization)
 
 
-def _verification(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
+def verification_text(measured: Mapping[str, Any]) -> str:
+    """Format the result of `verify`. None stands for a number that is not finite."""
 
     def shown(key: str, spec: str) -> str:
-        return "not finite" if found[key] is None else format(float(found[key]), spec)
+        return "not finite" if measured[key] is None else format(float(measured[key]), spec)
 
     return (
-        f"\nagainst its source, at {int(found['positions'])} canvas positions: "
+        f"at {int(measured['positions'])} canvas positions: "
         f"RMS logit error {shown('rms_logit_error', '.4f')}, "
         f"argmax agreement {shown('argmax_agreement', '.1%')}, "
         f"mean entropy difference {shown('entropy_difference', '.4f')} nats"
@@ -205,7 +207,7 @@ def _verification(found: Mapping[str, Any] | None) -> str:
 
 
 def _table(rows: Sequence[_Row]) -> str:
-    """Columns that no row has something for are left out."""
+    """Format rows and their total. Omits columns that are empty in every row."""
     total = _Row(
         "total",
         "",
@@ -214,18 +216,24 @@ def _table(rows: Sequence[_Row]) -> str:
         None if any(row.bytes_in is None for row in rows) else sum(row.bytes_in or 0 for row in rows),
         sum(row.bytes_out for row in rows),
     )
-    columns = [
-        ("class", [row.kind for row in (*rows, total)]),
-        ("stored as", [row.stored_as for row in (*rows, total)]),
-        ("tensors", [str(row.tensors) for row in (*rows, total)]),
-        ("parameters", [f"{row.parameters / 1e6:,.1f} M" for row in (*rows, total)]),
-        ("bits/weight", [f"{8 * row.bytes_out / max(row.parameters, 1):.2f}" for row in (*rows, total)]),
-        ("in", ["" if row.bytes_in is None else size(row.bytes_in) for row in (*rows, total)]),
-        ("out", [size(row.bytes_out) for row in (*rows, total)]),
-        ("RMS error", ["" if row.rms_error is None else f"{row.rms_error:.2%}" for row in (*rows, total)]),
+    lines = [
+        (
+            row.kind,
+            row.stored_as,
+            str(row.tensors),
+            f"{row.parameters / 1e6:,.1f} M",
+            f"{8 * row.bytes_out / max(row.parameters, 1):.2f}",
+            "" if row.bytes_in is None else size(row.bytes_in),
+            size(row.bytes_out),
+            "" if row.rms_error is None else f"{row.rms_error:.2%}",
+        )
+        for row in (*rows, total)
     ]
-    shown = [(head, *cells) for head, cells in columns if any(cells)]
-    return aligned(zip(*shown, strict=True), left=2)
+    columns = zip(_COLUMNS, *lines, strict=True)
+    return aligned(zip(*(column for column in columns if any(column[1:])), strict=True), left=2)
+
+
+_COLUMNS = ("class", "stored as", "tensors", "parameters", "bits/weight", "in", "out", "RMS error")
 
 
 def _finite(value: float | None) -> float | None:

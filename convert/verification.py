@@ -1,12 +1,13 @@
 """Runs the source and the result of a conversion on the same canvas and compares their logits.
 
-Neither model is ever whole in memory: whenever a layer is done, all weights are replaced by ones that are not
-read yet, so that one layer of one model is held at a time, at the price of reading each three times.
+One layer of one model is in memory at a time. This is why the layers are run here and not by
+`DiffusionGemma.encode`, `decode` and the engine's loop, which need a whole model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +16,60 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_diffusiongemma.checkpoint.loading import checked_model
-from mlx_diffusiongemma.checkpoint.tied_weights import model_tensors
-from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
+from mlx_diffusiongemma.checkpoint.tied_weights import parameter_name
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.console.progress import bar
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
-from mlx_diffusiongemma.engine.rules import temperature_at
+from mlx_diffusiongemma.engine.samplers import LinearSchedule
 from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.model.attention import Chunk
+from mlx_diffusiongemma.model.layers import DecoderLayer
 from mlx_diffusiongemma.ops import row_statistics
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
-from .planning import plan
+from .planning import Planned, plan
+from .quantizing import chunks
+from .safetensors_source import SafetensorsSource
+from .source import DTYPES, Source
 
-# An ordinary turn: logits of a prompt that the model would never see say little about its answers.
+# An ordinary turn. Logits of a prompt that the model never sees in use say little about its answers.
 PROMPT = "<bos><|turn>user\nExplain in two sentences why the sky is blue.<turn|>\n<|turn>model\n"
-_STEPS = 2  # the first without self-conditioning, the second with
+_STEPS = 2  # the first without self-conditioning, the second with it
 _SEED = 0
+_EMBEDDING, _LAYERS = "model.decoder.embed_tokens.", "model.decoder.layers."
+_ENCODER_LAYERS = "model.encoder.language_model.layers."
 
 
-def verify(source: Path, converted: Path) -> dict[str, float]:
-    """Measure how far the logits of `converted` are from those of `source`, two checkpoint directories.
+def verify(source: Source, converted: Path) -> dict[str, float]:
+    """Measure how far the logits of the directory `converted` are from those of `source`.
 
-    Both see the same prompt and the same canvas of noise in two denoising steps, the second with the soft
-    embedding of their own first. In float32 on MLX's CPU backend, else in each checkpoint's own dtype.
+    Both run two denoising steps on the same prompt and the same canvas of noise. The second step has the soft
+    embedding of the model's own first. They run in float32 on MLX's CPU backend, otherwise in each
+    checkpoint's own dtype.
 
-    rms_logit_error: root mean square difference of the softcapped logits, over both steps. argmax_agreement:
-    share of the positions with the same likeliest token. entropy_difference: mean absolute difference of a
-    position's entropy at the step's temperature, nats. positions: how many were compared, of both steps.
-    Raises `CheckpointError` or `ConfigError` when one of the two cannot be loaded.
+    Returns:
+        rms_logit_error: root mean square difference of the softcapped logits, over both steps.
+        argmax_agreement: share of the positions with the same most likely token.
+        entropy_difference: mean absolute difference of a position's entropy at the step's temperature, nats.
+        positions: number of positions that were compared, in both steps.
+
+    Raises:
+        CheckpointError, ConfigError: one of the two cannot be loaded.
     """
-    config = ModelConfig.load(source)
-    prompt, canvas = probe(source, config)
-    models = reference, result = _source_model(source, config), _converted_model(converted)
-    settings = reference.settings
-    sums = mx.zeros(3)
-    passes = len(models) * (1 + _STEPS)  # one encodes the prompt
+    config = ModelConfig.from_dict(source.config())
+    settings = GenerationConfig.load(source.tokenizer_files(), config.eos_token_id)
+    prompt, canvas = probe(source.tokenizer_files(), config)
+    schedule, most = LinearSchedule(settings.t_min, settings.t_max), settings.max_denoising_steps
+    temperatures = [schedule(most - step, most) for step in range(_STEPS)]
+    passes = 2 * (1 + _STEPS)  # of two models; one pass encodes the prompt
     with bar("Verifying", total=passes * config.text.num_hidden_layers, unit="layer") as progress:
-        reference.when_done = result.when_done = progress.update
-        for step in range(_STEPS):
-            temperature = temperature_at(settings.max_denoising_steps - step, settings)
-            expected, found = (model.step(prompt, canvas, temperature) for model in models)
-            sums += _differences(expected, found, temperature)
-            mx.eval(sums)  # so that these logits go before the next come
+        models = _source_model(source, config), _converted_model(converted)
+        steps = (model.logits(prompt, canvas, temperatures, progress.update) for model in models)
+        sums = mx.zeros(3)
+        for temperature, expected, actual in zip(temperatures, *steps, strict=True):
+            sums += _differences(expected, actual, temperature)
+            mx.eval(sums)
     squared, agreement, entropy = (np.array(sums) / _STEPS).tolist()
     return {
         "rms_logit_error": squared**0.5,
@@ -68,88 +80,121 @@ def verify(source: Path, converted: Path) -> dict[str, float]:
 
 
 def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
-    """Prompt ids `[1, L]` and the canvas that a generation with seed 0 starts from `[1, C]`."""
+    """Return prompt ids `[1, L]`, and the canvas `[1, C]` that a generation with seed 0 starts from.
+
+    directory: of the tokenizer.
+    """
     vocab_size = config.text.vocab_size
-    # MLX reads beyond the embedding table without a word.
+    # MLX does not check ids, and would read beyond the embedding table.
     ids = [i for i in Tokenizer.load(directory).encode(PROMPT) if i < vocab_size]
     draws = SeededDraws([NoiseKey(_SEED, 0, 0, 0)], config.canvas_length, vocab_size)
     return mx.array([ids], dtype=mx.int32), draws.initial()
 
 
-class _Streamed:
-    """A model that reads the weights of a layer when it runs and forgets them when the layer is done.
+class _StreamedModel:
+    """A model with one layer, or else the embedding, in memory. Norms and self-conditioning stay there.
 
-    origins: parameter -> the tensors of `directory` that, one below the other, it consists of.
+    weights: the stored weight of each parameter.
     """
 
-    def __init__(self, model: DiffusionGemma, directory: Path, origins: dict[str, list[str]]):
-        self.model, self.files, self.origins = model, weight_files(directory), origins
-        self.settings = GenerationConfig.load(directory, model.config.eos_token_id)
-        self.cache = model.make_cache()
-        self.soft_embedding: mx.array | None = None
-        self.when_done: Callable[[], object] = lambda: None  # a layer
+    def __init__(self, model: DiffusionGemma, source: Source, weights: Mapping[str, Planned]):
+        self.model, self.source, self.weights = model, source, weights
+        self.unread = dict(_parameters(model))  # lazy arrays of the right shapes, never evaluated
+        # See `load`: MLX's CPU backend is slow in other dtypes.
         on_cpu = mx.default_device() == mx.Device(mx.cpu)
-        self.dtype = mx.float32 if on_cpu else None  # see `load`
-        self.shapes = {name: weight.shape for name, weight in _parameters(model).items()}
-        for layer in model.decoder.layers:
-            for method in ("encode", "encode_last", "decode"):
-                setattr(layer, method, self._forgetful(getattr(layer, method)))
-        self.forget()
+        self.activations = mx.float32 if on_cpu else None
+        self._load([name for name in weights if not name.startswith((_EMBEDDING, _LAYERS))])
 
-    def step(self, prompt: mx.array, canvas: mx.array, temperature: float) -> mx.array:
-        """The next step's fp32 softcapped logits `[1, C, V]`; the first encodes the prompt, too."""
-        if self.cache.offset == 0:
-            self.model.encode(prompt, self.cache)
-        logits = self.model.decode(canvas, self.cache, self.soft_embedding)
-        mx.eval(logits)
-        self.forget()
-        # Lazy: the last step's is never computed.
-        self.soft_embedding = self.model.dense_soft_embedding(logits / temperature)
-        return logits
-
-    def forget(self) -> None:
-        """Replaces every weight by one that is not read yet."""
-        tensors = read_tensors(self.files)
-        weights = [(name, self._weight(name, tensors)) for name in self.origins]
-        self.model.load_weights(weights)
-        mx.clear_cache()
-
-    def _weight(self, name: str, tensors: dict[str, mx.array]) -> mx.array:
-        pieces = [tensors[piece] for piece in self.origins[name]]
-        weight = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces).reshape(self.shapes[name])
-        if self.dtype is not None and mx.issubdtype(weight.dtype, mx.floating):
-            weight = weight.astype(self.dtype)
-        return weight
-
-    def _forgetful(self, method: Callable[..., mx.array | None]) -> Callable[..., mx.array | None]:
-        def run(x: mx.array, *others: Any) -> mx.array | None:
+    def logits(
+        self,
+        prompt: mx.array,
+        canvas: mx.array,
+        temperatures: Sequence[float],
+        after_layer: Callable[[], object],
+    ) -> Iterator[mx.array]:
+        """Yield the fp32 softcapped logits `[1, C, V]` of each denoising step."""
+        model, softcap = self.model, self.model.config.text.final_logit_softcapping
+        cache = model.make_cache()
+        cache.reserve(1, prompt.shape[1], model.config.canvas_length)
+        parameters = _parameters(model)
+        with self._loaded(_EMBEDDING):
+            x = model.embed(prompt)
             mx.eval(x)
-            self.forget()  # the embedding, before the first layer
-            out = method(x, *others)
-            if out is not None:
-                mx.eval(out)
-            self.forget()
-            self.when_done()
-            return out
+        chunk = Chunk(cache)
+        for i, layer in self._layers():
+            x = layer.encode(x, chunk, cache.layers[i], parameters[f"{_ENCODER_LAYERS}{i}.layer_scalar"])
+            mx.eval(x, cache.layers[i].keys, cache.layers[i].values)
+            after_layer()
+        cache.offset += prompt.shape[1]
 
-        return run
+        processed = None  # logits of the step before
+        for temperature in temperatures:
+            with self._loaded(_EMBEDDING):
+                if processed is None:
+                    soft = model.zero_self_conditioning(canvas.shape)
+                else:
+                    soft = model.dense_soft_embedding(processed)
+                x = model.embed_canvas(canvas, soft)
+                mx.eval(x)
+            with cache.canvas(*canvas.shape) as view:
+                for i, layer in self._layers():
+                    x = layer.decode(x, view, i)
+                    mx.eval(x, view.buffers)
+                    after_layer()
+            with self._loaded(_EMBEDDING):
+                raw = model.logits(model.decoder.norm(x)).astype(mx.float32)
+                logits = mx.tanh(raw / softcap) * softcap
+                mx.eval(logits)
+            yield logits
+            processed = logits / temperature
+
+    def _layers(self) -> Iterator[tuple[int, DecoderLayer]]:
+        """Yield each layer, with its weights in memory until the next one is asked for."""
+        for i, layer in enumerate(self.model.decoder.layers):
+            with self._loaded(f"{_LAYERS}{i}."):
+                yield i, layer
+
+    @contextmanager
+    def _loaded(self, prefix: str) -> Iterator[None]:
+        names = [name for name in self.weights if name.startswith(prefix)]
+        self._load(names)
+        try:
+            yield
+        finally:
+            self.model.load_weights([(name, self.unread[name]) for name in names], strict=False)
+            mx.clear_cache()
+
+    def _load(self, names: Sequence[str]) -> None:
+        self.model.load_weights([(name, self._weight(self.weights[name])) for name in names], strict=False)
+
+    def _weight(self, stored: Planned) -> mx.array:
+        """Read a weight, portion by portion into one array."""
+        dtype = DTYPES[stored.dtype]
+        if mx.issubdtype(dtype, mx.floating):
+            dtype = self.activations or dtype
+        weight = mx.zeros((stored.parameters // stored.shape[-1], stored.shape[-1]), dtype)
+        for rows in chunks(stored):
+            weight[rows.target : rows.target + rows.count] = rows.read(self.source).astype(dtype)
+            mx.eval(weight)
+        return weight.reshape(stored.shape)
 
 
-def _source_model(directory: Path, config: ModelConfig) -> _Streamed:
+def _source_model(source: Source, config: ModelConfig) -> _StreamedModel:
     """Return the unquantized checkpoint, whose experts may be a tensor each."""
     model = DiffusionGemma(config)
-    parameters = _parameters(model)
-    origins = {}
-    for tensor in plan(model_tensors(directory), "bf16", {}).tensors:
-        parameter = tensor.name if tensor.name in parameters else f"{tensor.path}.weight"
-        if parameter in parameters:  # the vision tower is none
-            origins[parameter] = [piece.name for piece in tensor.pieces]
-    return _Streamed(model, directory, origins)
+    planned = plan(source.tensors(), "bf16", {}).tensors
+    weights = {parameter_name(tensor.name): tensor for tensor in planned}
+    return _StreamedModel(model, source, {name: weights[name] for name in _parameters(model)})
 
 
-def _converted_model(directory: Path) -> _Streamed:
-    model, tensors = checked_model(directory, ModelConfig.load(directory))
-    return _Streamed(model, directory, {name: [info.name] for name, info in tensors.items()})
+def _converted_model(directory: Path) -> _StreamedModel:
+    model, _ = checked_model(directory, ModelConfig.load(directory))
+    source = SafetensorsSource(directory)
+    weights = {
+        parameter_name(name): Planned(name, "", (tensor,), tensor.shape, tensor.dtype, None)
+        for name, tensor in source.tensors().items()
+    }
+    return _StreamedModel(model, source, {name: weights[name] for name in _parameters(model)})
 
 
 def _parameters(model: DiffusionGemma) -> dict[str, mx.array]:
@@ -157,15 +202,15 @@ def _parameters(model: DiffusionGemma) -> dict[str, mx.array]:
     return dict(flat)
 
 
-def _differences(expected: mx.array, found: mx.array, temperature: float) -> mx.array:
+def _differences(expected: mx.array, actual: mx.array, temperature: float) -> mx.array:
     """Means over logits `[1, C, V]`: squared difference, same argmax, difference of entropies (nats)."""
-    seen, other = (
-        row_statistics(x[0], mx.zeros(x.shape[1]), temperature, softcap=None) for x in (expected, found)
+    before, after = (
+        row_statistics(x[0], mx.zeros(x.shape[1]), temperature, softcap=None) for x in (expected, actual)
     )
     return mx.stack(
         [
-            mx.square(expected - found).mean(),
-            (seen.argmax == other.argmax).mean(),
-            mx.abs(seen.entropy - other.entropy).mean(),
+            mx.square(expected - actual).mean(),
+            (before.argmax == after.argmax).mean(),
+            mx.abs(before.entropy - after.entropy).mean(),
         ]
     )

@@ -1,4 +1,4 @@
-"""The hidden directory beside the target in which a conversion grows, and from which it can be resumed."""
+"""Hidden directory beside the target in which a conversion grows, and from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from mlx_diffusiongemma.config.model import MODEL_TYPE
 from mlx_diffusiongemma.errors import InputError
 
+from .source import Source
 from .writing import is_intact
 
 _PROGRESS, _LOCK = "progress.json", "lock"
@@ -27,7 +28,7 @@ class Workspace:
         self.path = partial_of(target)
         self._new_parents = [parent for parent in target.parents if not parent.exists()]
         if os.path.islink(self.path):
-            raise InputError(f"{self.path} is a link; it is where {target.name} would grow, so remove it")
+            raise InputError(f"{self.path} is a link; {target.name} would be written there, so remove it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / _LOCK).open("w")
@@ -39,25 +40,25 @@ class Workspace:
         except OSError:
             self._lock.close()
             raise InputError(f"{target} is being written by another conversion; wait for it") from None
-        shutil.rmtree(_replaced_of(target), ignore_errors=True)  # a run was cut off just before its end
+        shutil.rmtree(_replaced_of(target), ignore_errors=True)  # of a run that ended just before its end
         self.finished: dict[str, Any] = self._resumable()
 
     def _resumable(self) -> dict[str, Any]:
-        """Records of finished shards by file name, if they are of this very conversion and intact."""
+        """Return records of finished shards by file name, if they are of this conversion and intact."""
         try:
             progress = json.loads((self.path / _PROGRESS).read_text(encoding="utf-8"))
             shards: dict[str, Any] = progress["shards"] if progress["fingerprint"] == self.fingerprint else {}
-            kept = {
+            finished = {
                 name: shards[name] for name in shards if is_intact(self.path / name, shards[name]["pieces"])
             }
         except (OSError, ValueError, KeyError, TypeError):
-            kept = {}
+            finished = {}
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name not in (*kept, _LOCK):
+            elif entry.name not in (*finished, _LOCK):
                 entry.unlink()
-        return kept
+        return finished
 
     def finish_shard(self, name: str, record: dict[str, Any]) -> None:
         self.finished[name] = record
@@ -67,7 +68,7 @@ class Workspace:
         temporary.replace(self.path / _PROGRESS)
 
     def commit(self) -> None:
-        """Puts the workspace in the target's place; what was there before goes."""
+        """Move the workspace to the target's place. Remove the old target."""
         replaced = _replaced_of(self.target)
         if os.path.lexists(self.target):
             self.target.rename(replaced)
@@ -80,14 +81,14 @@ class Workspace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keep finished shards after an interrupt or a crash, and say so. Otherwise leave nothing behind."""
+        """Keep finished shards after an interrupt or a crash, with a message. Otherwise remove everything."""
         self._lock.close()
         if kind is None:
             return
         if self.finished and not issubclass(kind, InputError):
             click.echo(
-                f"mlx_dg: kept what is finished, {len(self.finished)} of the shards, in {self.path}; "
-                "the same command goes on from there",
+                f"mlx_dg: kept {len(self.finished)} finished shards in {self.path}; "
+                "the same command continues from there",
                 err=True,
             )
             return
@@ -98,22 +99,22 @@ class Workspace:
         for parent in self._new_parents:
             try:
                 parent.rmdir()
-            except OSError:  # it is not empty, or it was never made
+            except OSError:  # it is not empty, or it was not created
                 return
 
 
 def partial_of(target: Path) -> Path:
-    """Where `target` grows."""
+    """Return the directory in which `target` grows."""
     return target.parent / f".{target.name}.partial"
 
 
 def _replaced_of(target: Path) -> Path:
-    """Where an old target waits until the new one is in its place."""
+    """Return the place of an old target until the new one is in its place."""
     return target.parent / f".{target.name}.replaced"
 
 
 def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
-    """The target's absolute path; `InputError` if it cannot be one, or exists and may not be replaced."""
+    """Return the target's absolute path. `InputError` if it is unusable or must not be replaced."""
     if not str(mlx_path).isprintable():
         raise InputError(f"{str(mlx_path)!r} has unprintable characters; give another path")
     try:
@@ -125,7 +126,7 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
     if not os.path.lexists(target):
         if not os.path.isdir(_replaced_of(target)):  # False where the name is too long
             return target
-        _replaced_of(target).rename(target)  # a run was cut off between its two renames
+        _replaced_of(target).rename(target)  # a run was interrupted between its two renames
     if not overwrite:
         way_out = ", give another path, or use --overwrite" if _is_model(target) else " or give another path"
         raise InputError(f"{target} exists already; remove it{way_out}")
@@ -134,14 +135,14 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
     return target
 
 
-def check_apart(source: Path, target: Path) -> None:
-    """`InputError` if replacing `target` would remove `source`."""
-    if source.resolve().is_relative_to(target.resolve()):
-        raise InputError(f"{target} holds the source, {source}; give another path")
+def check_apart(source: Source, target: Path) -> None:
+    """Raise `InputError` if replacing `target` would remove the source."""
+    if any(path.parent.resolve().is_relative_to(target.resolve()) for path in source.paths()):
+        raise InputError(f"{target} holds the source, {source.name}; give another path")
 
 
 def _is_model(directory: Path) -> bool:
-    """True for a directory with a DiffusionGemma and nothing more, so that it may be replaced."""
+    """Return True for a directory with a DiffusionGemma and nothing else, so that it may be replaced."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         plain = directory.is_dir() and not directory.is_symlink()
@@ -151,14 +152,14 @@ def _is_model(directory: Path) -> bool:
 
 
 def check_disk(target: Path, nbytes: int) -> None:
-    """`InputError` if the target's file system has no room for what is missing of `nbytes`."""
+    """Raise `InputError` if the target's file system has too little room for the missing part of `nbytes`."""
     existing = next(parent for parent in target.parents if parent.exists())
     try:
-        there = sum(file.stat().st_blocks * 512 for file in partial_of(target).glob("*.safetensors"))
+        finished = sum(file.stat().st_blocks * 512 for file in partial_of(target).glob("*.safetensors"))
         free = shutil.disk_usage(existing).free
-    except OSError:  # some network file systems do not say
+    except OSError:  # some network file systems do not report it
         return
-    if free + there < nbytes:
+    if free + finished < nbytes:
         raise InputError(
             f"{target} needs {nbytes / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB free; "
             "free some or give a path on another disk"

@@ -1,4 +1,4 @@
-"""Writes safetensors files piece by piece: the layout is known before the first weight is read."""
+"""Writes safetensors files piece by piece. Their layout is known before the first weight is read."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from .planning import Output, Planned
 
 SHARD_BYTES = 5 * 10**9
 _READ_BYTES = 1 << 24
-# Wide dtypes come first, so that each tensor begins at a multiple of its width: the order of safetensors'
-# own writer.
+# The order of safetensors' own writer: each tensor begins at a multiple of its dtype's width.
 _ORDER = ("F32", "U32", "BF16", "F16", "U8")
 Piece = tuple[int, int, int]  # byte offset in the file, bytes, CRC-32
 
 
 def shards(tensors: Sequence[Planned]) -> list[list[Planned]]:
-    """Divides tensors, in order, among files of at most `SHARD_BYTES`; one that is larger stands alone."""
-    out: list[list[Planned]] = []
+    """Divide tensors, in order, among files of at most `SHARD_BYTES`. A larger tensor has its own file."""
+    files: list[list[Planned]] = []
     size = 0
     for tensor in tensors:
-        if not out or size + tensor.bytes_out > SHARD_BYTES:
-            out.append([])
+        if not files or size + tensor.bytes_out > SHARD_BYTES:
+            files.append([])
             size = 0
-        out[-1].append(tensor)
+        files[-1].append(tensor)
         size += tensor.bytes_out
-    return out
+    return files
 
 
 def shard_name(index: int, count: int) -> str:
@@ -52,7 +51,7 @@ class ShardWriter:
         self._file.truncate(len(header) + sum(output.nbytes for output in outputs))
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
-        """Writes `data` at byte `offset` of tensor `name`."""
+        """Write `data` at byte `offset` of tensor `name`."""
         begin = self._begin[name] + offset
         self._pieces.append((begin, data.nbytes, zlib.crc32(data)))
         while data.nbytes:  # a write may be short
@@ -60,7 +59,7 @@ class ShardWriter:
             data, begin = data[written:], begin + written
 
     def finish(self) -> list[Piece]:
-        """Makes the file durable; returns what `is_intact` needs to check it later."""
+        """Sync the file to disk. Return its pieces for `is_intact`."""
         os.fsync(self._file.fileno())
         self._file.close()
         return sorted(self._pieces)
@@ -70,7 +69,7 @@ class ShardWriter:
 
 
 def is_intact(path: Path, pieces: Sequence[Piece]) -> bool:
-    """True if a file still holds what was written, from its first byte to its last."""
+    """Return True if the file consists of exactly these pieces."""
     try:
         with path.open("rb") as file:
             position = 0
@@ -97,7 +96,7 @@ def _read(file: Any, size: int) -> Iterator[bytes]:
 
 
 def _header(outputs: Sequence[Output]) -> tuple[bytes, dict[str, int]]:
-    """The file's first bytes, and the byte at which each tensor begins."""
+    """Return the file's first bytes, and the byte at which each tensor begins."""
     entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     position = 0
     for output in outputs:

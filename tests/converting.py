@@ -1,4 +1,4 @@
-"""Shared by tests of conversion: a tiny checkpoint, its bytes, and which shards a run writes."""
+"""Tiny checkpoints for tests of conversion, their bytes, and the shards that a run writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bytes_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix == ".safetensors"}
 
 
-def change_weights(source: Path, name: str, value: float, count: int) -> None:
+def change_weights(source: Path, name: str, value: float | mx.array, count: int) -> None:
     tensors = read_tensors(weight_files(source))
     flat = tensors[name].flatten()
     flat[:count] = value
@@ -35,7 +35,7 @@ def change_weights(source: Path, name: str, value: float, count: int) -> None:
 
 
 def rewritten(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
-    """The shards that a run writes itself."""
+    """Names of the shards that a run writes, without those of an earlier run."""
     names: list[str] = []
     write = conversion._write_shard
 

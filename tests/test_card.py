@@ -1,14 +1,15 @@
-"""Model cards: what the hub reads from them, the licence, and the numbers."""
+"""Model cards: their metadata as the hub reads it, the licence, and the numbers."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from mlx_diffusiongemma.converter.card import front_matter, model_card, read_readme
+from mlx_diffusiongemma.converter.card import model_card, read_readme
 
 RECORD: dict[str, Any] = {
     "format": 1,
@@ -54,8 +55,13 @@ extra_gated_prompt: Accept
 """
 
 
-def test_the_hub_finds_licence_and_origin() -> None:
-    card = ModelCard(model_card(RECORD, RECORD["source"], README))
+def loaded(path: Path, text: str) -> ModelCard:
+    path.write_text(text, encoding="utf-8")
+    return ModelCard.load(path)
+
+
+def test_the_hub_finds_licence_and_origin(tmp_path: Path) -> None:
+    card = loaded(tmp_path / "README.md", model_card(RECORD, RECORD["source"], README))
     assert card.data.to_dict() == {
         "library_name": "mlx",
         "base_model": "google/diffusiongemma-26B-A4B-it",
@@ -66,7 +72,7 @@ def test_the_hub_finds_licence_and_origin() -> None:
         "language": ["en", "de"],
         "tags": ["mlx", "diffusion_gemma", "mlx-diffusiongemma", "mixed-4bit"],
     }
-    assert "That of the source: gemma-terms (https://ai.google.dev/gemma/terms)." in card.text
+    assert "The source's licence: gemma-terms (https://ai.google.dev/gemma/terms)." in card.text
     assert "at revision `abc123`" in card.text
 
 
@@ -79,10 +85,10 @@ def test_numbers_are_those_of_the_record() -> None:
         "| **all** | 22,837,986,280 | | 4.50 | 45.7 | 12.8 | |\n"
     ) in card
     assert (
-        "on a probe of 512 canvas positions: RMS logit error 0.0147, same most likely token at 97.7%, "
-        "entropy off by 0.0021 nats on average."
+        "Compared with the source at 512 canvas positions: RMS logit error 0.0147, argmax agreement 97.7%, "
+        "mean entropy difference 0.0021 nats."
     ) in card
-    assert "Against the source" not in model_card(RECORD | {"verification": None}, "demo")
+    assert "Compared with the source" not in model_card(RECORD | {"verification": None}, "demo")
 
 
 def test_the_commands_load_the_repository_that_is_known() -> None:
@@ -92,9 +98,9 @@ def test_the_commands_load_the_repository_that_is_known() -> None:
 
 
 @pytest.mark.parametrize("source", ["demo", "a directory", "/home/x/model", "../model", "a/b/c"])
-def test_a_local_source_is_no_base_model(source: str) -> None:
-    card = ModelCard(model_card(RECORD | {"revision": None}, source))
-    assert "base_model" not in card.data.to_dict()
+def test_a_local_source_is_not_a_base_model(source: str, tmp_path: Path) -> None:
+    card = loaded(tmp_path / "README.md", model_card(RECORD | {"revision": None}, source))
+    assert card.data.base_model is None
     assert f"`{source}`, a DiffusionGemma" in card.text
 
 
@@ -107,21 +113,29 @@ def test_a_local_source_is_no_base_model(source: str) -> None:
         "---\n- a list\n---\n",
         "---\nlicense: {a: mapping}\nlicense_link: 5\nlanguage: [en, no]\n---\n",  # YAML's no is false
         "---\nlicense:\n---\n",
-        "---\nlicense: 2026-99-99\n---\n" + "x",
+        "---\nlicense: 2026-99-99\n---\n",
         "---\n" + "[" * 10_000 + "\n---\n",
         "text\n---\nlicense: mit\n---\n",
     ],
 )
-def test_without_a_licence_the_card_says_so(readme: str) -> None:
-    card = ModelCard(model_card(RECORD, RECORD["source"], readme))
+def test_a_source_without_a_licence_or_with_broken_front_matter(
+    readme: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = loaded(tmp_path / "README.md", model_card(RECORD, RECORD["source"], readme))
     assert card.data.pipeline_tag == "text-generation"
-    if "2026-99-99" not in readme:
-        assert card.data.license is None
-        assert "The source names none here; " in card.text
+    assert card.data.license is None
     assert card.data.language is None
+    assert "The source's README names no licence. See [" in card.text
+    assert not caplog.records
 
 
-def test_a_readme_is_read_whatever_its_bytes_are(tmp_path: Path) -> None:
+def test_front_matter_may_have_any_keys_values_and_bytes(tmp_path: Path) -> None:
     assert read_readme(tmp_path) == ""
-    (tmp_path / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n\xff\xfe")
-    assert front_matter(read_readme(tmp_path)) == {"license": "mit"}
+    readme = b"\xef\xbb\xbf---\r\nlicense: mit\r\n1: 2\r\nmodel-index: 3\r\n---\r\n\xff\xfe"
+    (tmp_path / "README.md").write_bytes(readme)
+    card = loaded(tmp_path / "card.md", model_card(RECORD, "demo", read_readme(tmp_path)))
+    assert card.data.license == "mit"
+    licence = "see LICENSE: \"quoted\", 'it''s' \u00e9 # not a comment"
+    readme = f"---\n{json.dumps({'license': 'other', 'license_name': licence})}\n---\n"
+    card = loaded(tmp_path / "card.md", model_card(RECORD, "demo", readme))
+    assert card.data.license_name == licence

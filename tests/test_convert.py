@@ -1,4 +1,4 @@
-"""Conversion: what is written loads, stays close to its source, and nothing half-written is left."""
+"""Conversion: stored bytes, layout, config.json and record."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 import safetensors.numpy
-from converting import tiny_source
+from converting import bytes_of, tiny_source
 from mlx.utils import tree_flatten
-from oracle import demo, tiny
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.checkpoint.weights import read_tensors, tensor_infos, weight_files
 from mlx_diffusiongemma.converter import convert, quantizing, writing
 from mlx_diffusiongemma.converter.recipes import RECIPES, choose, tensor_class
-from mlx_diffusiongemma.errors import CheckpointError, InputError
 
 
 @pytest.fixture
@@ -39,25 +37,10 @@ def canvas_logits(directory: Path) -> np.ndarray:
     return np.array(model.decode(mx.arange(16)[None], cache))
 
 
-def test_experts_get_4_bits_the_rest_8_and_router_norms_and_vision_none(source: Path, tmp_path: Path) -> None:
-    target = convert(source, tmp_path / "out")
-    model = load_model(target)
-    layer: Any = model.decoder.layers[0]
-    assert layer.experts.gate_up_proj.bits == layer.experts.down_proj.bits == 4
-    for module in (layer.self_attn.q_proj, layer.mlp.down_proj, model.decoder.self_conditioning.up_proj):
-        assert module.bits == 8
-    assert model.decoder.embed_tokens.bits == 8
-    assert "scales" not in layer.router.proj
-    before, after = tensor_infos(source), tensor_infos(target)
-    vision = {name for name in before if "vision" in name}
-    assert vision
-    assert vision <= after.keys()
-
-
 def test_quantized_weights_are_what_quantize_and_dequantize_make_of_the_source(
     source: Path, tmp_path: Path
 ) -> None:
-    """The converted model equals the source model with every quantized weight replaced by its rounding."""
+    """The converted model equals the source model whose weights are quantized and dequantized."""
     target = convert(source, tmp_path / "out")
     rounded, converted = load_model(source), load_model(target)
     parameters: Any = tree_flatten(rounded.parameters())
@@ -98,7 +81,7 @@ def test_shards_and_index_hold_everything(
 def test_a_file_is_laid_out_as_safetensors_does_it(
     recipe: str, dtype: str, source: Path, tmp_path: Path
 ) -> None:
-    """Byte by byte what its own writer makes of the same tensors."""
+    """Byte by byte equal to the file of its own writer."""
     data = (convert(source, tmp_path / "out", recipe=recipe, dtype=dtype) / "model.safetensors").read_bytes()
     assert data == safetensors.numpy.save(safetensors.numpy.load(data), {"format": "mlx"})
 
@@ -118,7 +101,7 @@ def test_tensors_begin_at_multiples_of_their_width(
         assert not [info.name for info in infos if info.offset % info.item_bytes]
 
 
-def test_both_names_of_the_quantization_block_are_written(source: Path, tmp_path: Path) -> None:
+def test_the_quantization_block_has_both_names(source: Path, tmp_path: Path) -> None:
     config = json.loads((convert(source, tmp_path / "out") / "config.json").read_text())
     assert config["quantization"] == config["quantization_config"]
     assert config["quantization"]["bits"] == 4
@@ -129,19 +112,8 @@ def test_both_names_of_the_quantization_block_are_written(source: Path, tmp_path
     }
 
 
-def test_a_width_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
-    narrow = tiny.build(tiny.ROUGH, tmp_path / "narrow", "original", expert=32)
-    shutil.copy(demo.DIRECTORY / "tokenizer.json", narrow)
-    with pytest.raises(
-        InputError,
-        match=r"layers\.0\.experts\.down_proj is \[8, 64, 32\]: groups of 64 do not divide its rows",
-    ):
-        convert(narrow, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_expert_stacks_may_have_a_weight_suffix(source: Path, tmp_path: Path) -> None:
-    """As other MLX conversions name them; they must not slip through unquantized."""
+    """Other MLX conversions name them so. They must not stay unquantized."""
     (file,) = source.glob("*.safetensors")
     tensors: Any = mx.load(str(file))
     renamed = {
@@ -180,7 +152,9 @@ def test_every_recipe_stores_what_mlx_makes_of_whole_tensors(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_dtype_is_that_of_all_that_stays_floating_point(dtype: str, source: Path, tmp_path: Path) -> None:
+def test_dtype_is_that_of_all_tensors_that_are_not_quantized(
+    dtype: str, source: Path, tmp_path: Path
+) -> None:
     config = json.loads((source / "config.json").read_text())
     config["dtype"] = config["text_config"]["dtype"] = "bfloat16"  # as Transformers writes it
     (source / "config.json").write_text(json.dumps(config))
@@ -194,12 +168,16 @@ def test_dtype_is_that_of_all_that_stays_floating_point(dtype: str, source: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("my model", "my model"), ("a\nb", "a local directory")], ids=["plain", "newline"]
+    ("name", "public_name"),
+    [("my model", "my model"), ("a\nb", "a local directory")],
+    ids=["plain", "newline"],
 )
-def test_of_a_local_source_only_its_name_is_told(name: str, told: str, source: Path, tmp_path: Path) -> None:
-    """The model card may be published; paths hold names of people."""
+def test_a_local_source_is_published_without_its_path(
+    name: str, public_name: str, source: Path, tmp_path: Path
+) -> None:
+    """The model card may be published. Paths contain names of people."""
     out = convert(source.rename(tmp_path / name), tmp_path / "out")
-    assert json.loads((out / "conversion.json").read_text())["source"] == told
+    assert json.loads((out / "conversion.json").read_text())["source"] == public_name
     assert str(tmp_path) not in (out / "README.md").read_text()
 
 
@@ -224,21 +202,7 @@ def test_one_tensor_per_expert_gives_the_same_bytes_as_a_stack(
     mx.eval(tensors)
     mx.save_safetensors(str(apart / "model.safetensors"), {k: mx.contiguous(v) for k, v in tensors.items()})
     stacked, unstacked = convert(source, tmp_path / "a"), convert(apart, tmp_path / "b")
-    expected, got = all_tensors(stacked), all_tensors(unstacked)
-    assert expected.keys() == got.keys()
-    assert all(mx.array_equal(expected[name], got[name]) for name in expected)
-
-
-def test_a_missing_expert_is_named(source: Path, tmp_path: Path) -> None:
-    file = source / "model.safetensors"
-    tensors = all_tensors(source)
-    mx.eval(tensors)
-    name = "model.decoder.layers.1.experts.down_proj"
-    stack = tensors.pop(name)
-    tensors |= {f"model.decoder.layers.1.experts.{i}.down_proj": stack[i] for i in (0, 1, 2, 4, 5, 6, 7)}
-    mx.save_safetensors(str(file), {k: mx.contiguous(v) for k, v in tensors.items()})
-    with pytest.raises(CheckpointError, match=f"{name}: its experts are not numbered 0 to 7 without a gap"):
-        convert(source, tmp_path / "out")
+    assert bytes_of(stacked) == bytes_of(unstacked)
 
 
 def test_the_recorded_error_is_the_relative_rms_of_each_class(source: Path, tmp_path: Path) -> None:
@@ -264,7 +228,7 @@ def test_the_recorded_error_is_the_relative_rms_of_each_class(source: Path, tmp_
 def test_an_override_without_mode_means_affine(
     source: Path, tmp_path: Path, mode: str, group_size: int, bits: int
 ) -> None:
-    """As repositories of the other modes have it for their 8-bit embeddings."""
+    """Repositories of the other modes have such overrides for their 8-bit embeddings."""
     whole = {"group_size": group_size, "bits": bits, "mode": mode}
     override = {"group_size": 64, "bits": 8}
     model = load_model(source)

@@ -1,4 +1,4 @@
-"""Conversions that are cut off or replace something: what is left, and what the next run does."""
+"""Conversions that are interrupted, or replace a directory: what they leave, and what the next run does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_overwrite_replaces_a_model_and_only_when_the_new_one_is_complete(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_cut_off_between_its_two_renames_the_old_model_comes_back(
+def test_interrupted_between_its_two_renames_the_old_model_comes_back(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = convert(source, tmp_path / "out")
@@ -78,14 +78,14 @@ def test_cut_off_between_its_two_renames_the_old_model_comes_back(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_what_a_run_cut_off_at_its_end_left_does_not_stand_in_the_way(source: Path, tmp_path: Path) -> None:
+def test_the_old_model_of_an_interrupted_run_is_removed(source: Path, tmp_path: Path) -> None:
     target = convert(source, tmp_path / "out")
     shutil.copytree(target, tmp_path / ".out.replaced")
     convert(source, target, recipe="8bit", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_two_conversions_into_one_target_do_not_meet(source: Path, tmp_path: Path) -> None:
+def test_two_conversions_into_one_target_at_once_are_refused(source: Path, tmp_path: Path) -> None:
     with (
         Workspace(tmp_path / "out", "of another process"),
         pytest.raises(InputError, match="out is being written by another conversion"),
@@ -94,11 +94,11 @@ def test_two_conversions_into_one_target_do_not_meet(source: Path, tmp_path: Pat
     convert(source, tmp_path / "out")
 
 
-# --- cut off and resumed ------------------------------------------------------------------------------------
+# --- interrupted and resumed --------------------------------------------------------------------------------
 
 
 def start_slowly(source: Path, target: Path) -> subprocess.Popen[bytes]:
-    """A process that converts in small shards, with a pause in each."""
+    """Start a process that converts in small shards, with a pause after each."""
     code = (
         "import sys, time\n"
         "from mlx_diffusiongemma.converter import conversion, convert, writing\n"
@@ -115,7 +115,7 @@ def start_slowly(source: Path, target: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("kill_after", [1, 3])
-def test_killed_at_any_moment_it_leaves_nothing_that_loads_and_the_next_run_goes_on(
+def test_a_killed_run_leaves_nothing_that_loads_and_the_next_run_continues(
     kill_after: int, source: Path, tmp_path: Path, small_shards: None
 ) -> None:
     expected = bytes_of(convert(source, tmp_path / "expected"))
@@ -134,10 +134,10 @@ def test_killed_at_any_moment_it_leaves_nothing_that_loads_and_the_next_run_goes
 
     progress = json.loads((workspace / "progress.json").read_text())
     assert len(progress["shards"]) >= kill_after
-    kept = {name: os.stat(workspace / name).st_mtime_ns for name in progress["shards"]}
+    times = {name: os.stat(workspace / name).st_mtime_ns for name in progress["shards"]}
     convert(source, target)
     assert bytes_of(target) == expected
-    assert all(os.stat(target / name).st_mtime_ns == changed for name, changed in kept.items())
+    assert all(os.stat(target / name).st_mtime_ns == changed for name, changed in times.items())
     assert not workspace.exists()
 
 
@@ -156,7 +156,7 @@ def interrupted(source: Path, tmp_path: Path, small_shards: None, monkeypatch: p
 
 
 def test_tensors_are_read_in_portions(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
-    """However large a tensor is: that bounds the memory of a conversion."""
+    """This bounds the memory of a conversion."""
     monkeypatch.setattr(quantizing, "CHUNK_BYTES", 3000)
     for tensor in conversion.planned_conversion(source)[1].tensors:
         portions = list(quantizing.chunks(tensor))
@@ -164,23 +164,16 @@ def test_tensors_are_read_in_portions(monkeypatch: pytest.MonkeyPatch, source: P
         assert all(portion.nbytes <= 3000 or portion.count == 1 for portion in portions)
 
 
-def test_an_interrupt_says_how_to_go_on(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(conversion, "_copy_files", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        convert(source, tmp_path / "out")
-    assert "mlx_dg: kept what is finished, 1 of the shards, in" in capsys.readouterr().err
-    assert not (tmp_path / ".out.partial" / "config.json").exists()
-
-
 def test_finished_shards_are_not_written_again_unless_they_changed(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    interrupted: Path,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = sorted(path.name for path in interrupted.glob("*.safetensors"))
+    assert f"mlx_dg: kept {len(names)} finished shards in {interrupted}; " in capsys.readouterr().err
+    assert not (interrupted / "config.json").exists()
     flipped, cut, longer = (interrupted / name for name in names[:3])
     data = bytearray(flipped.read_bytes())
     data[-7] ^= 1
@@ -202,7 +195,7 @@ def test_another_recipe_starts_anew(
     assert not (tmp_path / "third" / "lock").exists()
 
 
-def test_what_is_finished_needs_no_room_again(
+def test_finished_shards_need_no_room_again(
     interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -221,7 +214,7 @@ def test_a_changed_source_starts_anew(
     assert load_model(tmp_path / "out")
 
 
-def test_a_progress_file_that_makes_no_sense_starts_anew(
+def test_a_broken_progress_file_starts_anew(
     interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (interrupted / "progress.json").write_text('{"fingerprint": 3, "shards": [')

@@ -1,7 +1,9 @@
-"""Conversions that are refused, in one line and before anything is written."""
+"""Conversions that are refused, in one line and without a trace on the disk."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 from collections import namedtuple
@@ -22,7 +24,7 @@ def source(tmp_path: Path) -> Path:
     return tiny_source(tmp_path / "source")
 
 
-# --- refused before ----------------------------------------------------------------------------------------
+# --- refused before weights are read -----------------------------------------------------------------------
 
 
 def refuse(source: Path, target: Path, message: str, **settings: Any) -> None:
@@ -34,10 +36,10 @@ def refuse(source: Path, target: Path, message: str, **settings: Any) -> None:
 
 
 def test_bad_targets(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
+    (tmp_path / "directory").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("taken", "file", "link"):
+    for name in ("directory", "file", "link"):
         refuse(source, tmp_path / name, f"{name} exists already; remove it or give another path")
         refuse(source, tmp_path / name, f"{name} is not a model directory, so it is", overwrite=True)
     refuse(source, tmp_path / "file" / "below", "cannot be created")
@@ -63,7 +65,7 @@ def test_a_source_is_never_replaced_by_its_conversion(source: Path, tmp_path: Pa
     assert bytes_of(source) == before
 
 
-def test_only_a_model_and_nothing_more_is_ever_replaced(source: Path, tmp_path: Path) -> None:
+def test_only_a_directory_with_nothing_but_a_model_is_replaced(source: Path, tmp_path: Path) -> None:
     other, nested = tmp_path / "other", tmp_path / "nested"
     other.mkdir()
     (other / "config.json").write_text("{}")
@@ -73,7 +75,7 @@ def test_only_a_model_and_nothing_more_is_ever_replaced(source: Path, tmp_path: 
         refuse(source, target, "is not a model directory, so it is not overwritten", overwrite=True)
 
 
-def test_what_stays_behind_a_link_stays_there(source: Path, tmp_path: Path) -> None:
+def test_links_are_not_followed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("")
     (source / "LICENSE").symlink_to(tmp_path / "secret")
     refuse(source, tmp_path / "out", "LICENSE is a link that leads out of its directory")
@@ -83,12 +85,12 @@ def test_what_stays_behind_a_link_stays_there(source: Path, tmp_path: Path) -> N
     refuse(source, tmp_path / "out", r"\.out\.partial is a link")
 
 
-def test_without_a_tokenizer_the_result_could_not_be_loaded(source: Path, tmp_path: Path) -> None:
+def test_a_source_without_tokenizer(source: Path, tmp_path: Path) -> None:
     (source / "tokenizer.json").unlink()
     refuse(source, tmp_path / "out", "tokenizer")
 
 
-def test_shapes_that_the_config_does_not_call_for(source: Path, tmp_path: Path) -> None:
+def test_shapes_that_contradict_the_config(source: Path, tmp_path: Path) -> None:
     tensors = read_tensors(weight_files(source))
     tensors["model.decoder.norm.weight"] = mx.ones((32,))
     mx.eval(tensors)
@@ -108,6 +110,8 @@ def test_experts_that_do_not_stack(source: Path, tmp_path: Path) -> None:
 
     one = mx.contiguous(down[0])
     refuse_with({f"{layer}.99999.down_proj.weight": one}, "not numbered 0 to 99999 without a gap")
+    most = {f"{layer}.{i}.down_proj": mx.contiguous(down[i]) for i in range(8) if i != 3}
+    refuse_with(most, f"{layer}.down_proj: its experts are not numbered 0 to 7 without a gap")
     gates = {f"{layer}.{i}.gate_proj": mx.contiguous(both[i, :64]) for i in range(8)}
     refuse_with(gates, "expert 0 has gate_proj, which do not make a stack")
     again = {f"{name}.weight": value for name, value in gates.items()}
@@ -127,7 +131,7 @@ def test_bad_settings(source: Path, tmp_path: Path) -> None:
     refuse(once, tmp_path / "twice", "is quantized already")
 
 
-def test_a_full_disk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12 - 10**7, 10**7))
     refuse(source, tmp_path / "out", r"out needs 0\.05 GB, but its disk has 0\.01 GB free")
@@ -150,31 +154,25 @@ def test_missing_and_damaged_files(source: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "out")
 
 
-def test_parents_made_for_a_failed_target_go_again(source: Path, tmp_path: Path) -> None:
-    change_weights(source, "model.decoder.norm.weight", float("nan"), 1)
+def test_parents_of_a_failed_target_are_removed(source: Path, tmp_path: Path) -> None:
+    change_weights(source, "model.decoder.norm.weight", math.nan, 1)
     with pytest.raises(CheckpointError):
         convert(source, tmp_path / "new" / "newer" / "out")
     assert not (tmp_path / "new").exists()
 
 
-# --- weights that are no numbers ---------------------------------------------------------------------------
+# --- weights that are not finite ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["model.decoder.norm.weight", "model.decoder.layers.1.experts.down_proj"])
 def test_weights_that_are_not_finite_are_counted_and_refused(
-    source: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    dtype: str,
-    value: float,
-    name: str,
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, name: str
 ) -> None:
     tensors = {k: v.astype(getattr(mx, dtype)) for k, v in read_tensors(weight_files(source)).items()}
     mx.eval(tensors)
     mx.save_safetensors(str(source / "model.safetensors"), tensors)
-    change_weights(source, name, value, 3)
+    change_weights(source, name, mx.array([math.nan, math.inf, -math.inf]), 3)
     refuse(source, tmp_path / "out", f"{name} holds 3 NaN or infinite weights; download it again")
     convert(source, tmp_path / "out", allow_nonfinite=True)
     assert f"mlx_dg: {name} holds 3 NaN or infinite weights" in capsys.readouterr().err
@@ -187,10 +185,17 @@ def test_weights_that_do_not_fit_the_dtype_are_not_finite(source: Path, tmp_path
         change_weights(source, name, 1.0, 2)
 
 
-def test_weights_that_were_allowed_once_are_asked_about_again(
+def test_weights_that_are_not_finite_can_be_verified_and_described(source: Path, tmp_path: Path) -> None:
+    change_weights(source, "model.decoder.norm.weight", math.nan, 1)
+    target = convert(source, tmp_path / "out", allow_nonfinite=True, verify=True)
+    assert json.loads((target / "conversion.json").read_text())["verification"]["rms_logit_error"] is None
+    assert "RMS logit error not finite, argmax" in (target / "README.md").read_text()
+
+
+def test_weights_that_were_allowed_once_are_refused_by_the_next_run(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change_weights(source, "model.decoder.norm.weight", float("nan"), 1)
+    change_weights(source, "model.decoder.norm.weight", math.nan, 1)
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "_copy_files", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

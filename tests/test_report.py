@@ -17,7 +17,7 @@ from oracle import demo, tiny
 
 import mlx_diffusiongemma
 from mlx_diffusiongemma.checkpoint.loading import load_model
-from mlx_diffusiongemma.checkpoint.weights import TensorInfo, tensor_infos
+from mlx_diffusiongemma.checkpoint.weights import tensor_infos
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.config.released import real_config
@@ -25,6 +25,8 @@ from mlx_diffusiongemma.converter import report
 from mlx_diffusiongemma.converter.memory import gpu_limit, mac_table
 from mlx_diffusiongemma.converter.planning import Plan, plan
 from mlx_diffusiongemma.converter.recipes import choose
+from mlx_diffusiongemma.converter.safetensors_source import SafetensorsSource
+from mlx_diffusiongemma.converter.source import SourceTensor
 from mlx_diffusiongemma.engine.memory import memory_needed
 from mlx_diffusiongemma.errors import ConfigError
 
@@ -33,11 +35,8 @@ def real_plan(recipe: str = "mixed-4bit") -> Plan:
     """Of the 26B checkpoint's text tensors in bfloat16, from shapes alone."""
     model = mlx_diffusiongemma.DiffusionGemma(real_config())
     parameters: Any = tree_flatten(model.parameters())  # lazy: no weight is ever made
-    infos = {
-        name: TensorInfo(name, Path("model.safetensors"), "BF16", tuple(x.shape), 2 * x.size, 0)
-        for name, x in parameters
-    }
-    return plan(infos, recipe, choose(recipe))
+    tensors = {name: SourceTensor(name, "BF16", tuple(x.shape)) for name, x in parameters}
+    return plan(tensors, recipe, choose(recipe))
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_the_plan_of_the_real_checkpoint() -> None:
 @pytest.mark.parametrize("recipe", ["mixed-4bit", "nvfp4", "bf16"])
 def test_totals_are_what_the_files_hold(source: Path, tmp_path: Path, recipe: str) -> None:
     infos = tensor_infos(source)
-    planned = plan(infos, recipe, choose(recipe), "bfloat16")
+    planned = plan(SafetensorsSource(source).tensors(), recipe, choose(recipe), "bfloat16")
     written = report.record(planned, {}, "demo", None, None)["classes"].values()
     assert sum(c["tensors"] for c in written) == len(infos)
     assert sum(c["bytes_in"] for c in written) == sum(i.nbytes for i in infos.values())
@@ -86,7 +85,7 @@ def test_totals_are_what_the_files_hold(source: Path, tmp_path: Path, recipe: st
 
 
 def test_a_record_survives_json_and_shows_what_was_measured(source: Path) -> None:
-    planned = plan(tensor_infos(source), "mixed-4bit", choose())
+    planned = plan(SafetensorsSource(source).tensors(), "mixed-4bit", choose())
     verification = {
         "rms_logit_error": 0.0147, "argmax_agreement": 0.984, "entropy_difference": 0.0021, "positions": 512
     }  # fmt: skip
@@ -106,7 +105,7 @@ def test_a_record_survives_json_and_shows_what_was_measured(source: Path) -> Non
 
 def test_nan_becomes_null(source: Path) -> None:
     """JSON has no NaN; weights may with --allow-nonfinite."""
-    planned = plan(tensor_infos(source), "mixed-4bit", choose())
+    planned = plan(SafetensorsSource(source).tensors(), "mixed-4bit", choose())
     verification = {
         "rms_logit_error": math.nan, "argmax_agreement": 0.5, "entropy_difference": math.inf, "positions": 8
     }  # fmt: skip
@@ -159,7 +158,7 @@ def test_a_context_beyond_the_model_is_not_promised(source: Path) -> None:
 def test_info_of_a_checkpoint_is_its_plan(source: Path) -> None:
     result = info(source, "--recipe", "4bit", "--set", "embedding=16")
     assert result.exit_code == 0
-    planned = plan(tensor_infos(source), "4bit", choose("4bit", overrides=["embedding=16"]))
+    planned = plan(SafetensorsSource(source).tensors(), "4bit", choose("4bit", overrides=["embedding=16"]))
     loaded = planned.bytes_out - planned.summary()["vision"].bytes_out
     expected = f"{report.plan_table(planned)}\n\n{mac_table(ModelConfig.load(source), loaded)}\n"
     assert result.stdout == expected
@@ -204,7 +203,10 @@ def test_info_of_a_conversion_by_another_tool_counts_its_headers(source: Path, t
     table = lines(result.stdout)
     assert table["experts"].startswith("4-bit mxfp4 g32 12 ")
     assert table["attention"].startswith("4-bit mxfp4 g32 / 8-bit affine g64 22 ")
-    before = {kind: c.parameters for kind, c in plan(tensor_infos(source), "bf16", {}).summary().items()}
+    before = {
+        kind: c.parameters
+        for kind, c in plan(SafetensorsSource(source).tensors(), "bf16", {}).summary().items()
+    }
     for kind in ("experts", "attention", "embedding"):
         assert f" {before[kind] / 1e6:,.1f} M " in table[kind]
     assert " M 4.25 " in table["experts"]

@@ -1,4 +1,4 @@
-"""`--verify` computes layer by layer what the whole models would, and sees what a conversion did wrong."""
+"""`--verify` computes layer by layer the same as whole models, and detects errors of a conversion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from oracle import demo, tiny
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.model import ModelConfig
 from mlx_diffusiongemma.converter import verification
-from mlx_diffusiongemma.converter.verification import probe, verify
+from mlx_diffusiongemma.converter.safetensors_source import SafetensorsSource
+from mlx_diffusiongemma.converter.verification import probe
 from mlx_diffusiongemma.errors import CheckpointError
 
 SAME = {"rms_logit_error": 0.0, "argmax_agreement": 1.0, "entropy_difference": 0.0, "positions": 32}
@@ -32,8 +33,12 @@ def source(tmp_path: Path) -> Path:
     return directory
 
 
+def verify(source: Path, converted: Path) -> dict[str, float]:
+    return verification.verify(SafetensorsSource(source), converted)
+
+
 def rewritten(source: Path, target: Path, tensors: dict[str, mx.array]) -> Path:
-    """A copy of `source` with other tensors."""
+    """Copy `source` with other tensors."""
     shutil.copytree(source, target)
     mx.eval(tensors)
     mx.save_safetensors(str(target / "model.safetensors"), tensors)
@@ -46,7 +51,7 @@ def tensors_of(directory: Path) -> dict[str, mx.array]:
 
 
 def quantized(source: Path, target: Path, bits: int, mode: str = "affine", group_size: int = 64) -> Path:
-    """What MLX's own `nn.quantize` makes of the model."""
+    """Quantize the model with MLX's own `nn.quantize`."""
     model, how = load_model(source), {"group_size": group_size, "bits": bits, "mode": mode}
     nn.quantize(
         model,
@@ -62,7 +67,7 @@ def quantized(source: Path, target: Path, bits: int, mode: str = "affine", group
 
 
 def whole(directory: Path, prompt: mx.array, canvas: mx.array, temperatures: list[float]) -> np.ndarray:
-    """Softcapped logits `[steps, C, V]` of the model as it is loaded for generation."""
+    """Return softcapped logits `[steps, C, V]` of the model that `load_model` returns."""
     model, soft, out = load_model(directory), None, []
     cache = model.make_cache()
     model.encode(prompt, cache)
@@ -93,13 +98,13 @@ def test_layer_by_layer_equals_the_whole_models(
     # generation_config.json of tiny checkpoints: 0.35 to 0.85 in 12 steps, of which these are the first two
     temperatures = [0.85, 0.35 + 0.5 * 11 / 12]
     a, b = (whole(directory, prompt, canvas, temperatures) for directory in (source, target))
-    found = verify(source, target)
-    assert found["rms_logit_error"] > 0
-    assert found["rms_logit_error"] == pytest.approx(np.sqrt(np.square(a - b).mean()), rel=1e-4)
-    assert found["argmax_agreement"] == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
+    measured = verify(source, target)
+    assert measured["rms_logit_error"] > 0
+    assert measured["rms_logit_error"] == pytest.approx(np.sqrt(np.square(a - b).mean()), rel=1e-4)
+    assert measured["argmax_agreement"] == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
     difference = np.abs(entropies(a, temperatures) - entropies(b, temperatures)).mean()
-    assert found["entropy_difference"] == pytest.approx(difference, rel=1e-3)
-    assert found["positions"] == 2 * canvas.size == 32
+    assert measured["entropy_difference"] == pytest.approx(difference, rel=1e-3)
+    assert measured["positions"] == 2 * canvas.size == 32
 
 
 def test_the_demo_survives_8_bits_better_than_4(tmp_path: Path) -> None:
@@ -121,8 +126,8 @@ def test_a_checkpoint_equals_itself(source: Path) -> None:
         ("model.decoder.layers.4.self_attn.k_proj.weight", True),
         ("model.decoder.layers.5.experts.down_proj", True),
         ("model.decoder.layers.0.router.per_expert_scale", True),
-        ("model.encoder.language_model.layers.2.layer_scalar", True),  # nobody but encode reads it
-        ("model.decoder.self_conditioning.up_proj.weight", True),  # nobody but the second step reads it
+        ("model.encoder.language_model.layers.2.layer_scalar", True),  # only encode reads it
+        ("model.decoder.self_conditioning.up_proj.weight", True),  # only the second step reads it
         ("model.decoder.norm.weight", True),
         (EMBEDDING, True),
         ("model.encoder.vision_tower.patch_embedder.input_proj.weight", False),
@@ -132,12 +137,12 @@ def test_a_planted_error_shows(source: Path, tmp_path: Path, name: str, shows: b
     tensors = tensors_of(source)
     # Not a factor alone: norms would undo it.
     tensors[name] = tensors[name][::-1] * 1.25
-    found = verify(source, rewritten(source, tmp_path / "damaged", tensors))
-    assert (found["rms_logit_error"] > 1e-3) == shows
-    assert (found["entropy_difference"] > 0) == shows
+    measured = verify(source, rewritten(source, tmp_path / "damaged", tensors))
+    assert (measured["rms_logit_error"] > 1e-3) == shows
+    assert (measured["entropy_difference"] > 0) == shows
 
 
-def test_experts_of_the_source_may_lie_in_one_tensor_each(source: Path, tmp_path: Path) -> None:
+def test_experts_of_the_source_may_be_one_tensor_each(source: Path, tmp_path: Path) -> None:
     tensors = tensors_of(source)
     for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
         stem, _, part = name.rpartition(".")
@@ -153,12 +158,12 @@ def test_experts_of_the_source_may_lie_in_one_tensor_each(source: Path, tmp_path
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_a_conversion_to_16_bits_is_a_small_difference(source: Path, tmp_path: Path, dtype: mx.Dtype) -> None:
     tensors = {name: tensor.astype(dtype) for name, tensor in tensors_of(source).items()}
-    found = verify(source, rewritten(source, tmp_path / "rounded", tensors))
-    assert 0 < found["rms_logit_error"] < 0.2
+    measured = verify(source, rewritten(source, tmp_path / "rounded", tensors))
+    assert 0 < measured["rms_logit_error"] < 0.2
 
 
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLX's peak stays at a layer's size, however many layers there are."""
+    """MLX's peak does not grow with the number of layers."""
     monkeypatch.setattr(verification, "PROMPT", "Why?")  # activations must not count
     peaks, sizes = [], []
     for layers in (2, 6):
