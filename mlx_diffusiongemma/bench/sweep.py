@@ -31,10 +31,10 @@ _MOST_STEPS = 1000
 _QUESTION, _DEMO_QUESTION = "Why is the sky blue?", "Count to 37."  # the demo knows a few tasks only
 # What the real generation tells, named as in `Stats`.
 GENERATION = (
-    *("new_tokens", "answer_tokens", "blocks", "denoising_steps", "steps_per_block", "tokens_per_forward"),
-    *("in_step_tokens_per_second", "gross_tokens_per_second", "net_tokens_per_second"),
-    *("seconds", "peak_memory_gb"),
-)
+    "new_tokens", "answer_tokens", "blocks", "denoising_steps", "steps_per_block", "tokens_per_forward",
+    "in_step_tokens_per_second", "gross_tokens_per_second", "net_tokens_per_second",
+    "seconds", "peak_memory_gb",
+)  # fmt: skip
 
 
 def lengths(text: str | None, option: str) -> tuple[int, ...] | None:

@@ -114,7 +114,9 @@ class Chat:
         prompt = [{key: message[key] for key in ("role", "content")} for message in self.messages]
         settings: dict[str, Any] = self.fixed | asdict(self.settings)
         generation = generate(
-            *(self.model, self.tokenizer, [*prompt, {"role": "user", "content": text}]),
+            self.model,
+            self.tokenizer,
+            [*prompt, {"role": "user", "content": text}],
             system=self.system,
             on_step=on_step,
             prompt_cache=self.cache,

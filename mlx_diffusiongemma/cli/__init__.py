@@ -84,10 +84,10 @@ def main() -> None:
     fill_closed_streams()
 
 
-for command in (
-    *(generate.generate, chat.chat, convert.convert, info.info),
-    *(bench.bench, eval.evaluate, doctor.doctor),
-):
+_COMMANDS: tuple[click.Command, ...] = (
+    generate.generate, chat.chat, convert.convert, info.info, bench.bench, eval.evaluate, doctor.doctor,
+)  # fmt: skip
+for command in _COMMANDS:
     main.add_command(command)
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 CONTROL_EVENTS = (
-    *("empty_rerolls", "unconverged_rerolls", "stalled_stops"),
-    *("forced_thought_ends", "grammar_walks", "grammar_repairs"),
-)
+    "empty_rerolls", "unconverged_rerolls", "stalled_stops",
+    "forced_thought_ends", "grammar_walks", "grammar_repairs",
+)  # fmt: skip
 
 
 @dataclass

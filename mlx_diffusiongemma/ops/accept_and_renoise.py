@@ -85,15 +85,15 @@ def suits_length(length: int) -> bool:
 _KERNEL = Kernel(
     "accept_and_renoise",
     inputs=(
-        *("entropies", "samples", "argmaxes", "invalid", "noise", "pins"),
-        *("canvas", "argmax", "stable_steps", "mean_entropy", "done"),
-        *("entropy_bound", "stability_threshold", "confidence_threshold"),
+        "entropies", "samples", "argmaxes", "invalid", "noise", "pins",
+        "canvas", "argmax", "stable_steps", "mean_entropy", "done",
+        "entropy_bound", "stability_threshold", "confidence_threshold",
     ),
     outputs=(
-        *("next_canvas", "next_argmax", "accepted"),
-        *("next_stable_steps", "next_mean_entropy", "next_done", "row_invalid"),
+        "next_canvas", "next_argmax", "accepted",
+        "next_stable_steps", "next_mean_entropy", "next_done", "row_invalid",
     ),
-)
+)  # fmt: skip
 
 
 def accept_and_renoise_kernel(
@@ -103,25 +103,25 @@ def accept_and_renoise_kernel(
     rows, length = noise.shape
     simdgroups = -(-length // 32)
     canvas, row = (rows, length), (rows,)
-    return Acceptance(
-        *_KERNEL(
-            [
-                *(proposal.entropies, proposal.samples, proposal.argmaxes, proposal.invalid, noise, pins),
-                *(previous.canvas, previous.argmax),
-                *(previous.stable_steps, previous.mean_entropy, previous.done),
-                scalar(bounds.entropy_bound),
-                scalar(bounds.stability_threshold, mx.int32),
-                scalar(bounds.confidence_threshold),
-            ],
-            template={"C": length, "SIMDGROUPS": simdgroups},
-            threadgroups=(1, rows),
-            threads=32 * simdgroups,
-            outputs=[
-                *((canvas, mx.int32), (canvas, mx.int32), (canvas, mx.bool_)),
-                *((row, mx.int32), (row, mx.float32), (row, mx.bool_), (row, mx.bool_)),
-            ],
-        )
+    inputs = [
+        proposal.entropies, proposal.samples, proposal.argmaxes, proposal.invalid, noise, pins,
+        previous.canvas, previous.argmax, previous.stable_steps, previous.mean_entropy, previous.done,
+        scalar(bounds.entropy_bound),
+        scalar(bounds.stability_threshold, mx.int32),
+        scalar(bounds.confidence_threshold),
+    ]  # fmt: skip
+    outputs = [
+        (canvas, mx.int32), (canvas, mx.int32), (canvas, mx.bool_),
+        (row, mx.int32), (row, mx.float32), (row, mx.bool_), (row, mx.bool_),
+    ]  # fmt: skip
+    results = _KERNEL(
+        inputs,
+        template={"C": length, "SIMDGROUPS": simdgroups},
+        threadgroups=(1, rows),
+        threads=32 * simdgroups,
+        outputs=outputs,
     )
+    return Acceptance(*results)
 
 
 def accept_and_renoise_reference(

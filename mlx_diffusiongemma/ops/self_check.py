@@ -65,7 +65,8 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
                     logger.warning(
                         "Metal kernel %s fails its check on this machine: %s. It is switched off, and MLX's "
                         "operations take its place. Please run `mlx_dg doctor` and report the result.",
-                        *(check.kernel, fault),
+                        check.kernel,
+                        fault,
                     )
     names = [check.kernel for check in checks]
     failed = [name for name in names if name in metal.failures]

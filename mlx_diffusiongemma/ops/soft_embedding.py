@@ -122,12 +122,12 @@ _SUPPORT_LIMIT = 2048  # tokens a row; their ids and weights take 16 of the 32 K
 _KERNEL = Kernel(
     "soft_embedding",
     inputs=(
-        *("logits", "log_normalizer", "chunk_peaks", "table", "scales", "biases"),
-        *("temperature", "softcap", "log_threshold", "tolerance"),
+        "logits", "log_normalizer", "chunk_peaks", "table", "scales", "biases",
+        "temperature", "softcap", "log_threshold", "tolerance",
     ),
     outputs=("embedding", "dropped_mass"),
     headers=("processed_logit.h",),
-)
+)  # fmt: skip
 
 
 def soft_embedding_kernel(

@@ -16,9 +16,9 @@ _SCHEMA = ("parameters", "inputSchema", "input_schema")
 _SHOWN = ("name", "description", *_SCHEMA, "strict", "response", "return")
 # Servers and clients send these, and no template reads them.
 _IGNORED = (
-    *("title", "annotations", "icons", "outputSchema", "execution", "_meta"),  # the Model Context Protocol
-    *("cache_control", "defer_loading", "allowed_callers", "input_examples", "eager_input_streaming"),
-)
+    "title", "annotations", "icons", "outputSchema", "execution", "_meta",  # the Model Context Protocol
+    "cache_control", "defer_loading", "allowed_callers", "input_examples", "eager_input_streaming",
+)  # fmt: skip
 
 
 def described_tools(tools: Any) -> list[dict[str, Any]] | None:

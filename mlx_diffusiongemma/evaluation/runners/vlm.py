@@ -29,11 +29,11 @@ from .native import plain_calls
 
 _INSTALL = "pip install mlx-vlm==0.7.10"
 _SETTINGS = frozenset(
-    {
-        *("max_new_tokens", "max_denoising_steps", "entropy_bound", "t_min", "t_max"),
-        *("stability_threshold", "confidence_threshold", "prefill_step_size"),
-    }
-)
+    (
+        "max_new_tokens", "max_denoising_steps", "entropy_bound", "t_min", "t_max",
+        "stability_threshold", "confidence_threshold", "prefill_step_size",
+    )
+)  # fmt: skip
 
 
 @dataclass
