@@ -8,12 +8,11 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub
 
-from .report import verification_text
+from .report import record_cells, verification_text
 
 # Keys of the source's front matter that the card has too: the licence, and what the model is.
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-_GB = 1e9
 
 
 def model_card(
@@ -22,7 +21,7 @@ def model_card(
     """Return the text of README.md.
 
     Args:
-        record: conversion.json. Its errors are relative RMS.
+        record: conversion.json.
         source: a hub id becomes `base_model`. Any other name is only mentioned.
         readme: README.md of the source. Without a licence in it, the card says that it has to be looked up.
         name: of the model in the card's commands. The hub id if it is known already.
@@ -49,8 +48,8 @@ def model_card(
         "## How to run",
         _HOW_TO_RUN.format(name=name),
         "## Storage",
-        _recipe_table(record["classes"]),
-        "Bits per weight include scales and biases. GB are 10^9 bytes. The error is that of quantization, "
+        _table(record),
+        "Bits per weight include scales and biases. The error is that of quantization, "
         "‖quantized - original‖ / ‖original‖, of large tensors on every 16th row.",
         measured and f"Compared with the source {verification_text(measured)}.",
         "## Licence",
@@ -101,32 +100,9 @@ def _is_plain(value: Any) -> bool:
     return bool(values) and all(isinstance(item, str) and item for item in values)
 
 
-def _recipe_table(classes: dict[str, Any]) -> str:
-    rows = [
-        "| tensors | parameters | stored as | bits per weight | GB before | GB after | error |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kind, summary in classes.items():
-        error = summary["rms_error"]
-        rows.append(
-            f"| {kind} | {summary['parameters']:,} | {_stored_as(summary['quantization'])} "
-            f"| {_sizes(summary)} | {'' if error is None else f'{error:.4f}'} |"
-        )
-    total = {key: sum(s[key] for s in classes.values()) for key in ("parameters", "bytes_in", "bytes_out")}
-    rows.append(f"| **all** | {total['parameters']:,} | | {_sizes(total)} | |")
-    return "\n".join(rows)
-
-
-def _stored_as(quantization: dict[str, Any] | None) -> str:
-    if quantization is None:
-        return "not quantized"
-    return f"{quantization['bits']}-bit {quantization['mode']}, groups of {quantization['group_size']}"
-
-
-def _sizes(summary: dict[str, Any]) -> str:
-    bits = 8 * summary["bytes_out"] / max(summary["parameters"], 1)
-    # Three significant digits: sizes range from kilobytes to tens of gigabytes.
-    return f"{bits:.2f} | {summary['bytes_in'] / _GB:.3g} | {summary['bytes_out'] / _GB:.3g}"
+def _table(record: dict[str, Any]) -> str:
+    head, *lines = record_cells(record)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
 def _licence(inherited: dict[str, Any], origin: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 
-from .recipes import CLASSES, Quantization, tensor_class
+from .recipes import CLASSES, Quantization, stored_as, tensor_class
 from .source import DTYPES, SourceTensor
 
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -81,13 +81,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """Totals of one class of tensors."""
+    """Totals of one class of tensors. bytes_in: None if unknown. rms_error: relative, None if not measured."""
 
-    quantization: Quantization | None
+    stored_as: str
     tensors: int
     parameters: int
-    bytes_in: int
+    bytes_in: int | None
     bytes_out: int
+    rms_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Plan:
             members = [tensor for tensor in self.tensors if tensor.kind == kind]
             if members:
                 out[kind] = ClassSummary(
-                    self.choices.get(kind),
+                    stored_as(self.choices.get(kind)),
                     len(members),
                     sum(tensor.parameters for tensor in members),
                     sum(tensor.bytes_in for tensor in members),

@@ -48,6 +48,10 @@ class Quantization:
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
 
+def stored_as(quantization: Quantization | None) -> str:
+    return "unquantized" if quantization is None else str(quantization)
+
+
 def _recipe(experts: Quantization, rest: Quantization, *unquantized: str) -> dict[str, Quantization]:
     chosen = {kind: rest for kind in QUANTIZABLE if kind not in unquantized}
     return chosen | {"experts": experts}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,29 +18,13 @@ from mlx_diffusiongemma.console.tables import aligned, size
 from mlx_diffusiongemma.errors import ConfigError
 
 from .memory import mac_table
-from .planning import Plan
-from .recipes import CLASSES, Quantization, tensor_class
+from .planning import ClassSummary, Plan
+from .recipes import CLASSES, Quantization, stored_as, tensor_class
 from .source import Source
 
 RECORD = "conversion.json"
 _FORMAT = 1
 _NOT_LOADED = "vision"  # class of tensors that the text path does not load
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One class of tensors. bytes_in: None if unknown. rms_error: relative, None if not quantized."""
-
-    kind: str
-    stored_as: str
-    tensors: int
-    parameters: int
-    bytes_in: int | None
-    bytes_out: int
-    rms_error: float | None = None
-
-
-# --- tables -----------------------------------------------------------------------------------
 
 
 def of_plan(source: Source, planned: Plan) -> str:
@@ -66,17 +49,13 @@ def of_conversion(directory: Path) -> str | None:
     if recorded:
         table = record_table(read_json(directory / RECORD))
     else:
-        table = "converted by another tool\n" + _table(_stored_rows(infos, config.quantization or {}))
+        table = "converted by another tool\n" + _table(_stored(infos, config.quantization or {}))
     return f"{table}\n\n{mac_table(config, loaded)}"
 
 
 def plan_table(planned: Plan) -> str:
     """Return per class: storage, tensors, parameters, bits per weight, bytes read and written."""
-    rows = [
-        _Row(kind, _stored_as(s.quantization), s.tensors, s.parameters, s.bytes_in, s.bytes_out)
-        for kind, s in planned.summary().items()
-    ]
-    return f"recipe {planned.recipe}\n{_table(rows)}"
+    return f"recipe {planned.recipe}\n{_table(planned.summary())}"
 
 
 def record_table(record: Any) -> str:
@@ -90,11 +69,10 @@ def record_table(record: Any) -> str:
         if record["revision"] is not None:
             head += f" at {_word(record['revision'])}"
         head += f", by mlx_dg {_word(record['version'])}"
-        rows = [_recorded_row(kind, values) for kind, values in record["classes"].items()]
         note = "\nRMS error: of large tensors, measured on every 16th row"
         measured = record["verification"]
         verified = "" if measured is None else f"\nagainst its source, {verification_text(measured)}"
-        return f"{head}\n{_table(rows)}{note}{verified}"
+        return f"{head}\n{aligned(record_cells(record), left=2)}{note}{verified}"
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -117,14 +95,14 @@ def record(
     """
     classes = {
         kind: {
-            "quantization": s.quantization.to_dict() if s.quantization else None,
-            "tensors": s.tensors,
-            "parameters": s.parameters,
-            "bytes_in": s.bytes_in,
-            "bytes_out": s.bytes_out,
+            "quantization": planned.choices[kind].to_dict() if kind in planned.choices else None,
+            "tensors": summary.tensors,
+            "parameters": summary.parameters,
+            "bytes_in": summary.bytes_in,
+            "bytes_out": summary.bytes_out,
             "rms_error": _finite(errors.get(kind)),
         }
-        for kind, s in planned.summary().items()
+        for kind, summary in planned.summary().items()
     }
     return {
         "format": _FORMAT,
@@ -138,17 +116,21 @@ def record(
     }
 
 
-# --- rows and cells -----------------------------------------------------------------------------------------
+def record_cells(record: Any) -> list[tuple[str, ...]]:
+    """Return the table of a conversion.json, line by line."""
+    return _cells({_word(kind): _recorded(values) for kind, values in record["classes"].items()})
 
 
-def _recorded_row(kind: str, values: Mapping[str, Any]) -> _Row:
-    tensors, parameters, bytes_in, bytes_out = (
-        int(values[key]) for key in ("tensors", "parameters", "bytes_in", "bytes_out")
+def _recorded(values: Mapping[str, Any]) -> ClassSummary:
+    how, error = values["quantization"], values["rms_error"]
+    return ClassSummary(
+        _word(stored_as(Quantization(**how) if how else None)),
+        tensors=int(values["tensors"]),
+        parameters=int(values["parameters"]),
+        bytes_in=int(values["bytes_in"]),
+        bytes_out=int(values["bytes_out"]),
+        rms_error=None if error is None else float(error),
     )
-    chosen, error = values["quantization"], values["rms_error"]
-    stored_as = _stored_as(Quantization(**chosen) if chosen else None)
-    rms_error = None if error is None else float(error)
-    return _Row(_word(kind), _word(stored_as), tensors, parameters, bytes_in, bytes_out, rms_error)
 
 
 def _word(text: Any) -> str:
@@ -158,23 +140,22 @@ def _word(text: Any) -> str:
     return text
 
 
-def _stored_rows(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> list[_Row]:
-    """Return rows from the stored tensors and config.json's quantization block."""
+def _stored(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> dict[str, ClassSummary]:
+    """Summarize stored tensors. block: config.json's quantization."""
     members: dict[str, list[tuple[str, int, int]]] = {kind: [] for kind in CLASSES}
     for name, info in infos.items():
         path, _, part = name.rpartition(".")
         scales = infos.get(f"{path}.scales")
         if scales is None:
-            members[tensor_class(name)].append((_stored_as(None), info.size, info.nbytes))
+            members[tensor_class(name)].append((stored_as(None), info.size, info.nbytes))
         elif part == "weight":
             chosen = Quantization(*module_quantization(path, scales, block))
             stored = sum(infos[i].nbytes for i in (f"{path}.{p}" for p in _PARTS) if i in infos)
             parameters = math.prod(scales.shape) * chosen.group_size
-            members[tensor_class(name)].append((_stored_as(chosen), parameters, stored))
-    return [
-        _Row(
-            kind,
-            stored_as=" / ".join(sorted({how for how, _, _ in tensors})),
+            members[tensor_class(name)].append((stored_as(chosen), parameters, stored))
+    return {
+        kind: ClassSummary(
+            " / ".join(sorted({how for how, _, _ in tensors})),
             tensors=len(tensors),
             parameters=sum(parameters for _, parameters, _ in tensors),
             bytes_in=None,
@@ -182,14 +163,10 @@ def _stored_rows(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> l
         )
         for kind, tensors in members.items()
         if tensors
-    ]
+    }
 
 
 _PARTS = ("weight", "scales", "biases")
-
-
-def _stored_as(quantization: Quantization | None) -> str:
-    return "unquantized" if quantization is None else str(quantization)
 
 
 def verification_text(measured: Mapping[str, Any]) -> str:
@@ -206,34 +183,38 @@ def verification_text(measured: Mapping[str, Any]) -> str:
     )
 
 
-def _table(rows: Sequence[_Row]) -> str:
-    """Format rows and their total. Omits columns that are empty in every row."""
-    total = _Row(
-        "total",
-        "",
-        sum(row.tensors for row in rows),
-        sum(row.parameters for row in rows),
-        None if any(row.bytes_in is None for row in rows) else sum(row.bytes_in or 0 for row in rows),
-        sum(row.bytes_out for row in rows),
-    )
-    lines = [
-        (
-            row.kind,
-            row.stored_as,
-            str(row.tensors),
-            f"{row.parameters / 1e6:,.1f} M",
-            f"{8 * row.bytes_out / max(row.parameters, 1):.2f}",
-            "" if row.bytes_in is None else size(row.bytes_in),
-            size(row.bytes_out),
-            "" if row.rms_error is None else f"{row.rms_error:.2%}",
-        )
-        for row in (*rows, total)
-    ]
-    columns = zip(_COLUMNS, *lines, strict=True)
-    return aligned(zip(*(column for column in columns if any(column[1:])), strict=True), left=2)
+def _table(classes: Mapping[str, ClassSummary]) -> str:
+    return aligned(_cells(classes), left=2)
 
 
 _COLUMNS = ("class", "stored as", "tensors", "parameters", "bits/weight", "in", "out", "RMS error")
+
+
+def _cells(classes: Mapping[str, ClassSummary]) -> list[tuple[str, ...]]:
+    """Return header, classes and total. Omits columns that are empty in every class."""
+    known = [summary.bytes_in for summary in classes.values() if summary.bytes_in is not None]
+    total = ClassSummary(
+        "",
+        tensors=sum(summary.tensors for summary in classes.values()),
+        parameters=sum(summary.parameters for summary in classes.values()),
+        bytes_in=sum(known) if len(known) == len(classes) else None,
+        bytes_out=sum(summary.bytes_out for summary in classes.values()),
+    )
+    lines = [
+        (
+            kind,
+            summary.stored_as,
+            str(summary.tensors),
+            f"{summary.parameters / 1e6:,.1f} M",
+            f"{8 * summary.bytes_out / max(summary.parameters, 1):.2f}",
+            "" if summary.bytes_in is None else size(summary.bytes_in),
+            size(summary.bytes_out),
+            "" if summary.rms_error is None else f"{summary.rms_error:.2%}",
+        )
+        for kind, summary in (*classes.items(), ("total", total))
+    ]
+    columns = zip(_COLUMNS, *lines, strict=True)
+    return list(zip(*(column for column in columns if any(column[1:])), strict=True))
 
 
 def _finite(value: float | None) -> float | None:

@@ -80,9 +80,11 @@ def test_numbers_are_those_of_the_record() -> None:
     card = model_card(RECORD, RECORD["source"])
     # 4 bits and a 16-bit scale and bias per 64 weights are 4.5 bits
     assert (
-        "| experts | 22,837,985,280 | 4-bit affine, groups of 64 | 4.50 | 45.7 | 12.8 | 0.0876 |\n"
-        "| norms | 1,000 | not quantized | 16.00 | 2e-06 | 2e-06 |  |\n"
-        "| **all** | 22,837,986,280 | | 4.50 | 45.7 | 12.8 | |\n"
+        "| class | stored as | tensors | parameters | bits/weight | in | out | RMS error |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| experts | 4-bit affine g64 | 60 | 22,838.0 M | 4.50 | 45.68 GB | 12.85 GB | 8.76% |\n"
+        "| norms | unquantized | 271 | 0.0 M | 16.00 | 0.00 MB | 0.00 MB |  |\n"
+        "| total |  | 331 | 22,838.0 M | 4.50 | 45.68 GB | 12.85 GB |  |\n"
     ) in card
     assert (
         "Compared with the source at 512 canvas positions: RMS logit error 0.0147, argmax agreement 97.7%, "
