@@ -226,7 +226,8 @@ def test_every_warning_is_shown_once_where_it_belongs(scripted: Scripted) -> Non
     scripted.last_warnings = ["max_new_tokens 8 cut the answer off; raise it"]
     scripted.finish_reason = "length"
     warnings = (
-        "mlx_dg: warning: first line\\x1b[2J\nmlx_dg: warning: max_new_tokens 8 cut the answer off; raise it\n"
+        "mlx_dg: warning: first line\\x1b[2J\n"
+        "mlx_dg: warning: max_new_tokens 8 cut the answer off; raise it\n"
     )
     result = invoke("generate", "--model", "m", "why?")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "one two\n", warnings)
