@@ -1,15 +1,15 @@
 """The prefix cache: keys and values of everything encoded so far, in buffers that are written in place.
 
 Each layer has one buffer for keys and one for values, `[B, kv_heads, positions, head_dim]`, in temporal
-order. A full-attention layer holds the prefix from position 0 on; a sliding one its last `window - 1`
-positions, which end where a canvas begins. Both have room behind the prefix, and a decode pass writes the
-canvas there (`CanvasView`): it never copies the prefix, and the next one overwrites the canvas.
+order. A full-attention layer holds the prefix from position 0 on, a sliding one its last `window - 1`
+positions, which end where a canvas begins. Both have room behind the prefix, where a decode pass writes the
+canvas (`CanvasView`). It never copies the prefix, and the next pass overwrites the canvas.
 
-What a decode pass looks at comes in sizes that repeat (`Layout`), so that a compiled pass is traced for a
-few of them only; where the prefix is shorter, a mask hides the difference.
+A decode pass reads a range of positions whose size repeats (`Layout`), so that a compiled pass is traced for
+a few sizes only. Where the prefix is shorter, a mask hides the difference.
 
-Prompts of a batch end at the same position: shorter ones are padded on the left, row i by `left_padding[i]`
-positions. A mask hides those, and RoPE counts from the first token behind them.
+Prompts of a batch end at the same position. Shorter ones are padded on the left, row i by `left_padding[i]`
+positions. A mask hides the padding, and RoPE counts from the first token behind it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ Windows = list[KeysValues]  # the buffers of all sliding layers
 
 
 class LayerCache:
-    """Keys and values of one layer; `append` belongs to encode.
-
-    Buffers `[B, kv_heads, capacity, head_dim]` are there from the first `grow` on.
-    """
+    """Keys and values of one layer, `[B, kv_heads, capacity, head_dim]`, which the first `grow` makes."""
 
     keys: mx.array
     values: mx.array
@@ -44,7 +41,7 @@ class LayerCache:
         return self.keys.shape[2] if hasattr(self, "keys") else 0
 
     def grow(self, batch: int, capacity: int) -> None:
-        """Makes the buffers hold `capacity` positions; what they hold already stays."""
+        """Make room for `capacity` positions in all. The contents stay."""
         if capacity <= self.capacity:
             return
         room = mx.zeros((batch, self.heads, capacity - self.capacity, self.head_dim), dtype=self.dtype)
@@ -59,40 +56,37 @@ class FullLayerCache(LayerCache):
     """All positions, from 0 on."""
 
     def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
-        """Stores rows `[B, kv_heads, L, head_dim]` at positions from `offset` on; returns all up to them."""
+        """Store rows `[B, kv_heads, L, head_dim]` from position `offset` on. Return all rows up to them."""
         end, at = offset + keys.shape[2], mx.array(offset)
         self.keys, self.values = update_at(self.keys, keys, at), update_at(self.values, values, at)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class SlidingLayerCache(LayerCache):
-    """The last `window - 1` positions: what a canvas may see, and what the next encoded row may see."""
+    """The last `window - 1` positions, which a canvas and the next encoded row may see."""
 
     def __init__(self, kv_heads: int, head_dim: int, dtype: mx.Dtype, keep: int):
         super().__init__(kv_heads, head_dim, dtype)
         self.keep = keep
 
     def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
-        """Stores rows as `FullLayerCache.append` does; returns the window before them, and them."""
+        """Store rows as `FullLayerCache.append` does. Return the window before them, and them."""
         start = self.keep - min(offset, self.keep)
-        seen = (
-            mx.concatenate([self.keys[:, :, start : self.keep], keys], axis=2),
-            mx.concatenate([self.values[:, :, start : self.keep], values], axis=2),
-        )
-        total = seen[0].shape[2]
-        last = min(total, self.keep)
-        self.keys, self.values = (
-            update_at(buffer, rows[:, :, total - last :], mx.array(self.keep - last))
-            for buffer, rows in zip((self.keys, self.values), seen, strict=True)
-        )
-        return seen
+        keys = mx.concatenate([self.keys[:, :, start : self.keep], keys], axis=2)
+        values = mx.concatenate([self.values[:, :, start : self.keep], values], axis=2)
+        first = max(0, keys.shape[2] - self.keep)
+        at = mx.array(self.keep - (keys.shape[2] - first))
+        self.keys = update_at(self.keys, keys[:, :, first:], at)
+        self.values = update_at(self.values, values[:, :, first:], at)
+        return keys, values
 
 
 class Layout(NamedTuple):
-    """What a decode pass looks at, beside its canvas: sizes that are equal for many passes.
+    """The positions that a decode pass reads. Many passes have the same.
 
-    full: positions of full layers from 0 on, the canvas included. window: positions of sliding layers
-    directly before the canvas. hides_full, hides_window: whether some of them hold nothing yet, or padding.
+    full: number of positions of full layers, from 0 on, the canvas included.
+    window: number of positions of sliding layers, directly before the canvas.
+    hides_full, hides_window: True if some of them are empty or padding.
     """
 
     full: int
@@ -102,11 +96,14 @@ class Layout(NamedTuple):
 
 
 class CanvasView:
-    """One decode pass's view of the cache: `buffers` are replaced as the layers write their canvas rows.
+    """The cache in one decode pass. The layers replace `buffers` as they write their canvas rows.
 
-    offset: int32 scalar, number of encoded positions. left_padding: int32 `[B]`, how many of them are
-    padding, or None. `layout` must be that of a cache with the same. position: of the canvas's first row for
-    RoPE, int32, scalar or with left_padding `[B]`. All arrays may be those of a trace.
+    All arrays may be those of a trace.
+
+    layout: of a cache with the same offset and left_padding.
+    offset: int32 scalar, number of encoded positions.
+    left_padding: int32 `[B]`, how many of them are padding, or None.
+    position: of the canvas's first row for RoPE, int32, a scalar or with left_padding `[B]`.
     """
 
     def __init__(
@@ -118,22 +115,19 @@ class CanvasView:
         left_padding: mx.array | None = None,
     ):
         self.kinds, self.keep = config.text.layer_types, config.text.sliding_window - 1
-        self.layout, self.offset, self.buffers, self.left_padding = (
-            layout,
-            offset,
-            list(buffers),
-            left_padding,
-        )
+        self.layout, self.offset, self.buffers = layout, offset, list(buffers)
+        self.left_padding = left_padding
         self.position = offset if left_padding is None else offset - left_padding
         self._masks: dict[str, mx.array | None] = {}
 
     def write(
         self, layer: int, keys: mx.array, values: mx.array
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Puts canvas rows `[B, kv_heads, C, head_dim]` behind the prefix.
+        """Write canvas rows `[B, kv_heads, C, head_dim]` behind the prefix.
 
-        Returns the layer's keys and values up to and with the canvas, and the mask `[1, 1, 1, positions]`,
-        with left_padding `[B, 1, 1, positions]`, of those that hold something; None if all do.
+        Returns:
+            The layer's keys and values up to and with the canvas, and the mask of the positions that hold
+            something, `[1, 1, 1, positions]`, with left_padding `[B, 1, 1, positions]`. None if all do.
         """
         kind, length = self.kinds[layer], keys.shape[2]
         full, _, window, _ = self.layout
@@ -141,8 +135,9 @@ class CanvasView:
             at, start, end = self.offset, 0, full
         else:
             at, start, end = mx.array(self.keep), self.keep - window, self.keep + length
-        before = self.buffers[layer]
-        keys, values = self.buffers[layer] = update_at(before[0], keys, at), update_at(before[1], values, at)
+        buffer_keys, buffer_values = self.buffers[layer]
+        keys, values = update_at(buffer_keys, keys, at), update_at(buffer_values, values, at)
+        self.buffers[layer] = keys, values
         if kind not in self._masks:
             self._masks[kind] = self._mask(kind, length)
         return keys[:, :, start:end], values[:, :, start:end], self._masks[kind]
@@ -153,19 +148,20 @@ class CanvasView:
             return None
         if kind == FULL:
             positions = mx.arange(full)[None]
-            held = positions < self.offset + length
+            mask = positions < self.offset + length
             if self.left_padding is not None:
-                held = held & (positions >= self.left_padding[:, None])
+                mask = mask & (positions >= self.left_padding[:, None])
         else:  # as many as there are tokens, directly before the canvas
-            held = mx.arange(window + length) >= window - self.position.reshape(-1, 1)
-        return held[:, None, None]
+            mask = mx.arange(window + length) >= window - self.position.reshape(-1, 1)
+        return mask[:, None, None]
 
 
 class PrefixCache:
-    """One cache per layer, and `offset`: how many positions have been encoded, padding included.
+    """One cache per layer. The first rows set the batch size.
 
-    dtype: of keys and values. The batch size is that of the first rows. reserved: positions, the last canvas
-    included, that full layers grow to when they grow next.
+    offset: number of encoded positions, padding included.
+    reserved: number of positions, with the last canvas, that full layers grow to when they grow next.
+    dtype: of keys and values.
     """
 
     def __init__(self, config: ModelConfig, dtype: mx.Dtype):
@@ -183,9 +179,9 @@ class PrefixCache:
 
     @property
     def left_padding(self) -> mx.array | None:
-        """How many positions each row begins with that hold padding: int32 `[B]`; None if no row does.
+        """Number of padding positions that each row begins with, int32 `[B]`. None if no row has any.
 
-        Set on an empty cache (`InputError` otherwise), as list or array, one number per row of the batch; the
+        Set it on an empty cache (`InputError` otherwise), as a list or array with a number for each row. The
         first positions that are encoded then are the padding.
         """
         return mx.array(self._left_padding, dtype=mx.int32) if self.most_padded else None
@@ -200,15 +196,14 @@ class PrefixCache:
 
     @property
     def most_padded(self) -> int:
-        """The largest of `left_padding`, 0 without."""
+        """Largest number of `left_padding`, 0 without."""
         return max(self._left_padding, default=0)
 
     def reserve(self, batch: int, rows: int, canvas: int) -> None:
-        """Room for `rows` more positions, and for a canvas of `canvas` behind them."""
-        held = max(self.offset + rows + canvas, self.reserved)
+        """Make room for `rows` more positions, and for a canvas of `canvas` behind them."""
+        positions = bucket(max(self.offset + rows + canvas, self.reserved), self.config.canvas_length)
         for layer in self.layers:
-            sliding = isinstance(layer, SlidingLayerCache)
-            layer.grow(batch, self.keep + canvas if sliding else bucket(held, self.config.canvas_length))
+            layer.grow(batch, self.keep + canvas if isinstance(layer, SlidingLayerCache) else positions)
 
     @property
     def buffers(self) -> list[KeysValues]:
@@ -222,7 +217,7 @@ class PrefixCache:
 
     @property
     def batch(self) -> int:
-        """How many rows it holds; 0 before the first `reserve`."""
+        """Number of rows, 0 before the first `reserve`."""
         return self.layers[0].keys.shape[0] if self.layers[0].capacity else 0
 
     @property
@@ -244,11 +239,11 @@ class PrefixCache:
 
     @property
     def windows(self) -> Windows:
-        """What sliding layers hold now. Arrays never change, so this stays what it is."""
+        """Buffers of the sliding layers, for `restore`. Later writes leave them alone."""
         return [(layer.keys, layer.values) for layer in self._sliding]
 
     def restore(self, offset: int, windows: Windows) -> None:
-        """Back to an earlier `offset`, with the `windows` of that time."""
+        """Go back to an earlier `offset`, with the `windows` of that time."""
         for layer, (keys, values) in zip(self._sliding, windows, strict=True):
             layer.keys, layer.values = keys, values
         self.offset = offset
@@ -258,16 +253,16 @@ class PrefixCache:
         return [layer for layer in self.layers if isinstance(layer, SlidingLayerCache)]
 
     def layout(self, canvas: int) -> Layout:
-        """What a decode pass over a canvas of so many positions looks at."""
-        held, kept = self.offset + canvas, min(self.offset, self.keep)
-        full = bucket(held, self.config.canvas_length)
-        window = min(bucket(kept, self.config.canvas_length), self.keep)
-        hides_full = held < full or self.most_padded > 0
+        """Return the positions that a decode pass over a canvas of `canvas` positions reads."""
+        positions = self.offset + canvas
+        full = bucket(positions, self.config.canvas_length)
+        window = min(bucket(min(self.offset, self.keep), self.config.canvas_length), self.keep)
+        hides_full = positions < full or self.most_padded > 0
         return Layout(full, hides_full, window, self.offset - self.most_padded < window)
 
     @contextmanager
     def canvas(self, batch: int, length: int) -> Iterator[CanvasView]:
-        """A view for one decode pass over `[batch, length]` ids; at its end the cache takes its buffers."""
+        """Yield a view for one decode pass over `[batch, length]` ids, and take its buffers in the end."""
         self.reserve(batch, 0, length)
         view = CanvasView(
             self.config, self.layout(length), mx.array(self.offset), self.buffers, self.left_padding
@@ -276,26 +271,26 @@ class PrefixCache:
         self.buffers = view.buffers
 
     def take(self, rows: Sequence[int]) -> PrefixCache:
-        """A cache of its own with these rows, in this order; a row may be taken again and again.
+        """Return a new cache with these rows, in this order, with repeats.
 
         Raises `InputError` for a row that is not there.
         """
-        taken = PrefixCache(self.config, self.dtype)
+        other = PrefixCache(self.config, self.dtype)
         if not rows or not all(0 <= row < self.batch for row in rows):
             raise InputError(
                 f"rows {list(rows)}: the cache holds {self.batch}, numbered from 0; take some of them"
             )
         if self._left_padding:
-            taken.left_padding = [self._left_padding[row] for row in rows]
-        taken.offset, taken.reserved = self.offset, self.reserved
+            other.left_padding = [self._left_padding[row] for row in rows]
+        other.offset, other.reserved = self.offset, self.reserved
         index = mx.array(list(rows))
-        taken.buffers = [(keys[index], values[index]) for keys, values in self.buffers]
-        # Now: until then the copies hold these buffers, which could not be written in place.
-        mx.eval(taken.buffers)
-        return taken
+        other.buffers = [(keys[index], values[index]) for keys, values in self.buffers]
+        # Lazy copies would refer to these buffers, which could then not be written in place.
+        mx.eval(other.buffers)
+        return other
 
     def forget_canvas(self, batch: int, length: int) -> None:
-        """Overwrites what the last decode pass wrote: a mask hides it from later ones, but no NaN."""
+        """Overwrite the canvas of the last decode pass. A mask would hide it, but not a NaN in it."""
         with self.canvas(batch, length) as view:
             for layer, (keys, _) in enumerate(view.buffers):
                 zeros = mx.zeros((*keys.shape[:2], length, keys.shape[3]), dtype=keys.dtype)
@@ -303,12 +298,12 @@ class PrefixCache:
 
 
 def update_at(buffer: mx.array, rows: mx.array, at: mx.array) -> mx.array:
-    """`buffer` with `rows` at positions from `at` on: in place, unless somebody else holds the buffer."""
+    """Write `rows` into `buffer` from position `at` on: in place, if nothing else refers to the buffer."""
     return mx.slice_update(buffer, rows, at.reshape(1), axes=(2,))
 
 
 def bucket(positions: int, unit: int) -> int:
-    """`positions` rounded up to 1, 2 or a multiple of 4 units (canvases)."""
+    """Round `positions` up to 1, 2 or a multiple of 4 units (canvases)."""
     for size in (unit, 2 * unit):
         if positions <= size:
             return size
