@@ -81,7 +81,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """Totals of one class of tensors. bytes_in: None if unknown. rms_error: relative, None if not measured."""
+    """Totals of one class of tensors. bytes_in: None if unknown. rms_error: relative, or None."""
 
     stored_as: str
     tensors: int

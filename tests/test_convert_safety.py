@@ -165,14 +165,26 @@ def test_parents_of_a_failed_target_are_removed(source: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("name", ["model.decoder.norm.weight", "model.decoder.layers.1.experts.down_proj"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("model.decoder.norm.weight", (math.inf, -math.inf, math.inf)),
+        ("model.decoder.layers.1.experts.down_proj", (math.nan, -math.inf, math.nan)),
+    ],
+    ids=["norm", "experts"],
+)
 def test_weights_that_are_not_finite_are_counted_and_refused(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, name: str
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dtype: str,
+    name: str,
+    values: tuple[float, ...],
 ) -> None:
     tensors = {k: v.astype(getattr(mx, dtype)) for k, v in read_tensors(weight_files(source)).items()}
     mx.eval(tensors)
     mx.save_safetensors(str(source / "model.safetensors"), tensors)
-    change_weights(source, name, mx.array([math.nan, math.inf, -math.inf]), 3)
+    change_weights(source, name, mx.array(values), 3)
     refuse(source, tmp_path / "out", f"{name} holds 3 NaN or infinite weights; download it again")
     convert(source, tmp_path / "out", allow_nonfinite=True)
     assert f"mlx_dg: {name} holds 3 NaN or infinite weights" in capsys.readouterr().err

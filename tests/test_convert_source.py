@@ -18,6 +18,7 @@ from mlx_diffusiongemma.checkpoint.weights import read_tensors, tensor_infos, we
 from mlx_diffusiongemma.converter import conversion, convert, quantizing, report
 from mlx_diffusiongemma.converter.planning import plan
 from mlx_diffusiongemma.converter.recipes import choose
+from mlx_diffusiongemma.converter.safetensors_source import SafetensorsSource
 from mlx_diffusiongemma.converter.source import DTYPES, Source, SourceTensor
 from mlx_diffusiongemma.errors import CheckpointError
 
@@ -102,10 +103,8 @@ def test_any_source_gives_the_bytes_of_safetensors(
     """The whole conversion, with its verification."""
     expected = convert(directory, tmp_path / "files" / "out", verify=True)
 
-    def open_source(*_: Any) -> Source:
-        return source
-
-    monkeypatch.setattr(conversion, "open_source", open_source)
+    as_protocol: Source = source
+    monkeypatch.setattr(conversion, "open_source", lambda *_: as_protocol)
     target = convert(directory, tmp_path / "memory" / "out", verify=True)
     assert {file.name: file.read_bytes() for file in target.iterdir()} == {
         file.name: file.read_bytes() for file in expected.iterdir()
@@ -119,3 +118,12 @@ def test_a_tensor_that_is_not_a_weight_is_named_with_its_place(source: MemorySou
         CheckpointError, match=r"^x\.gguf: model\.decoder\.norm\.weight is U8, not a floating"
     ):
         plan(tensors, "mixed-4bit", choose())
+
+
+def test_a_file_that_becomes_shorter_is_an_error(directory: Path) -> None:
+    source = SafetensorsSource(directory)
+    last = max(source.tensors().values(), key=lambda tensor: tensor.position)
+    file = Path(last.where)
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="became shorter while it was read"):
+        source.read(last.name, slice(0, last.rows))
