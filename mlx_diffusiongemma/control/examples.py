@@ -1,22 +1,43 @@
-"""A short text that a regular expression matches, for a search that knows only what may come next."""
+"""A short text that a regular expression matches, for a search that knows only what may come next.
+
+The literals of a pattern are not enough: without a whole text, the search does not find an end of
+`[^@]+@[^@]+\\.[a-z]{2,}`.
+"""
 
 from __future__ import annotations
 
 import re
 import string
-import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from dataclasses import dataclass
 
 from .patterns import python_pattern
 
-# Python's parser of patterns; its module was renamed. The dialect differs little from the grammar compiler's.
-_parser: Any = import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
-
 _MOST = 4096  # characters
 _LONGEST = 20_000  # characters of a pattern
-_CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n\t"
+_CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n\té"
+# An option of the whole pattern, the beginning of an assertion or of a group, a repetition, or an atom.
+_PARTS = re.compile(
+    r"(?P<option>\(\?[a-zA-Z]+\))|(?P<assertion>\(\?<?[=!])|(?P<group>\((?:\?(?:P?<\w+>|[a-zA-Z-]*:|>))?)"
+    r"|(?P<repetition>(?:[*+?]|\{(?=[\d,])(?P<least>\d*)(?:,\d*)?\})[?+]?)"
+    r"|(?P<atom>\\(?:x..|u.{4}|U.{8}|.)|\[\^?\]?(?:\\.|[^\]\\])*\]|.)",
+    re.DOTALL,
+)
+
+
+@dataclass
+class _Group:
+    """Texts of an open group: of the parts of its current alternative, and the shortest of those before."""
+
+    parts: list[str]
+    shortest: str | None = None
+    is_assertion: bool = False
+
+    def text(self) -> str:
+        """The shortest alternative. Raises OverflowError before it gets long: repetitions multiply."""
+        if sum(map(len, self.parts)) > _MOST:
+            raise OverflowError("no short text matches")
+        text = "".join(self.parts)
+        return text if self.shortest is None else min(self.shortest, text, key=len)
 
 
 def example(pattern: str) -> str | None:
@@ -28,71 +49,42 @@ def example(pattern: str) -> str | None:
     if readable is None:
         return None
     try:
-        return _all(_parser.parse(readable))
+        re.compile(readable)  # only what is a pattern is taken apart
+        return _text(readable)
     except (re.error, RecursionError, OverflowError, ValueError):
         return None
 
 
-def _text(operation: Any, value: Any) -> str:
-    name = str(operation)
-    if name == "LITERAL":
-        return chr(value)
-    if name == "ANY":
-        return "a"
-    if name in ("IN", "NOT_LITERAL"):
-        members = value if name == "IN" else [(operation, value)]
-        matches = re.compile(_class(members), re.DOTALL).fullmatch
-        return next((character for character in _CHARACTERS if matches(character)), _first(members))
-    if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-        least, _, inner = value
-        return _repeated(_all(inner), least) if least else ""
-    if name == "BRANCH":
-        return min((_all(option) for option in value[1]), key=len)
-    if name == "SUBPATTERN":
-        return _all(value[-1])
-    if name == "ATOMIC_GROUP":
-        return _all(value)
-    return ""  # an assertion
+def _text(pattern: str) -> str:
+    groups = [_Group([])]
+    for part in _PARTS.finditer(pattern):
+        group, atom = groups[-1], part["atom"]
+        if part["assertion"] or part["group"]:
+            groups.append(_Group([], is_assertion=part["assertion"] is not None))
+        elif part["repetition"]:
+            text, least = group.parts.pop(), int(part["least"] or part[0].startswith("+"))
+            if len(text) * least > _MOST:
+                raise OverflowError("no short text matches")
+            group.parts.append(text * least if text else "")
+        elif atom == "|":
+            groups[-1] = _Group([], group.text(), group.is_assertion)
+        elif atom == ")":
+            groups.pop()
+            groups[-1].parts.append("" if group.is_assertion else group.text())
+        elif atom:
+            group.parts.append(_character(atom))
+    return groups[0].text()
 
 
-def _repeated(text: str, times: int) -> str:
-    """Repeat `text`. Raises OverflowError before it gets long: repetitions multiply."""
-    if len(text) * times > _MOST:
-        raise OverflowError("no short text matches")
-    return text * times if text else ""
-
-
-def _all(items: Any) -> str:
-    text = ""
-    for operation, value in items:
-        text += _text(operation, value)
-        if len(text) > _MOST:
-            raise OverflowError("no short text matches")
-    return text
-
-
-_CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}
-
-
-def _class(members: Sequence[Any]) -> str:
-    """A character class, written again."""
-    negated, parts = "", []
-    for operation, value in members:
-        name = str(operation)
-        if name in ("NEGATE", "NOT_LITERAL"):
-            negated = "^"
-        if name in ("LITERAL", "NOT_LITERAL"):
-            parts.append(re.escape(chr(value)))
-        elif name == "RANGE":
-            parts.append("-".join(re.escape(chr(end)) for end in value))
-        elif name == "CATEGORY":
-            kind = str(value).removeprefix("CATEGORY_")
-            spelled = _CATEGORIES[kind.removeprefix("NOT_")]
-            parts.append(spelled.upper() if kind.startswith("NOT_") else spelled)
-    return f"[{negated}{''.join(parts)}]"
-
-
-def _first(members: Sequence[Any]) -> str:
-    """A member of a class that holds none of the usual characters."""
-    operation, value = members[0]
-    return chr(value if isinstance(value, int) else value[0]) if str(operation) != "NEGATE" else "é"
+def _character(atom: str) -> str:
+    """A character that an escape, a class or a character of a pattern stands for; "" for an assertion."""
+    if atom in ("^", "$", r"\b", r"\B", r"\A", r"\Z"):
+        return ""
+    if len(atom) == 1 and atom != ".":
+        return atom
+    spelled = [chr(int(code, 16)) for code in re.findall(r"\\[xuU]([0-9a-fA-F]+)", atom)]
+    matches = re.compile(atom, re.DOTALL).fullmatch
+    found = next(filter(matches, (*_CHARACTERS, *atom, *spelled)), None)
+    if found is None:
+        raise ValueError("no usual character matches")
+    return found
