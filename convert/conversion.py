@@ -23,6 +23,7 @@ from mlx_diffusiongemma.config.model import SLIDING, ModelConfig
 from mlx_diffusiongemma.console.progress import bar
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.habits import CONVERT_KEYWORDS, led_on
+from mlx_diffusiongemma.ops import on_gpu
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .card import model_card, read_readme
@@ -216,8 +217,7 @@ def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
 
 def _workers() -> int:
     """Number of threads that quantize. MLX's CPU backend uses one core per stream. One keeps a GPU busy."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    return 1 if on_gpu else min(os.cpu_count() or 1, 8)
+    return 1 if on_gpu() else min(os.cpu_count() or 1, 8)
 
 
 def _own_stream() -> None:

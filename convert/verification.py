@@ -6,7 +6,7 @@ One layer of one model is in memory at a time. This is why the layers are run he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mlx_diffusiongemma.engine.samplers import LinearSchedule
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.model.attention import Chunk
 from mlx_diffusiongemma.model.layers import DecoderLayer
-from mlx_diffusiongemma.ops import row_statistics
+from mlx_diffusiongemma.ops import on_gpu, row_statistics
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .planning import Planned, plan
@@ -64,7 +64,10 @@ def verify(source: Source, converted: Path) -> dict[str, float]:
     temperatures = [schedule(most - step, most) for step in range(_STEPS)]
     passes = 2 * (1 + _STEPS)  # of two models; one pass encodes the prompt
     with bar("Verifying", total=passes * config.text.num_hidden_layers, unit="layer") as progress:
-        models = _source_model(source, config), _converted_model(converted)
+        models = [
+            _StreamedModel(DiffusionGemma(config), source, plan(source.tensors(), "bf16", {}).tensors),
+            _converted_model(converted),
+        ]
         steps = (model.logits(prompt, canvas, temperatures, progress.update) for model in models)
         sums = mx.zeros(3)
         for temperature, expected, actual in zip(temperatures, *steps, strict=True):
@@ -94,16 +97,17 @@ def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
 class _StreamedModel:
     """A model with one layer, or else the embedding, in memory. Norms and self-conditioning stay there.
 
-    weights: the stored weight of each parameter.
+    weights: what `source` stores. Weights that are not parameters of the model are ignored.
     """
 
-    def __init__(self, model: DiffusionGemma, source: Source, weights: Mapping[str, Planned]):
-        self.model, self.source, self.weights = model, source, weights
-        self.unread = dict(_parameters(model))  # lazy arrays of the right shapes, never evaluated
-        # See `load`: MLX's CPU backend is slow in other dtypes.
-        on_cpu = mx.default_device() == mx.Device(mx.cpu)
-        self.activations = mx.float32 if on_cpu else None
-        self._load([name for name in weights if not name.startswith((_EMBEDDING, _LAYERS))])
+    def __init__(self, model: DiffusionGemma, source: Source, weights: Iterable[Planned]):
+        self.model, self.source = model, source
+        flat: Any = tree_flatten(model.parameters())
+        self.unread: dict[str, mx.array] = dict(flat)  # lazy, never evaluated
+        named = {parameter_name(weight.name): weight for weight in weights}
+        self.weights = {name: named[name] for name in self.unread}
+        self.activations = None if on_gpu() else mx.float32  # see `load`
+        self._load([name for name in self.weights if not name.startswith((_EMBEDDING, _LAYERS))])
 
     def logits(
         self,
@@ -116,13 +120,12 @@ class _StreamedModel:
         model, softcap = self.model, self.model.config.text.final_logit_softcapping
         cache = model.make_cache()
         cache.reserve(1, prompt.shape[1], model.config.canvas_length)
-        parameters = _parameters(model)
         with self._loaded(_EMBEDDING):
             x = model.embed(prompt)
             mx.eval(x)
         chunk = Chunk(cache)
         for i, layer in self._layers():
-            x = layer.encode(x, chunk, cache.layers[i], parameters[f"{_ENCODER_LAYERS}{i}.layer_scalar"])
+            x = layer.encode(x, chunk, cache.layers[i], self._weight(f"{_ENCODER_LAYERS}{i}.layer_scalar"))
             mx.eval(x, cache.layers[i].keys, cache.layers[i].values)
             after_layer()
         cache.offset += prompt.shape[1]
@@ -165,10 +168,11 @@ class _StreamedModel:
             mx.clear_cache()
 
     def _load(self, names: Sequence[str]) -> None:
-        self.model.load_weights([(name, self._weight(self.weights[name])) for name in names], strict=False)
+        self.model.load_weights([(name, self._weight(name)) for name in names], strict=False)
 
-    def _weight(self, stored: Planned) -> mx.array:
-        """Read a weight, portion by portion into one array."""
+    def _weight(self, name: str) -> mx.array:
+        """Read a parameter, portion by portion into one array."""
+        stored = self.weights[name]
         dtype = DTYPES[stored.dtype]
         if mx.issubdtype(dtype, mx.floating):
             dtype = self.activations or dtype
@@ -179,27 +183,14 @@ class _StreamedModel:
         return weight.reshape(stored.shape)
 
 
-def _source_model(source: Source, config: ModelConfig) -> _StreamedModel:
-    """Return the unquantized checkpoint, whose experts may be a tensor each."""
-    model = DiffusionGemma(config)
-    planned = plan(source.tensors(), "bf16", {}).tensors
-    weights = {parameter_name(tensor.name): tensor for tensor in planned}
-    return _StreamedModel(model, source, {name: weights[name] for name in _parameters(model)})
-
-
 def _converted_model(directory: Path) -> _StreamedModel:
     model, _ = checked_model(directory, ModelConfig.load(directory))
     source = SafetensorsSource(directory)
-    weights = {
-        parameter_name(name): Planned(name, "", (tensor,), tensor.shape, tensor.dtype, None)
+    weights = [
+        Planned(name, "", (tensor,), tensor.shape, tensor.dtype, None)
         for name, tensor in source.tensors().items()
-    }
-    return _StreamedModel(model, source, {name: weights[name] for name in _parameters(model)})
-
-
-def _parameters(model: DiffusionGemma) -> dict[str, mx.array]:
-    flat: Any = tree_flatten(model.parameters())
-    return dict(flat)
+    ]
+    return _StreamedModel(model, source, weights)
 
 
 def _differences(expected: mx.array, actual: mx.array, temperature: float) -> mx.array:

@@ -9,8 +9,6 @@ from importlib.metadata import version
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from ..checkpoint.loading import load, resolve
 from ..config import released
 from ..config.model import ModelConfig
@@ -19,6 +17,7 @@ from ..engine.memory import check_fits, wired_limit
 from ..engine.noise import checked_seed
 from ..errors import InputError
 from ..generation import generate
+from ..ops import on_gpu
 from . import cost, synthetic
 from .hardware import Ceilings, ceilings, probe
 from .measure import Times, measure
@@ -105,7 +104,7 @@ def measured(
         "layers": model.config.text.num_hidden_layers,
         "weights_gb": sum(stored.values()) / 1e9,
         "dtype": str(model.dtype).removeprefix("mlx.core."),
-        "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
+        "device": "gpu" if on_gpu() else "cpu",
         "metal_kernels": list(model.checked_kernels((1, points[0][1]))),
         "versions": {
             "python": platform.python_version(),

@@ -21,6 +21,7 @@ from ..console.progress import bar
 from ..converter.recipes import DEFAULT_RECIPE, RECIPES, tensor_class
 from ..errors import InputError
 from ..model import DiffusionGemma
+from ..ops import on_gpu
 
 PREFIX = "synthetic:"
 
@@ -50,7 +51,7 @@ def layers_of(name: str, layers: int | None) -> int | None:
 
 def default_dtype() -> mx.Dtype:
     """As loading has it: bfloat16, and float32 on MLX's CPU backend."""
-    return mx.bfloat16 if mx.default_device().type == mx.DeviceType.gpu else mx.float32
+    return mx.bfloat16 if on_gpu() else mx.float32
 
 
 def quantized_skeleton(config: ModelConfig, dtype: mx.Dtype = mx.bfloat16) -> DiffusionGemma:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.console.messages import one_line
 from mlx_diffusiongemma.errors import InputError
 
 
@@ -50,9 +51,9 @@ def checked_utf8(text: str | None, name: str) -> Any:
 
 
 def complain(line: str) -> None:
-    """Write one line to stderr, joined from several; nothing if stderr is closed."""
+    """Write one printable line to stderr, joined from several. Nothing if stderr is closed."""
     with contextlib.suppress(OSError):
-        click.echo(" ".join(line.splitlines()), err=True)
+        click.echo(one_line(line), err=True)
 
 
 def discard_stdout() -> None:

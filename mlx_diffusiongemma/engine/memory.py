@@ -22,6 +22,7 @@ from ..cache import bucket
 from ..config.model import FULL, ModelConfig
 from ..errors import InputError
 from ..model.attention import BAND_ROWS
+from ..ops import on_gpu
 
 if TYPE_CHECKING:
     from ..model import DiffusionGemma
@@ -119,7 +120,7 @@ def usable_memory() -> int | None:
     recommended = mx.device_info().get("max_recommended_working_set_size")
     if recommended is not None:
         return int(recommended)
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if on_gpu():
         return None
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     available = re.search(r"^MemAvailable: *(\d+) kB$", _text(_MEMINFO), re.MULTILINE)
@@ -168,7 +169,7 @@ def check_fits(
     usable = usable_memory()
     if usable is None:
         return
-    weights = tree_reduce(lambda total, leaf: total + getattr(leaf, "nbytes", 0), model, 0)
+    weights = tree_reduce(lambda total, leaf: total + getattr(leaf, "nbytes", 0), model.parameters(), 0)
     usable -= max(0, mx.get_active_memory() - weights - held)
 
     def needed(prompt: int, new: int, chunk: int, rows: int) -> Needed:

@@ -15,7 +15,15 @@ from ..cache import CanvasView, PrefixCache
 from ..config.generation import PREFILL_STEP_SIZE, GenerationConfig
 from ..config.model import ModelConfig, TextConfig
 from ..errors import InputError
-from ..ops import RowStatistics, SoftEmbedding, checked_kernels, dense_soft_embedding, project, soft_embedding
+from ..ops import (
+    RowStatistics,
+    SoftEmbedding,
+    checked_kernels,
+    dense_soft_embedding,
+    processed_logits,
+    project,
+    soft_embedding,
+)
 from ..prompt import Prompt, Span, chunk_end, merge_spans
 from ..threads import release_at_thread_end
 from .attention import Chunk
@@ -140,9 +148,8 @@ class DiffusionGemma(nn.Module):
         if soft_embedding is None:
             soft_embedding = self.zero_self_conditioning(canvas_ids.shape)
         with cache.canvas(*canvas_ids.shape) as view:
-            logits = self.logits(self.decode_hidden(canvas_ids, view, soft_embedding)).astype(mx.float32)
-        cap = self.config.text.final_logit_softcapping
-        return mx.tanh(logits / cap) * cap
+            logits = self.logits(self.decode_hidden(canvas_ids, view, soft_embedding))
+        return processed_logits(logits, 1.0, self.config.text.final_logit_softcapping)
 
     def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
         """Run a canvas through the decoder: ids `[B, C]` and soft embedding -> normed rows `[B, C, D]`."""
