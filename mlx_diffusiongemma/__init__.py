@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.config.model import ModelConfig
     from mlx_diffusiongemma.converter import convert
     from mlx_diffusiongemma.display.plots import plot_trace
-    from mlx_diffusiongemma.engine.denoise import Step
     from mlx_diffusiongemma.engine.prompt_cache import PromptCache
     from mlx_diffusiongemma.engine.samplers import (
         ConfidenceThreshold,
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
         StableAndConfident,
         Stalled,
     )
+    from mlx_diffusiongemma.engine.settings import Settings
+    from mlx_diffusiongemma.engine.state import Step
     from mlx_diffusiongemma.engine.stats import Stats
     from mlx_diffusiongemma.engine.trace import Trace
     from mlx_diffusiongemma.filling.fill import Filling, fill
@@ -69,6 +70,7 @@ __all__ = [
     "LinearSchedule",
     "ModelConfig",
     "PromptCache",
+    "Settings",
     "StableAndConfident",
     "Stalled",
     "Stats",
@@ -103,7 +105,8 @@ _MODULE_OF = {
     "StableAndConfident": "engine.samplers",
     "Stalled": "engine.samplers",
     "Stats": "engine.stats",
-    "Step": "engine.denoise",
+    "Settings": "engine.settings",
+    "Step": "engine.state",
     "Tokenizer": "text.tokenizer",
     "ToolCall": "text.channels",
     "Trace": "engine.trace",

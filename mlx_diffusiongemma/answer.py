@@ -60,7 +60,7 @@ class Answer:
     ):
         self.row, self.tokenizer, self.start = row, tokenizer, start
         self.budget, self.structure, self.trace, self.limit = budget, structure, trace, limit
-        self.stats = Stats(row.spec.length, len(row.prompt_ids))
+        self.stats = Stats(row.spec.length, len(row.prompt))
         self.blocks: list[Block] = []
         self.warnings: list[str] = list(structure.grammar.warnings) if structure is not None else []
         self.finish_reason: FinishReason | None = None

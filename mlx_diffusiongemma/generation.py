@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
-
-import mlx.core as mx
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .answer import Answer, Block
-from .config.generation import GenerationConfig
 from .config.ranges import in_range
 from .control.pins import Pins
-from .engine.batch import Batch, Event, Finished, Prefill, Stepped
-from .engine.denoise import Step
 from .engine.noise import checked_seed
 from .engine.prompt_cache import PromptCache
 from .engine.row import FinishReason, RowKey
+from .engine.settings import Settings, SettingsDict
+from .engine.state import Step
 from .engine.stats import Stats
 from .engine.trace import Trace
 from .errors import GenerationError, InputError
@@ -30,6 +25,10 @@ from .model import DiffusionGemma
 from .request import Request
 from .text.channels import ChannelParser, ToolCall
 from .text.tokenizer import Tokenizer
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Block", "Generation", "Preview", "generate", "generate_batch"]
 
@@ -58,7 +57,7 @@ def generate(
     prompt_cache: PromptCache | None = None,
     timeout: float | None = None,
     allow_special_tokens: bool = False,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> Generation:
     """Prepare a generation. Nothing runs before it is iterated or asked for a result.
 
@@ -84,9 +83,8 @@ def generate(
         timeout: seconds, from the first step on. When they are over, the generation ends with its blocks so
             far and `finish_reason` "length".
         allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be
-        structure
-            of the prompt. By default they are plain text.
-        settings: fields of `GenerationConfig` that replace the checkpoint's, such as `max_new_tokens=1024`.
+            structure of the prompt. By default they are plain text.
+        settings: fields of `Settings` that replace the checkpoint's, such as `max_new_tokens=1024`.
 
     Raises:
         InputError: an empty prompt, one beyond the context limit, a bad setting, schema or pattern, or more
@@ -103,14 +101,15 @@ def generate(
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
     request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
     _check_tools(tools, request)
-    ids = tokenizer.prompt_ids(
+    encoded = tokenizer.encode_prompt(
         prompt, thinking=thinking, system=system, tools=tools, allow_special_tokens=allow_special_tokens
     )
-    request.shrink_default(len(ids), count, prompt_cache.nbytes if prompt_cache is not None else 0)
-    start = ChannelParser(tokenizer, ids)
+    request.shrink_default(len(encoded), count, prompt_cache.nbytes if prompt_cache is not None else 0)
+    start = ChannelParser(tokenizer, encoded.ids)
     more = request.draft(draft, noise_level, start), request.pinned(pins) if pins is not None else None
     chosen = checked_seed(seed)
-    answers = [request.answer(ids, start, RowKey(chosen, first + number), *more) for number in range(count)]
+    keys = [RowKey(chosen, first + number) for number in range(count)]
+    answers = [request.answer(encoded, start, key, *more) for key in keys]
     return _generations(Writer(model, answers, on_step, prompt_cache, seconds), schema)[0]
 
 
@@ -134,7 +133,7 @@ def generate_batch(
     timeout: float | None = None,
     allow_special_tokens: bool = False,
     progress: bool = True,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> list[Generation]:
     """Return one `Generation` for each prompt, denoised together. See `generate` for the other arguments.
 
@@ -167,7 +166,7 @@ def generate_batch(
     encoded = []
     for index, prompt in enumerate(items):
         try:
-            encoded.append(tokenizer.prompt_ids(prompt, **how, allow_special_tokens=allow_special_tokens))
+            encoded.append(tokenizer.encode_prompt(prompt, **how, allow_special_tokens=allow_special_tokens))
         except InputError as error:
             raise InputError(f"prompts: item {index}: {error}") from error
     request.shrink_default(max(map(len, encoded)), min(size, len(items)))
@@ -175,7 +174,8 @@ def generate_batch(
     generations = []
     for first in range(0, len(items), size):
         answers = [
-            request.answer(ids, ChannelParser(tokenizer, ids), key) for ids in encoded[first : first + size]
+            request.answer(each, ChannelParser(tokenizer, each.ids), key)
+            for each in encoded[first : first + size]
         ]
         on_end = bar.update if bar is not None else None
         generations += _generations(Writer(model, answers, on_step, timeout=seconds, on_end=on_end), schema)
@@ -204,126 +204,6 @@ class _Bar:
         self._bar.update(ended)
         if self._bar.n >= self._total:
             self._bar.close()
-
-
-class Writer:
-    """Drives one batch, and turns its events into blocks, traces and statistics.
-
-    timeout: seconds after the first event when all rows end with the blocks that they have. on_end: called
-    with the number of rows that a block ended.
-    """
-
-    def __init__(
-        self,
-        model: DiffusionGemma,
-        answers: list[Answer],
-        on_step: Callable[[Step], None] | None = None,
-        prompt_cache: PromptCache | None = None,
-        timeout: float | None = None,
-        on_end: Callable[[int], object] | None = None,
-    ):
-        self.answers, self.on_step, self.timeout, self.on_end = answers, on_step, timeout, on_end
-        watched = on_step is not None or any(answer.trace is not None for answer in answers)
-        batch = Batch(model, [answer.row for answer in answers], prompt_cache, watched)
-        self._of_row = {id(answer.row): answer for answer in answers}
-        self._events = batch.run()
-        self._busy = False
-        self._deadline: float | None = None
-        self.started = self.is_over = False
-        self.failure: Exception | None = None
-
-    def advance(self) -> None:
-        """Write one more block of every row that has not ended. Does nothing after an interrupt."""
-        if self.failure is not None:
-            raise GenerationError(
-                f"this generation failed ({type(self.failure).__name__}); start a new one, "
-                "what it delivered is in .blocks"
-            ) from self.failure
-        if self._busy:
-            raise GenerationError(
-                "this generation is running already; ask it neither from its own on_step nor from two threads"
-            )
-        self._busy = True
-        if not self.started:
-            mx.reset_peak_memory()
-            if self.timeout is not None:
-                self._deadline = time.monotonic() + self.timeout
-        self.started = True
-        try:
-            self._pull()
-        except Exception as error:
-            self.failure = error
-            self._stop()
-            raise
-        except BaseException:  # an interrupt
-            self._stop()
-            raise
-        finally:
-            self._busy = False
-
-    def _pull(self) -> None:
-        """Consume events up to the next blocks."""
-        if self._is_unwanted():
-            self._stop()
-        for event in self._events:
-            self._take(event)
-            if self._is_unwanted():
-                break
-            if isinstance(event, Finished):
-                return
-        self._stop()
-
-    def _is_unwanted(self) -> bool:
-        """True if nobody wants more, or if the time is up, which ends the answers."""
-        running = [answer for answer in self.answers if answer.finish_reason is None]
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            for answer in running:
-                if not answer.row.closed:
-                    answer.end(f"timeout {self.timeout:g} s ended it; raise it, or ask for less")
-            return True
-        return all(answer.row.closed for answer in running)
-
-    def _stop(self) -> None:
-        """End the loop, which frees the prefix cache."""
-        self.is_over = True
-        self._events.close()
-
-    def close(self) -> None:
-        """Stop once all rows are closed or have ended: now, or after the event that another thread is in."""
-        if not self._busy and all(answer.row.closed or answer.finish_reason for answer in self.answers):
-            with suppress(ValueError):  # another thread has just begun to run it
-                self._stop()
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, Prefill):
-            for answer in self.answers:
-                answer.stats.cached_tokens = event.cached
-                answer.stats.prefill_seconds = answer.stats.seconds = event.seconds / len(self.answers)
-        elif isinstance(event, Stepped):
-            self._show(event)
-        else:
-            self._deliver(event)
-
-    def _show(self, event: Stepped) -> None:
-        if event.step is None:
-            return
-        for index, row in enumerate(event.rows):
-            trace = self._of_row[id(row)].trace
-            if trace is not None:
-                trace.record(event.step, index, row.noise_key)
-        if self.on_step is not None:
-            self.on_step(event.step)
-
-    def _deliver(self, event: Finished) -> None:
-        ended = 0
-        for committed in event.committed:
-            answer = self._of_row[id(committed.row)]
-            answer.add(committed)
-            answer.stats.seconds += event.seconds / len(event.committed)
-            answer.stats.peak_memory_gb = max(answer.stats.peak_memory_gb, mx.get_peak_memory() / 1e9)
-            ended += answer.finish_reason is not None
-        if self.on_end is not None and ended:
-            self.on_end(ended)
 
 
 def _generations(writer: Writer, schema: Any) -> list[Generation]:
@@ -380,12 +260,12 @@ class Generation:
         return id(self._answer)
 
     @property
-    def settings(self) -> GenerationConfig:
+    def settings(self) -> Settings:
         return self._answer.row.settings
 
     @property
     def prompt_ids(self) -> list[int]:
-        return self._answer.row.prompt_ids
+        return list(self._answer.row.prompt.ids)
 
     @property
     def seed(self) -> int:
@@ -452,16 +332,15 @@ class Generation:
         index = 0
         while True:
             if index == len(self.blocks) and self.state not in ("ended", "closed"):
-                self._advance()
+                if self._writer is None:
+                    raise GenerationError(
+                        "this generation failed before it was pickled; its blocks are in .blocks"
+                    )
+                self._writer.advance()
             if index == len(self.blocks):
                 return
             yield self.blocks[index]
             index += 1
-
-    def _advance(self) -> None:
-        if self._writer is None:
-            raise GenerationError("this generation failed before it was pickled; its blocks are in .blocks")
-        self._writer.advance()
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         blocks = iter(self)
@@ -553,7 +432,7 @@ class Generation:
         kept = {
             name: getattr(answer, name) for name in ("blocks", "warnings", "stats", "trace", "finish_reason")
         }
-        written = {name: getattr(row, name) for name in ("settings", "prompt_ids", "key", "closed")}
+        written = {name: getattr(row, name) for name in ("settings", "prompt", "key", "closed")}
         failed = self.state == "failed"
         return _unpickled, (SimpleNamespace(**kept, tokenizer=None, failed=failed), written, self._schema)
 

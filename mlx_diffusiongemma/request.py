@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from .answer import Answer
-from .config.generation import GenerationConfig
 from .control.budget import ThinkingBudget, answer_reserve
 from .control.compiling import compile_grammar
 from .control.draft import Draft, checked_draft
@@ -16,10 +15,11 @@ from .control.structure import AfterThought, Structure
 from .engine.constraint import CanvasSpec, Constraint
 from .engine.memory import fits
 from .engine.row import Row, RowKey
-from .engine.rules import check_schedule
+from .engine.settings import Settings, SettingsDict
 from .engine.trace import Trace
 from .errors import InputError
 from .model import DiffusionGemma
+from .prompt import Prompt
 from .text.channels import ChannelParser
 from .text.tokenizer import Tokenizer
 
@@ -27,14 +27,14 @@ from .text.tokenizer import Tokenizer
 class Request:
     """Everything that the rows of a batch have in common.
 
-    settings: fields of `GenerationConfig` from the caller. structure: keywords of `compile_grammar`.
+    settings: from the caller. structure: keywords of `compile_grammar`.
     """
 
     def __init__(
         self,
         model: DiffusionGemma,
         tokenizer: Tokenizer,
-        settings: dict[str, Any],
+        settings: SettingsDict,
         structure: dict[str, Any],
         *,
         thinking: bool,
@@ -43,11 +43,11 @@ class Request:
         if not isinstance(trace, bool):
             raise InputError(f"trace must be True or False, found {trace!r}")
         self.model, self.tokenizer, self.thinking, self.trace = model, tokenizer, thinking, trace
-        self.settings: GenerationConfig = model.generation_config.override(**settings)
+        self.settings = Settings.of(model.generation_config, **settings)
         self.settings = dataclasses.replace(self.settings, eos_token_id=self._stop_ids())
         self.limit: tuple[str, str] | None = None
         self._is_default = settings.get("max_new_tokens") is None
-        check_schedule(self.settings)
+        self.settings.check_schedule()
         self.spec = CanvasSpec(
             length=model.config.canvas_length,
             vocab_size=model.config.text.vocab_size,
@@ -107,9 +107,7 @@ class Request:
             )
         return draft
 
-    def answer(
-        self, prompt_ids: list[int], start: ChannelParser, key: RowKey, *more: Constraint | None
-    ) -> Answer:
+    def answer(self, prompt: Prompt, start: ChannelParser, key: RowKey, *more: Constraint | None) -> Answer:
         """Return an answer that is not begun, and its row.
 
         more: constraints besides those of the settings.
@@ -127,7 +125,7 @@ class Request:
         elif budget is not None:
             constraints.append(budget)
         constraints += [constraint for constraint in more if constraint is not None]
-        row = Row(prompt_ids, self.settings, self.spec, key, constraints)
+        row = Row(prompt, self.settings, self.spec, key, constraints)
         trace = Trace() if self.trace else None
         return Answer(row, self.tokenizer, start, budget, structure, trace, self.limit)
 

@@ -215,7 +215,7 @@ def test_value_out_of_range_names_the_range(option: str, value: str, named: str)
 def test_unknown_setting() -> None:
     """On the command line this is a usage error; from Python it is a typed one (test_habits has more)."""
     with pytest.raises(mlx_dg.InputError, match="unknown setting 'entropy_bond'; did you mean entropy_bound"):
-        mlx_dg.GenerationConfig().override(entropy_bond=0.1)
+        mlx_dg.Settings().override(entropy_bond=0.1)
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**80)])

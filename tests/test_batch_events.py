@@ -14,10 +14,11 @@ import mlx_dg
 from mlx_diffusiongemma.answer import Answer
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine import denoise
-from mlx_diffusiongemma.engine.batch import Batch, Event, Finished, Prefill, Stepped
+from mlx_diffusiongemma.engine.batch import Batch, Event, Finished, Prefill
+from mlx_diffusiongemma.engine.denoise import Stepped
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.engine.row import RowKey
-from mlx_diffusiongemma.engine.rules import rules_of
+from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.request import Request
 from mlx_diffusiongemma.text.channels import ChannelParser
 
@@ -32,8 +33,8 @@ def demo() -> Any:
 def answer_to(demo: Any, question: str, **settings: Any) -> Answer:
     model, tokenizer = demo
     request = Request(model, tokenizer, settings, {}, thinking=False, trace=False)
-    ids = tokenizer.prompt_ids(question)
-    return request.answer(ids, ChannelParser(tokenizer, ids), RowKey(0))
+    prompt = tokenizer.encode_prompt(question)
+    return request.answer(prompt, ChannelParser(tokenizer, prompt.ids), RowKey(0))
 
 
 def deliver(answer: Answer, event: Event) -> None:
@@ -48,7 +49,7 @@ def text(answer: Answer) -> str:
 def test_events_come_in_order(demo: Any) -> None:
     answer = answer_to(demo, QUESTIONS[0], prefill_step_size=5)
     events = list(Batch(demo[0], [answer.row]).run())
-    count = len(answer.row.prompt_ids)
+    count = len(answer.row.prompt)
     prefill = [event for event in events if isinstance(event, Prefill)]
     assert [event.done for event in prefill][-1] == count
     assert all(event.total == count for event in prefill)
@@ -84,7 +85,7 @@ def test_closing_between_any_two_events_keeps_what_was_encoded(demo: Any, after:
     seen = list(islice(events, after))
     events.close()
     done = max((event.done for event in seen if isinstance(event, Prefill)), default=0)
-    assert cache.token_ids[: len(answer.row.prompt_ids)] == answer.row.prompt_ids[: max(done, 0)]
+    assert cache.prompt.ids[: len(answer.row.prompt)] == answer.row.prompt.ids[:done]
     assert cache.prefix.offset == len(cache.token_ids)
     again = mlx_dg.generate(model, tokenizer, QUESTIONS[0], seed=0, prompt_cache=cache)
     assert again.answer.endswith("37")
@@ -95,7 +96,8 @@ def test_new_bounds_do_not_grow_memory(demo: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(denoise, "_compiles", lambda: True)
     denoiser = denoise.denoiser_of(demo[0])
     for bound in range(200):
-        denoiser.step_function(rules_of(demo[0].generation_config.override(entropy_bound=bound / 1000)))
+        settings = Settings.of(demo[0].generation_config, entropy_bound=bound / 1000)
+        denoiser.step_function(settings.rules, ())
     assert len(denoiser._compiled) <= 8
 
 

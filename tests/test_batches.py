@@ -14,9 +14,11 @@ from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
+from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
 from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.prompt import Prompt
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 
@@ -93,7 +95,7 @@ def test_rows_that_have_ended_cost_nothing_more(demo: Any, monkeypatch: pytest.M
     """Rows of each decode pass: all in the first canvas, then only those that go on."""
     decode, batches = DiffusionGemma.decode_hidden, []
 
-    def watched(self: DiffusionGemma, ids: mx.array, *others: Any) -> mx.array:
+    def watched(self: DiffusionGemma, ids: Any, *others: Any) -> mx.array:
         batches.append(ids.shape[0])
         return decode(self, ids, *others)
 
@@ -127,8 +129,8 @@ def test_one_prefill_for_all_candidates(demo: Any, monkeypatch: pytest.MonkeyPat
     model, tokenizer = demo
     encode, encoded = DiffusionGemma.encode, []
 
-    def watched(self: DiffusionGemma, ids: mx.array, *others: Any, **named: Any) -> None:
-        encoded.append(tuple(ids.shape))
+    def watched(self: DiffusionGemma, ids: Any, *others: Any, **named: Any) -> None:
+        encoded.append((1, len(ids)) if isinstance(ids, Prompt) else tuple(ids.shape))
         encode(self, ids, *others, **named)
 
     monkeypatch.setattr(DiffusionGemma, "encode", watched)
@@ -203,13 +205,13 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
 
     def objecting(self: Row, canvas: Any, index: int, seconds: float) -> bool:
         stands = judge(self, canvas, index, seconds)
-        if self.prompt_ids == second and self.tries.number == 0:
+        if self.prompt == second and self.tries.number == 0:
             self.tries.number = 1
             return False
         return stands
 
     prompts = ["Hello", "What is 345 + 78?", "JSON for Paris and Rome"]
-    second = demo[1].prompt_ids(prompts[1])
+    second = demo[1].encode_prompt(prompts[1])
     monkeypatch.setattr(Row, "judge", objecting)
     rows = generate_batch(*demo, prompts, seed=0)
     for prompt, row in zip(prompts, rows, strict=True):
@@ -276,7 +278,7 @@ def test_tries_with_fewer_steps_are_not_held_against_a_canvas(demo: Any) -> None
 def test_logits_that_are_kept_are_those_that_a_row_ended_with(demo: Any) -> None:
     model, tokenizer = demo
     prompts = [tokenizer.prompt_ids(text) for text in ("What is 99 + 88?", "Hello")]
-    settings = model.generation_config
+    settings = Settings.of(model.generation_config)
 
     def denoised(rows: list[list[int]]) -> Any:
         longest, cache = max(map(len, rows)), model.make_cache()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +15,10 @@ from mlx_diffusiongemma.bench import measure, synthetic
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config import released
 from mlx_diffusiongemma.config.model import FULL, ModelConfig
-from mlx_diffusiongemma.engine import rules
-from mlx_diffusiongemma.engine.denoise import Step, denoise
+from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
-from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.ops import SoftEmbedding
+from mlx_diffusiongemma.engine.settings import Settings
+from mlx_diffusiongemma.engine.state import Step
 
 ROUGH = ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original"))
 
@@ -100,8 +98,8 @@ def test_times_are_of_all_steps(sharp: Any, monkeypatch: pytest.MonkeyPatch) -> 
     """No canvas stops early, the timed ones come after one that warms up, and times are divided by steps."""
     steps = []
 
-    def spy(*arguments: Any) -> Any:
-        canvas = denoise(*arguments)
+    def spy(*arguments: Any, **options: Any) -> Any:
+        canvas = denoise(*arguments, **options)
         steps.append((*canvas.steps, tuple(canvas.ids.shape)))
         return canvas
 
@@ -109,10 +107,11 @@ def test_times_are_of_all_steps(sharp: Any, monkeypatch: pytest.MonkeyPatch) -> 
     ticks = iter(range(1000))
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     times = measure.measure(sharp, prompt_tokens=20, canvas_length=8, steps=10, seed=0)
-    assert steps == [(2, (1, 8)), *[(10, (1, 8))] * 3]
+    assert steps == [(2, (1, 8)), *[(10, (1, 8))] * 3, (12, (1, 8))]
     assert times.step == 0.1  # the clock moves one second from reading to reading
     assert times.parts == dict.fromkeys(measure.PARTS, 1.0)
     assert (times.prefill, times.encode_canvas) == (1.0, 1.0)
+    assert times.dense_rows == 8  # so small a vocabulary has no sparse soft embedding
     assert times.peak_memory > 0
 
 
@@ -122,43 +121,22 @@ def test_first_lap_warms_up() -> None:
     assert clock.medians() == dict.fromkeys(measure.PARTS, 2.0)
 
 
-@pytest.mark.parametrize("lacking", [False, True])
-def test_parts_are_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: bool) -> None:
-    """Done one by one, a step's parts lead from canvas to canvas as `denoise` does.
+def test_laps_cover_a_step_and_change_nothing(sharp: Any) -> None:
+    """Each part is called once a step, in order, with arrays; the canvases are those without laps."""
+    prompt = mx.arange(1, 21)[None]
+    draws = SeededDraws([NoiseKey(7, 0, 0, 0)], 8, sharp.config.text.vocab_size)
+    settings = Settings.of(sharp.generation_config, max_denoising_steps=5, confidence_threshold=0.0)
+    laps: list[str] = []
 
-    lacking: no soft embedding can be sparse.
-    """
-    if lacking:
+    def lap(name: str, *results: Any) -> None:
+        mx.eval(*results)
+        laps.append(name)
 
-        def nothing(model: DiffusionGemma, logits: mx.array, *others: Any) -> SoftEmbedding:
-            rows = logits.shape[0]
-            return SoftEmbedding(mx.zeros((rows, model.config.text.hidden_size)), mx.ones((rows,)))
-
-        monkeypatch.setattr(DiffusionGemma, "soft_embedding", nothing)
-    model = load_model(tiny.build(tiny.ROUGH, tmp_path))
-    prompt, canvas, steps, seed = 20, 8, 5, 7
-    vocab = model.config.text.vocab_size
-    cache = model.make_cache()
-    ids = np.random.default_rng(seed).integers(vocab, size=(1, prompt))
-    model.encode(mx.array(ids, dtype=mx.int32), cache)
-    draws = SeededDraws([NoiseKey(seed, 0, 0, 0)], canvas, vocab)
-    settings = model.generation_config.override(max_denoising_steps=steps, confidence_threshold=0.0)
-    expected: list[Step] = []
-    denoise(model, cache, settings, draws, expected.append)
-
-    found, accept = [], rules.accept_and_renoise
-
-    def spy(proposal: Any, *others: Any) -> Any:
-        result = accept(proposal, *others)
-        found.append((np.array(result.canvas), np.array(result.argmax), np.array(proposal.entropies)))
-        return result
-
-    monkeypatch.setattr(rules, "accept_and_renoise", spy)
-    times = measure.measure(model, prompt, canvas, steps, seed)
-    assert times.dense_rows == canvas  # so small a vocabulary leaves nothing out in any other way
-    parts = found[-(steps + 1) :]
-    assert len(expected) == steps
-    for step, (canvas_ids, argmax, entropies) in zip(expected, parts, strict=False):
-        assert np.array_equal(step.canvas_ids, canvas_ids)
-        assert np.array_equal(step.draft_ids, argmax)
-        np.testing.assert_allclose(step.entropies, entropies, atol=1e-4)
+    drafts = []
+    for options in ({}, {"lap": lap}):
+        cache, watched = sharp.make_cache(), list[Step]()
+        sharp.encode(prompt, cache)
+        denoise(sharp, cache, settings, draws, watched.append, **options)
+        drafts.append([(step.draft_ids.tolist(), step.canvas_ids.tolist()) for step in watched])
+    assert drafts[0] == drafts[1]
+    assert laps == [*measure.PARTS * 4, *measure.PARTS[:3]]  # no step follows the last soft embedding

@@ -14,16 +14,16 @@ from oracle import replay, tiny, traces
 
 from mlx_diffusiongemma.cache import PrefixCache, bucket
 from mlx_diffusiongemma.checkpoint.loading import load_model
-from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine import denoise as denoising
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
+from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 
 CANVAS = tiny.ROUGH.canvas  # 16, as is the window
 # Never converges, so that every canvas takes two steps.
-SETTINGS = GenerationConfig().override(max_denoising_steps=2, confidence_threshold=0.0)
+SETTINGS = Settings().override(max_denoising_steps=2, confidence_threshold=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_compiled_step_computes_the_same_and_is_traced_for_few_shapes(
     model = load_model(tiny.build(tiny.SHARP, tmp_path / "sharp"), dtype=mx.float32)
     traced: list[int] = []
     step = denoising.denoise_step
-    monkeypatch.setattr(denoising, "denoise_step", lambda *a: traced.append(1) or step(*a))
+    monkeypatch.setattr(denoising, "denoise_step", lambda *a, **k: traced.append(1) or step(*a, **k))
 
     def canvases(compiled: bool, prompt: int) -> list[Any]:
         monkeypatch.setattr(denoising, "_compiles", lambda: compiled)

@@ -46,10 +46,10 @@ def test_turns_reuse_the_prefix_and_answer_as_without(demo: Any) -> None:
 
 def test_a_thought_is_no_part_of_the_next_prompt(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a chat template reads such a key."""
-    chat, prompts, prompt_ids = Chat(*demo), list[Any](), demo[1].prompt_ids
+    chat, prompts, prompt_ids = Chat(*demo), list[Any](), demo[1].encode_prompt
     monkeypatch.setattr(
         demo[1],
-        "prompt_ids",
+        "encode_prompt",
         lambda prompt, **given: (prompts.append(prompt), prompt_ids(prompt, **given))[1],
     )
     chat.messages = [QUESTION, REPLY | {"thought": "SECRET"}]

@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load_model
-from mlx_diffusiongemma.engine.denoise import Step, denoise
+from mlx_diffusiongemma.engine.denoise import denoise
+from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.model import DiffusionGemma
 
 

@@ -12,11 +12,11 @@ import pytest
 from oracle import tiny
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
-from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.engine import denoise as denoising
-from mlx_diffusiongemma.engine.denoise import Step, denoise
+from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
-from mlx_diffusiongemma.engine.state import CanvasState
+from mlx_diffusiongemma.engine.settings import Settings
+from mlx_diffusiongemma.engine.state import CanvasState, Step
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import Proposal
@@ -61,7 +61,7 @@ class Interpreted(Ramp):
 def steps_of(model: DiffusionGemma, part: Ramp, steps: int) -> list[Step]:
     cache = model.make_cache()
     model.encode(mx.arange(1, 6)[None], cache)
-    settings = GenerationConfig().override(sampler=part, stop=part, max_denoising_steps=steps)
+    settings = Settings().override(sampler=part, stop=part, max_denoising_steps=steps)
     draws = SeededDraws([NoiseKey(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
     watched: list[Step] = []
     denoise(model, cache, settings, draws, on_step=watched.append)
@@ -121,5 +121,5 @@ def test_few_compiled_steps_are_kept(model: DiffusionGemma, monkeypatch: pytest.
     monkeypatch.setattr(denoising, "_compiles", lambda: True)
     for _ in range(20):
         part = Ramp(calls=[])
-        denoising.denoiser_of(model).step_function(denoising.Rules(part, (part,)))
+        denoising.denoiser_of(model).step_function(denoising.Rules(part, (part,)), ())
     assert len(denoising.denoiser_of(model)._compiled) <= 8

@@ -20,7 +20,7 @@ import pytest
 from documents import has_shape, snippets
 
 import mlx_dg
-from mlx_diffusiongemma import GenerationConfig, InputError
+from mlx_diffusiongemma import InputError, Settings
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.released import real_config
 from mlx_diffusiongemma.converter.memory import recipe_weight_bytes
@@ -195,7 +195,7 @@ def test_defaults_of_settings_are_those_of_the_released_model() -> None:
         for field, value in zip(re.findall(r"`(\w+)`", fields), values.split(","), strict=False)
     }
     assert len(shown) >= 8
-    released = GenerationConfig()
+    released = Settings()
     for field, value in shown.items():
         default = getattr(released, field)
         default = default[0] if isinstance(default, tuple) else default
@@ -205,6 +205,6 @@ def test_defaults_of_settings_are_those_of_the_released_model() -> None:
 def test_every_setting_is_documented() -> None:
     settings = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
     missing = [
-        field.name for field in dataclasses.fields(GenerationConfig) if f"`{field.name}`" not in settings
+        field.name for field in dataclasses.fields(Settings) if f"`{field.name}`" not in settings
     ]
     assert not missing

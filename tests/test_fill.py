@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
-from mlx_diffusiongemma.engine.denoise import Step
+from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.filling.fill import fill
 from mlx_diffusiongemma.filling.template import parse_template

@@ -19,6 +19,7 @@ from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
+from mlx_diffusiongemma.prompt import Prompt
 from mlx_diffusiongemma.text.tokenizer import SpecialTokens, Tokenizer
 
 
@@ -207,7 +208,7 @@ def test_a_generation_asked_from_its_own_watcher_says_so(tokenizer: Tokenizer) -
 def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
     model: Any = Scripted([])
     tokenizer: Any = SimpleNamespace(
-        prompt_ids=lambda prompt, **_: prompt, special=SpecialTokens(), hidden_ids=frozenset()
+        encode_prompt=lambda prompt, **_: Prompt(prompt), special=SpecialTokens(), hidden_ids=frozenset()
     )
     with pytest.raises(InputError, match="the prompt has token id 704, but the model's ids end at 703"):
         generate(model, tokenizer, [5, 704])

@@ -16,6 +16,7 @@ from scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
+from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
@@ -140,7 +141,7 @@ def test_what_was_encoded_stays_in_the_prompt_cache() -> None:
 
 def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("mlx_diffusiongemma.generation.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mlx_diffusiongemma.writer.time.monotonic", lambda: now[0])
 
     def late(_: mlx_dg.Step) -> None:
         now[0] += 1.0
@@ -265,7 +266,7 @@ def test_the_end_of_a_turn_ends_it_whatever_stop_ids_the_files_name(tokenizer: T
     for end in ("<turn|>", "<|tool_response>"):
         for stop_ids in (None, 1, 5):
             model: Any = Scripted([tokenizer.encode(f"Oslo.{end}The3TheTherer")])
-            model.generation_config = model.generation_config.override(eos_token_id=1)
+            model.generation_config = Settings.of(model.generation_config, eos_token_id=1)
             generation = generate(model, tokenizer, "hi", eos_token_id=stop_ids)
             assert (generation.answer, generation.finish_reason) == ("Oslo.", "stop")
 
@@ -340,7 +341,7 @@ def test_a_tool_call_that_a_timeout_cuts_is_delivered_with_its_error(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("mlx_diffusiongemma.generation.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mlx_diffusiongemma.writer.time.monotonic", lambda: now[0])
     ids = (tokenizer.encode("<|tool_call>call:f{a:") + tokenizer.encode("1 ") * LENGTH)[:LENGTH]
     model: Any = Scripted(lambda *_: ids)
     generation = generate(model, tokenizer, "hi", timeout=5)

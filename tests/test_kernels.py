@@ -20,7 +20,7 @@ from kernel_paths import ON_METAL, plug_in_emulator
 
 import mlx_dg
 from mlx_diffusiongemma import ops
-from mlx_diffusiongemma.engine.denoise import Step
+from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.ops import metal, row_statistics
 

@@ -18,7 +18,7 @@ from kernel_paths import ON_METAL, plug_in_emulator
 
 import mlx_dg
 from mlx_diffusiongemma.engine import denoise
-from mlx_diffusiongemma.engine.denoise import Step
+from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.ops import TOLERANCE, checked_kernels, metal, self_check, trials
 
@@ -266,10 +266,10 @@ def test_a_compiled_step_is_traced_for_the_kernels_that_passed(
     plug_in_emulator(monkeypatch, edits={"soft_embedding": does_not_compile})
     compiled, keys = denoise.Denoiser.step_function, []
 
-    def spy(*arguments: Any) -> Any:
+    def spy(self: denoise.Denoiser, rules: Any, kernels: tuple[str, ...], *others: Any) -> Any:
         assert list(metal.failures) == ["soft_embedding"]
-        step = compiled(*arguments)
-        return lambda kernels, *others: (keys.append(kernels), step(kernels, *others))[1]
+        keys.append(kernels)
+        return compiled(self, rules, kernels, *others)
 
     monkeypatch.setattr(denoise.Denoiser, "step_function", spy)
     run(demo)

@@ -21,7 +21,7 @@ from mlx_diffusiongemma.answer import Block
 from mlx_diffusiongemma.display import choose
 from mlx_diffusiongemma.display.live import SCALE, LiveDisplay
 from mlx_diffusiongemma.display.plain import PlainDisplay
-from mlx_diffusiongemma.engine.denoise import Step
+from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.engine.stats import Stats
 
 PAD, STOP = 0, 1

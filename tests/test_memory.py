@@ -22,6 +22,7 @@ from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.memory import check_fits, memory_needed
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
+from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 
@@ -41,7 +42,7 @@ def taken(model: DiffusionGemma, prompt: int, chunk: int, batch: int = 1) -> int
     draws = SeededDraws(
         [NoiseKey(0, row, 0, 0) for row in range(batch)], config.canvas_length, config.text.vocab_size
     )
-    settings = model.generation_config.override(max_denoising_steps=2)
+    settings = Settings.of(model.generation_config, max_denoising_steps=2)
     denoise(model, cache, settings, draws)
     if batch > 1:  # all but one are denoised again
         fewer = SeededDraws(draws.keys[1:], config.canvas_length, config.text.vocab_size)

@@ -15,6 +15,7 @@ from mlx_diffusiongemma.checkpoint.loading import load, load_model
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.model import DiffusionGemma
+from mlx_diffusiongemma.prompt import Prompt
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 CANVAS = mx.array([[(7 * i + 11) % 96 for i in range(16)]])
@@ -51,13 +52,13 @@ def test_turns_of_a_conversation(model: DiffusionGemma) -> None:
             keep = int(rng.choice([len(ids), a_little_less, len(ids) // 2, 0]))
             ids = ids[:keep] + some_ids(rng, int(rng.integers(1, 90)))
             common = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), None)
-            reused = cache.encode_prompt(ids, chunk_size=int(rng.choice([7, 2048])))
+            reused = cache.encode_prompt(Prompt(ids), chunk_size=int(rng.choice([7, 2048])))
             assert reused <= (min(len(held), len(ids)) if common is None else common)
             assert_like_a_cold_start(cache, ids)
             held = ids.copy()
             for _ in range(int(rng.integers(0, 4))):
                 canvas = some_ids(rng, 16)
-                cache.encode(canvas, 2048)
+                cache.encode(Prompt(canvas), 2048)
                 held += canvas
             assert_like_a_cold_start(cache, held)
 
@@ -67,9 +68,9 @@ def count_encoded(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> lis
     counts: list[int] = []
     encode = DiffusionGemma.encode
 
-    def counting(self: DiffusionGemma, ids: mx.array, *others: Any) -> None:
-        counts.append(ids.shape[1])
-        encode(self, ids, *others)
+    def counting(self: DiffusionGemma, prompt: Prompt, *others: Any) -> None:
+        counts.append(len(prompt))
+        encode(self, prompt, *others)
 
     monkeypatch.setattr(DiffusionGemma, "encode", counting)
     return counts
@@ -79,34 +80,34 @@ def test_only_what_is_new_is_encoded(model: DiffusionGemma, monkeypatch: pytest.
     rng = np.random.default_rng(0)
     prompt, answer, question = some_ids(rng, 200), some_ids(rng, 48), some_ids(rng, 30)
     cache = PromptCache(model)
-    cache.encode_prompt(prompt, 2048)
-    cache.encode(answer, 2048)
+    cache.encode_prompt(Prompt(prompt), 2048)
+    cache.encode(Prompt(answer), 2048)
     counts = count_encoded(model, monkeypatch)
 
     # The answer comes back as it was generated: only the question is new.
-    assert cache.encode_prompt(prompt + answer + question, 2048) == 248
+    assert cache.encode_prompt(Prompt(prompt + answer + question), 2048) == 248
     assert sum(counts) == 30
 
     # The template writes the prompt's last tokens otherwise now: encoded from just before them.
     cache = PromptCache(model)
-    cache.encode_prompt(prompt, 2048)
-    cache.encode(answer, 2048)
+    cache.encode_prompt(Prompt(prompt), 2048)
+    cache.encode(Prompt(answer), 2048)
     counts.clear()
     rewritten = [*prompt[:190], prompt[190] ^ 1, *answer, *question]
-    assert cache.encode_prompt(rewritten, 2048) == 200 - 32
+    assert cache.encode_prompt(Prompt(rewritten), 2048) == 200 - 32
     assert sum(counts) == len(rewritten) - (200 - 32)
     assert_like_a_cold_start(cache, rewritten)
 
     # The same prompt again, for another answer.
-    cache.encode(answer, 2048)
+    cache.encode(Prompt(answer), 2048)
     counts.clear()
-    cache.encode_prompt(rewritten, 2048)
+    cache.encode_prompt(Prompt(rewritten), 2048)
     assert sum(counts) <= 32
 
     # Another conversation.
     counts.clear()
     other = [token ^ 1 for token in rewritten]
-    assert cache.encode_prompt(other, 2048) == 0
+    assert cache.encode_prompt(Prompt(other), 2048) == 0
     assert sum(counts) == len(other)
 
 
@@ -116,9 +117,9 @@ def test_while_the_windows_hold_everything_any_token_can_be_returned_to(
     ids = some_ids(np.random.default_rng(1), WINDOW - 1)
     for length in range(len(ids)):
         cache = PromptCache(model)
-        cache.encode_prompt(ids, 2048)
+        cache.encode_prompt(Prompt(ids), 2048)
         changed = [*ids[:length], ids[length] ^ 1]
-        assert cache.encode_prompt(changed, 2048) == length
+        assert cache.encode_prompt(Prompt(changed), 2048) == length
         assert_like_a_cold_start(cache, changed)
 
 
@@ -127,9 +128,9 @@ def test_tokens_that_have_left_the_windows_are_encoded_again(model: DiffusionGem
     ids = some_ids(np.random.default_rng(4), WINDOW + more)
     for length in (1, WINDOW // 2, len(ids) - 1):
         cache = PromptCache(model)
-        cache.encode_prompt(ids, 2048)
+        cache.encode_prompt(Prompt(ids), 2048)
         changed = [*ids[:length], ids[length] ^ 1]
-        assert cache.encode_prompt(changed, 2048) == 0
+        assert cache.encode_prompt(Prompt(changed), 2048) == 0
         assert_like_a_cold_start(cache, changed)
 
 
@@ -139,7 +140,7 @@ def test_an_interrupted_encode_leaves_no_half_encoded_prefix(
     rng = np.random.default_rng(2)
     first, more = some_ids(rng, 60), some_ids(rng, 60)
     cache = PromptCache(model)
-    cache.encode_prompt(first, 2048)
+    cache.encode_prompt(Prompt(first), 2048)
     layer = type(model.decoder.layers[3])
     with monkeypatch.context() as patch:
 
@@ -148,8 +149,8 @@ def test_an_interrupted_encode_leaves_no_half_encoded_prefix(
 
         patch.setattr(layer, "encode_last", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            cache.encode_prompt(first + more, 2048)
-    assert cache.encode_prompt(first + more, 2048) == 0
+            cache.encode_prompt(Prompt(first + more), 2048)
+    assert cache.encode_prompt(Prompt(first + more), 2048) == 0
     assert_like_a_cold_start(cache, first + more)
 
 
@@ -161,7 +162,7 @@ def test_an_interrupt_while_going_back_leaves_nothing_half_done(
     for method in ("trim", "restore"):
         cache = PromptCache(model)
         prompt = ids if method == "trim" else some_ids(rng, 80)
-        cache.encode_prompt(prompt, 2048)
+        cache.encode_prompt(Prompt(prompt), 2048)
         original = getattr(PrefixCache, method)
 
         def interrupted(*args: Any, original: Any = original) -> None:
@@ -172,9 +173,9 @@ def test_an_interrupt_while_going_back_leaves_nothing_half_done(
         with monkeypatch.context() as patch:
             patch.setattr(PrefixCache, method, interrupted)
             with pytest.raises(KeyboardInterrupt):
-                cache.encode_prompt(changed, 2048)
+                cache.encode_prompt(Prompt(changed), 2048)
         longer = [*prompt, *some_ids(rng, 10)]
-        cache.encode_prompt(longer, 2048)
+        cache.encode_prompt(Prompt(longer), 2048)
         assert_like_a_cold_start(cache, longer)
 
 

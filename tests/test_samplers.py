@@ -14,10 +14,9 @@ from scripted import TURN_END, Scripted
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
-from mlx_diffusiongemma.config.generation import GenerationConfig, is_traceable
 from mlx_diffusiongemma.engine.noise import SeededDraws
+from mlx_diffusiongemma.engine.parts import is_traceable
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
-from mlx_diffusiongemma.engine.rules import Rules, rules_of
 from mlx_diffusiongemma.engine.samplers import (
     ConfidenceThreshold,
     ConstantSchedule,
@@ -27,7 +26,9 @@ from mlx_diffusiongemma.engine.samplers import (
     StableAndConfident,
     Stalled,
 )
+from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.engine.state import CanvasState, initial_state
+from mlx_diffusiongemma.engine.step import Rules
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -76,7 +77,7 @@ class Mine:
 
 
 def mine_stops(state: Any) -> mx.array:
-    return (state.acceptance.stable_steps >= 1) & (state.acceptance.mean_entropy < 0.005)
+    return (state.stable_steps >= 1) & (state.mean_entropy < 0.005)
 
 
 @pytest.mark.parametrize(("prompt", "thinking"), PROMPTS)
@@ -212,9 +213,8 @@ def test_the_schedule_is_what_logits_are_divided_by(demo: Any) -> None:
 def test_stop_rules_follow_their_counters() -> None:
     state = initial_state(mx.zeros((4, 2), dtype=mx.int32), mx.zeros((4, 2, 1)))
     state = state._replace(
-        acceptance=state.acceptance._replace(
-            stable_steps=mx.array([1, 2, 2, 2]), mean_entropy=mx.array([0.0, 0.01, 0.009, 0.0])
-        ),
+        stable_steps=mx.array([1, 2, 2, 2]),
+        mean_entropy=mx.array([0.0, 0.01, 0.009, 0.0]),
         unchanged_steps=mx.array([8, 7, 8, 9]),
     )
     assert StableAndConfident(2, 0.01)(state).tolist() == [False, False, True, True]
@@ -229,7 +229,7 @@ class Counted:
 
     def __call__(self, state: Any) -> mx.array:
         self.asked += 1
-        return mx.full(state.acceptance.done.shape, self.asked >= self.steps)
+        return mx.full(state.done.shape, self.asked >= self.steps)
 
 
 def test_the_first_rule_that_fires_ends_a_canvas(tokenizer: Tokenizer) -> None:
@@ -247,9 +247,9 @@ def test_the_first_rule_that_fires_ends_a_canvas(tokenizer: Tokenizer) -> None:
 
 
 def test_the_fused_operation_serves_its_own_parts_only() -> None:
-    default = rules_of(GenerationConfig())
+    default = Settings().rules
     assert default.fused == (0.1, 1, 0.005)
-    assert rules_of(GenerationConfig(guard_stalled=True)).fused == default.fused
+    assert Settings(guard_stalled=True).rules.fused == default.fused
     assert Rules(ConfidenceThreshold(0.9), default.stop).fused is None
     assert Rules(default.sampler, (Stalled(), *default.stop)).fused is None
 
@@ -270,7 +270,7 @@ def test_a_part_says_itself_that_it_is_traceable() -> None:
         traceable = True
 
     def rule(state: Any) -> mx.array:
-        return state.acceptance.done  # type: ignore[no-any-return]
+        return state.done  # type: ignore[no-any-return]
 
     assert not is_traceable(rule)
     rule.traceable = True  # type: ignore[attr-defined]
@@ -290,7 +290,7 @@ def test_a_part_says_itself_that_it_is_traceable() -> None:
         (Slotted(), False),
     ):
         assert is_traceable(part) == expected, part
-    default = rules_of(GenerationConfig())
+    default = Settings().rules
     assert default.traceable
     assert Rules(Traceable(), (rule, Stalled())).traceable
     assert not Rules(Careful(), default.stop).traceable
@@ -324,10 +324,10 @@ def test_a_part_and_the_numbers_that_it_replaces(
         generate(model, tokenizer, "hi", **given)
     numbers = dict(given)
     part = {name: numbers.pop(name) for name in given if name in ("sampler", "schedule", "stop")}
-    model.generation_config = dataclasses.replace(GenerationConfig(), **{"t_max": 2.0, **numbers})
+    model.generation_config = dataclasses.replace(Settings(), **{"t_max": 2.0, **numbers})
     assert generate(model, tokenizer, "hi", **part, **dict.fromkeys(numbers)).settings
     # A number has no effect beside a part of the model's own settings either.
-    model.generation_config = GenerationConfig().override(**part)
+    model.generation_config = Settings().override(**part)
     with pytest.raises(InputError, match=message):
         generate(model, tokenizer, "hi", **numbers)
 
@@ -406,7 +406,7 @@ class Returning:
         return proposal.samples if self.returned[1] is None else self.returned[1]
 
     def __call__(self, state: CanvasState) -> mx.array:
-        return state.acceptance.accepted
+        return state.accepted
 
 
 @pytest.mark.parametrize(

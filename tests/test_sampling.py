@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from mlx_diffusiongemma.checkpoint.loading import load_model, resolve
-from mlx_diffusiongemma.config.generation import GenerationConfig
-from mlx_diffusiongemma.engine.denoise import CanvasInit, denoise
+from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
-from mlx_diffusiongemma.engine.rules import rules_of
-from mlx_diffusiongemma.engine.state import CanvasState, SparseRemainder, initial_state
-from mlx_diffusiongemma.engine.step import denoise_step, settle
+from mlx_diffusiongemma.engine.settings import Settings
+from mlx_diffusiongemma.engine.state import CanvasInit, CanvasState, SparseRemainder, initial_state
+from mlx_diffusiongemma.engine.step import Prefix, denoise_step, settle
 from mlx_diffusiongemma.errors import GenerationError
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.ops import FREE, TOLERANCE, processed_logits
 
-SETTINGS = GenerationConfig()
-RULES = rules_of(SETTINGS)
+SETTINGS = Settings()
+RULES = SETTINGS.rules
 LENGTH = 8
 
 
@@ -36,8 +35,10 @@ def step(
     cache = model.make_cache()
     model.encode(mx.tile(mx.arange(20, 40), (rows, 1)), cache)
     draws = mx.full((rows, length), 0.5), mx.full((rows, length), 77, dtype=mx.int32)
-    with cache.canvas(rows, length) as view:
-        return denoise_step(model, view, state, temperature, (1, 1), draws, RULES)
+    cache.reserve(rows, 0, length)
+    prefix = Prefix(cache.layout(length), mx.array(cache.offset), cache.buffers, None)
+    after, remainder, _ = denoise_step(model, RULES, prefix, state, temperature, (1, 1), draws)
+    return after, remainder
 
 
 def noise(rows: int) -> mx.array:
@@ -53,21 +54,21 @@ def test_a_pinned_position_holds_its_token_from_the_noise_on(model: DiffusionGem
     pins[0, [2, 7]] = [0, 123]
     state = start(model, 1, mx.array(pins.astype(np.int32)))
     for _ in range(3):
-        canvas, argmax = np.array(state.acceptance.canvas)[0], np.array(state.acceptance.argmax)[0]
+        canvas, argmax = np.array(state.canvas)[0], np.array(state.argmax)[0]
         assert canvas[[2, 7]].tolist() == [0, 123]
         before = state
         state, remainder = step(model, before)
         state = settle(model, state, remainder, 0.8)
-        argmax = np.array(state.acceptance.argmax)[0]
+        argmax = np.array(state.argmax)[0]
         assert argmax[[2, 7]].tolist() == [0, 123]
         believed = np.array(state.soft_embedding)[0, [2, 7]]  # one-hot
         np.testing.assert_array_equal(believed, np.array(model.embed(mx.array([0, 123]))))
         assert not np.array(state.entropies)[0, [2, 7]].any()
-        assert np.array(state.acceptance.accepted)[0, [2, 7]].all()
+        assert np.array(state.accepted)[0, [2, 7]].all()
 
 
 def with_done(state: CanvasState, done: list[bool]) -> CanvasState:
-    return state._replace(acceptance=state.acceptance._replace(done=mx.array(done)))
+    return state._replace(done=mx.array(done))
 
 
 @pytest.mark.usefixtures("path")
@@ -142,7 +143,7 @@ def test_a_canvas_is_denoised_around_its_pins(model: DiffusionGemma) -> None:
     model.encode(mx.arange(20, 40)[None], cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "decode_hidden", watched)
-        canvas = denoise(model, cache, SETTINGS, draws, start=CanvasInit(pins=mx.array(pins), steps=3))
+        canvas = denoise(model, cache, SETTINGS, draws, init=CanvasInit(pins=mx.array(pins), steps=3))
     assert np.array(canvas.ids)[0, 3] == 42
     assert canvas.steps == [len(beliefs)]
     for belief in beliefs:

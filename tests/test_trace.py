@@ -14,8 +14,8 @@ from scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.engine import trace as trace_module
-from mlx_diffusiongemma.engine.denoise import Step
 from mlx_diffusiongemma.engine.noise import NoiseKey
+from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.engine.trace import Trace, TracedCanvas
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 

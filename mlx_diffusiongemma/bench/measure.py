@@ -16,17 +16,14 @@ import numpy as np
 
 from ..engine.denoise import denoise
 from ..engine.noise import NoiseKey, SeededDraws
-from ..engine.rules import rules_of, temperature_at
-from ..engine.state import CanvasState, SparseRemainder, initial_state
-from ..engine.step import proposal_of, settle
-from ..ops import TOLERANCE, is_sparse, row_statistics
+from ..engine.settings import Settings
+from ..ops import TOLERANCE, is_sparse
 
 if TYPE_CHECKING:
     from ..cache import PrefixCache
-    from ..config.generation import GenerationConfig
     from ..model import DiffusionGemma
 
-PARTS = ("embedding", "body", "logits", "sampler", "soft_embedding")
+PARTS = ("body", "logits", "sampler", "soft_embedding")
 
 _CANVASES = 3  # timed; their median counts
 
@@ -55,7 +52,7 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     prompt = mx.array(ids, dtype=mx.int32)
     draws = SeededDraws([NoiseKey(seed, 0, 0, 0)], canvas_length, model.config.text.vocab_size)
     # Thresholds that no canvas passes: the step cap alone ends it.
-    settings = model.generation_config.override(max_denoising_steps=steps, confidence_threshold=0.0)
+    settings = Settings.of(model.generation_config, max_denoising_steps=steps, confidence_threshold=0.0)
 
     mx.clear_cache()
     mx.reset_peak_memory()
@@ -73,9 +70,7 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     return Times(prefill, step, parts, encode_canvas, dense_rows, peak_memory)
 
 
-def _encode_seconds(
-    model: DiffusionGemma, ids: mx.array, cache: PrefixCache, settings: GenerationConfig
-) -> float:
+def _encode_seconds(model: DiffusionGemma, ids: mx.array, cache: PrefixCache, settings: Settings) -> float:
     mx.eval(ids)
     start = time.perf_counter()
     model.encode(ids, cache, settings.prefill_step_size)
@@ -83,7 +78,7 @@ def _encode_seconds(
 
 
 def _canvas_seconds(
-    model: DiffusionGemma, cache: PrefixCache, settings: GenerationConfig, draws: SeededDraws
+    model: DiffusionGemma, cache: PrefixCache, settings: Settings, draws: SeededDraws
 ) -> float:
     start = time.perf_counter()
     denoise(model, cache, settings, draws)
@@ -91,74 +86,41 @@ def _canvas_seconds(
 
 
 class PartClock:
-    """Times stretches of lazy work, each evaluated at its end."""
+    """Times parts of a step, each evaluated at its end. Give `lap` to `denoise`."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {name: [] for name in PARTS}
         self.start()
 
     def start(self) -> None:
-        self.last = time.perf_counter()
+        self._since = time.perf_counter()
 
     def lap(self, name: str, *results: Any) -> None:
         mx.eval(*results)
         now = time.perf_counter()
-        self.times[name].append(now - self.last)
-        self.last = now
+        self.times[name].append(now - self._since)
+        self._since = now
 
     def medians(self) -> dict[str, float]:
-        """Of all laps but each part's first, which warms up."""
+        """Medians of all laps but each part's first, which warms up."""
         return {name: statistics.median(times[1:]) for name, times in self.times.items()}
 
 
 def _parts(
-    model: DiffusionGemma, cache: PrefixCache, settings: GenerationConfig, draws: SeededDraws
+    model: DiffusionGemma, cache: PrefixCache, settings: Settings, draws: SeededDraws
 ) -> tuple[dict[str, float], float]:
-    """Median seconds of each part over the steps of a canvas but its first, which warms up; dense rows."""
-    noise = draws.initial()
-    state = initial_state(noise, model.zero_self_conditioning(noise.shape))
+    """Return the median seconds of each part over the steps of a canvas, and its dense rows."""
     clock = PartClock()
     dense_rows: list[int] = []
-    mx.eval(state)
-    for index in range(settings.max_denoising_steps + 1):
-        state, dense = step_in_parts(model, cache, state, settings, draws, index, clock)
-        dense_rows.append(dense)
-    return clock.medians(), statistics.median(dense_rows[1:])
+    sparse = is_sparse(model.decoder.embed_tokens)
 
+    def lap(name: str, *results: Any) -> None:
+        clock.lap(name, *results)
+        if name == "soft_embedding":
+            dense_rows.append(int((np.array(results[1]) > TOLERANCE).sum()) if sparse else len(results[1]))
 
-def step_in_parts(
-    model: DiffusionGemma,
-    cache: PrefixCache,
-    state: CanvasState,
-    settings: GenerationConfig,
-    draws: SeededDraws,
-    index: int,
-    clock: PartClock,
-) -> tuple[CanvasState, int]:
-    """`sampling.denoise_step` of one row with barriers: the state after it, and its dense rows."""
-    shape = state.pins.shape  # [1, C]
-    softcap = model.config.text.final_logit_softcapping
-    step, steps = max(1, settings.max_denoising_steps - index), settings.max_denoising_steps
-    temperature = temperature_at(step, settings)
-    model.checked_kernels(shape)
+    # The last step needs no soft embedding, and the first warms up.
+    longer = settings.override(max_denoising_steps=settings.max_denoising_steps + 2)
     clock.start()
-    with cache.canvas(*shape) as view:
-        x = model.embed_canvas(state.acceptance.canvas, state.soft_embedding)
-        clock.lap("embedding", x)
-        hidden = model.body(x, view)
-        clock.lap("body", hidden, view.buffers)
-    logits = model.logits(hidden).flatten(0, 1)  # [C, V]
-    clock.lap("logits", logits)
-
-    uniforms, noise = draws.step(index)
-    seen = row_statistics(logits, uniforms.flatten(), temperature, softcap)
-    proposal = proposal_of(seen, shape, step, steps)
-    acceptance, _ = rules_of(settings).apply(proposal, noise, state.pins, state.acceptance)
-    clock.lap("sampler", acceptance, seen)
-
-    soft, dropped_mass = model.soft_embedding(logits, seen, temperature)
-    state = state._replace(acceptance=acceptance, soft_embedding=soft.reshape(*shape, -1))
-    state = settle(model, state, SparseRemainder(dropped_mass, logits, seen.log_normalizer), temperature)
-    clock.lap("soft_embedding", state.soft_embedding)
-    lacking = int(np.count_nonzero(np.array(dropped_mass) > TOLERANCE))
-    return state, lacking if is_sparse(model.decoder.embed_tokens) else shape[1]
+    denoise(model, cache, longer, draws, lap=lap)
+    return clock.medians(), statistics.median(dense_rows[1:])

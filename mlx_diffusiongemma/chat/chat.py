@@ -21,13 +21,14 @@ from ..config.ranges import in_range
 from ..console.messages import shown
 from ..engine.noise import checked_seed
 from ..engine.prompt_cache import PromptCache
+from ..engine.settings import Settings
 from ..engine.stats import Stats
 from ..errors import InputError
 from ..generation import Generation, generate
 from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, write
 
 if TYPE_CHECKING:
-    from ..engine.denoise import Step
+    from ..engine.state import Step
     from ..model import DiffusionGemma
     from ..text.tokenizer import Tokenizer
 
@@ -199,8 +200,8 @@ class Chat:
     def _checked(self, settings: ChatSettings) -> ChatSettings:
         if not isinstance(settings.thinking, bool):
             raise InputError(f"thinking must be True or False, found {shown(settings.thinking)}")
-        of_checkpoint = self.model.generation_config.override(**self.fixed)
-        budget = of_checkpoint.override(thinking_budget=settings.thinking_budget).thinking_budget
+        fixed = Settings.of(self.model.generation_config, **self.fixed)
+        budget = fixed.override(thinking_budget=settings.thinking_budget).thinking_budget
         seed = checked_seed(settings.seed) if settings.seed is not None else None
         return ChatSettings(settings.thinking, budget, seed, in_range("n", settings.n))
 

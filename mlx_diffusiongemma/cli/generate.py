@@ -120,12 +120,12 @@ def generate(
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Refuse bad settings, as far as the command can judge them without the checkpoint's."""
-    from mlx_diffusiongemma import GenerationConfig
+    from mlx_diffusiongemma import Settings
 
     most = settings["max_new_tokens"]
     if most is None:  # the checkpoint's: a budget is compared with it later
         settings = settings | {"max_new_tokens": 2**31 - 1}
-    GenerationConfig().override(**settings)
+    Settings().override(**settings)
 
 
 def read_schema(file: str) -> Any:

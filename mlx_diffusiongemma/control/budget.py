@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config.generation import GenerationConfig
 from ..engine.constraint import Best, Canvas, CanvasSpec, Redo, Stand, Verdict
+from ..engine.settings import Settings
 from ..errors import InputError
 from ..text.channels import ChannelParser
 from ..text.tokenizer import Tokenizer
 
 
-def answer_reserve(settings: GenerationConfig, canvas_length: int) -> int:
+def answer_reserve(settings: Settings, canvas_length: int) -> int:
     """Return the number of max_new_tokens that a limited thought leaves for the answer."""
     if settings.answer_reserve is not None:
         return settings.answer_reserve

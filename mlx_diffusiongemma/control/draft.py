@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..config.generation import GenerationConfig
 from ..config.ranges import in_range
 from ..engine.constraint import Best, Canvas, CanvasSpec, Stand, Verdict
 from ..engine.ids import check_ids
 from ..engine.noise import Draws
+from ..engine.settings import Settings
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
 
@@ -59,7 +59,7 @@ def checked_draft(
     tokenizer: Tokenizer,
     text: str | None,
     noise_level: float | None,
-    settings: GenerationConfig,
+    settings: Settings,
     spec: CanvasSpec,
     thinking: bool,
 ) -> Draft:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..config.generation import GenerationConfig
 from ..engine.constraint import Best, Canvas, Reroll, Stand, Verdict
+from ..engine.settings import Settings
 from ..text.channels import ChannelParser
 
 EMPTY, UNCONVERGED = "empty", "unconverged"
@@ -18,7 +18,7 @@ class Guards:
 
     needs_logits = False
 
-    def __init__(self, start: ChannelParser, settings: GenerationConfig):
+    def __init__(self, start: ChannelParser, settings: Settings):
         self.settings = settings
         self._parser, self._delivered = start.copy(), False
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..config.generation import GenerationConfig
 from ..config.ranges import integer
 from ..console.messages import shown
 from ..engine.constraint import Best, Canvas, CanvasSpec, Stand, Verdict
+from ..engine.settings import Settings
 from ..errors import InputError
 
 Pairs = Mapping[int, int] | Iterable[tuple[int, int]]
@@ -27,7 +27,7 @@ class PinnedTokens:
 
     needs_logits = False
 
-    def __init__(self, pins: Pins, settings: GenerationConfig, spec: CanvasSpec):
+    def __init__(self, pins: Pins, settings: Settings, spec: CanvasSpec):
         if settings.thinking_budget is not None or settings.answer_reserve is not None:
             raise InputError(
                 "pins: thinking_budget and answer_reserve pin tokens, too; give one or the other"

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..checkpoint.loading import load
 from ..console.tables import aligned
-from ..engine.denoise import Step
+from ..engine.state import Step
 from ..errors import DiffusionGemmaError
 from ..generation import Generation, generate
 from ..model import DiffusionGemma

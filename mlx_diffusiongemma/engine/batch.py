@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from ..cache import PrefixCache
 from ..errors import InputError
-from .denoise import CanvasInit, DenoisedCanvas, Step, denoiser_of
+from ..prompt import Prompt, chunk_end, merge_spans
+from .constraint import Look
+from .denoise import Stepped, denoiser_of
+from .ids import check_ids
 from .memory import check_fits, wired_limit
 from .noise import SeededDraws
 from .prompt_cache import PromptCache
 from .row import Committed, Row
+from .state import CanvasInit
 
 if TYPE_CHECKING:
-    from ..config.generation import GenerationConfig
-    from ..model import DiffusionGemma
+    from ..model.network import Network
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,6 @@ class Prefill:
     total: int
     cached: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A denoising step of some rows. step: its host arrays, None unless the batch is watched."""
-
-    rows: tuple[Row, ...]
-    step: Step | None
 
 
 @dataclass(frozen=True)
@@ -65,15 +60,14 @@ class Batch:
 
     def __init__(
         self,
-        model: DiffusionGemma,
+        model: Network,
         rows: Sequence[Row],
         prompt_cache: PromptCache | None = None,
         watched: bool = False,
     ):
         self.model, self.rows, self.prompt_cache, self.watched = model, list(rows), prompt_cache, watched
-        self.settings: GenerationConfig = rows[0].settings
-        self.spec = rows[0].spec
-        self._longest = max(len(row.prompt_ids) for row in rows)
+        self.settings, self.spec = rows[0].settings, rows[0].spec
+        self._longest = max(len(row.prompt) for row in rows)
         self._canvases = math.ceil(self.settings.max_new_tokens / self.spec.length)
         self._positions = self._longest + self._canvases * self.spec.length
         self._check_prompts()
@@ -94,58 +88,74 @@ class Batch:
             if active != self.rows:
                 prefix = prefix.take([self.rows.index(row) for row in active])
             clock = _Clock()
-            for _ in range(self._canvases):
+            while True:
                 yield from self._denoise(active, prefix, clock)
                 committed = [row.commit() for row in active if not row.closed]
                 yield Finished(committed, clock.stop())
                 clock.start()
-                left = [row for row in active if row.finish_reason is None and not row.closed]
-                if not left:
+                running = [row for row in active if row.finish_reason is None and not row.closed]
+                if not running:
                     return
-                prefix = self._append(active, left, prefix)
-                active = left
+                prefix = self._append(active, running, prefix)
+                active = running
 
     def _denoise(self, active: list[Row], prefix: PrefixCache, clock: _Clock) -> Generator[Event, None, None]:
         """Denoise one canvas of each row. Rows whose canvas does not stand go again, without the others."""
-        for row in active:
+        denoiser = denoiser_of(self.model)
+        for index, row in enumerate(active):
+            for scout in row.scouts:
+                yield from self._scout(scout, row, prefix.take([index]), clock)
             row.begin()
         pending, together, cache = active, active, prefix
         while pending:
             rows = [row for row in pending if row.steps == pending[0].steps]
             if rows != together:
                 together, cache = rows, prefix.take([active.index(row) for row in rows])
-            seconds = clock.total()
-            canvas = yield from self._steps(rows, cache, clock)
+            draws = self._draws(rows)
+            clock.pause()
+            canvas = yield from denoiser.run(
+                cache,
+                self.settings,
+                draws,
+                self._init(rows, draws),
+                rows=tuple(self.rows.index(row) for row in rows),
+                keep_logits=any(row.needs_logits for row in rows),
+                watched=self.watched,
+            )
+            clock.resume(canvas.seconds)
             self._check_cache()
-            share = (clock.total() - seconds) / len(rows)
+            share = canvas.seconds / len(rows)
             stand = [row for index, row in enumerate(rows) if row.judge(canvas, index, share)]
             del canvas  # its logits would live through the next one
             pending = [row for row in pending if row not in stand]
 
-    def _steps(
-        self, rows: list[Row], cache: PrefixCache, clock: _Clock
-    ) -> Generator[Event, None, DenoisedCanvas]:
-        draws = SeededDraws([row.noise_key for row in rows], self.spec.length, self.spec.vocab_size)
-        steps = denoiser_of(self.model).run(
-            cache,
-            self.settings,
-            draws,
-            start=self._start(rows, draws),
-            keep_logits=any(row.needs_logits for row in rows),
-            watched=self.watched,
-        )
-        numbers = tuple(self.rows.index(row) for row in rows)
+    def _scout(
+        self, constraint: Any, row: Row, prefix: PrefixCache, clock: _Clock
+    ) -> Generator[Event, None, None]:
+        """Denoise the canvases that a constraint of `row` wants to see before it pins."""
+        looks, canvas = constraint.scout(row.written), None
         while True:
             try:
-                step = next(steps)
-            except StopIteration as end:
-                canvas: DenoisedCanvas = end.value
-                return canvas
+                look: Look = looks.send(canvas)
+            except StopIteration:
+                return
+            count = len(look.pins)
             clock.pause()
-            yield Stepped(tuple(rows), None if step is None else replace(step, rows=numbers))
-            clock.resume()
+            canvas = yield from denoiser_of(self.model).run(
+                prefix.take([0] * count),
+                self.settings,
+                self._draws([row] * count),
+                CanvasInit(mx.array(look.pins, dtype=mx.int32), steps=look.steps),
+                rows=(self.rows.index(row),) * count,
+                keep_logits=True,
+            )
+            clock.resume(canvas.seconds)
+            self._check_cache()
 
-    def _start(self, rows: list[Row], draws: SeededDraws) -> CanvasInit:
+    def _draws(self, rows: Sequence[Row]) -> SeededDraws:
+        return SeededDraws([row.noise_key for row in rows], self.spec.length, self.spec.vocab_size)
+
+    def _init(self, rows: list[Row], draws: SeededDraws) -> CanvasInit:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)
         draft = rows[0].draft
         if draft is None:
@@ -156,7 +166,7 @@ class Batch:
     def _prefill(self) -> Generator[Event, None, PrefixCache]:
         """Encode every row's prompt, chunk by chunk."""
         clock, chunk_size = _Clock(), self.settings.prefill_step_size
-        first, *others = (row.prompt_ids for row in self.rows)
+        first, *others = (row.prompt for row in self.rows)
         if any(prompt != first for prompt in others):
             return (yield from self._prefill_padded(clock))
         cache = self.prompt_cache or PromptCache(self.model)
@@ -177,26 +187,40 @@ class Batch:
         """Prompts of several lengths end together: shorter ones are padded on the left."""
         cache, chunk_size = self.model.make_cache(), self.settings.prefill_step_size
         cache.reserved = self._positions
-        cache.left_padding = [self._longest - len(row.prompt_ids) for row in self.rows]
+        cache.left_padding = [self._longest - len(row.prompt) for row in self.rows]
         pad = self.spec.pad_id
-        ids = [[pad] * (self._longest - len(row.prompt_ids)) + row.prompt_ids for row in self.rows]
-        whole = mx.array(ids, dtype=mx.int32)
-        for start in range(0, self._longest, chunk_size):
-            self.model.encode(whole[:, start : start + chunk_size], cache, chunk_size)
-            yield Prefill(min(start + chunk_size, self._longest), self._longest, 0, clock.stop())
+        ids = [[pad] * (self._longest - len(row.prompt)) + list(row.prompt.ids) for row in self.rows]
+        whole, start = mx.array(ids, dtype=mx.int32), 0
+        spans = [
+            [
+                (first + self._longest - len(row.prompt), last + self._longest - len(row.prompt))
+                for first, last in row.prompt.spans
+            ]
+            for row in self.rows
+        ]
+        unbroken = merge_spans(span for row_spans in spans for span in row_spans)
+        while start < self._longest:
+            end = chunk_end(start, self._longest, chunk_size, unbroken)
+            inside = [
+                [(first - start, last - start) for first, last in row_spans if start <= first < end]
+                for row_spans in spans
+            ]
+            self.model.encode(whole[:, start:end], cache, end - start, inside)
+            yield Prefill(end, self._longest, 0, clock.stop())
             clock.resume()
+            start = end
         return cache
 
-    def _append(self, active: list[Row], left: list[Row], prefix: PrefixCache) -> PrefixCache:
-        """`prefix` of the rows that are `left`, their committed canvases encoded."""
+    def _append(self, active: list[Row], running: list[Row], prefix: PrefixCache) -> PrefixCache:
+        """Return `prefix` of the rows that are `running`, with their committed canvases encoded."""
         chunk_size = self.settings.prefill_step_size
-        canvases = [row.canvas.ids for row in left if row.canvas is not None]
+        canvases = [row.canvas.ids for row in running if row.canvas is not None]
         if self._cache is not None:
             self._check_cache()
-            self._cache.encode(canvases[0], chunk_size)
+            self._cache.encode(Prompt(canvases[0]), chunk_size)
             return self._cache.prefix
-        if left != active:
-            prefix = prefix.take([active.index(row) for row in left])
+        if running != active:
+            prefix = prefix.take([active.index(row) for row in running])
         self.model.encode(mx.array(canvases, dtype=mx.int32), prefix, chunk_size)
         return prefix
 
@@ -205,12 +229,9 @@ class Batch:
             self._cache.check(self._ticket)
 
     def _check_prompts(self) -> None:
-        settings, vocab_size = self.settings, self.spec.vocab_size
-        largest = max(max(row.prompt_ids) for row in self.rows)
-        if largest >= vocab_size:  # MLX would read beyond the embedding table without an error
-            raise InputError(
-                f"the prompt has token id {largest}, but the model's ids end at {vocab_size - 1}"
-            )
+        settings = self.settings
+        for row in self.rows:
+            check_ids("the prompt", row.prompt.ids, self.spec.vocab_size)
         limit = self.model.config.text.max_position_embeddings
         if self._positions > limit:
             raise InputError(
@@ -238,17 +259,15 @@ class _Clock:
     def start(self) -> None:
         self._counted, self._since = 0.0, time.perf_counter()
 
-    def total(self) -> float:
-        return self._counted + time.perf_counter() - self._since
-
     def stop(self) -> float:
         """Pause, and return the seconds so far."""
         self.pause()
         return self._counted
 
     def pause(self) -> None:
-        self._counted = self.total()
-        self._since = time.perf_counter()
+        self._counted += time.perf_counter() - self._since
 
-    def resume(self) -> None:
+    def resume(self, seconds: float = 0.0) -> None:
+        """Go on. seconds: of work that was timed elsewhere during the pause."""
+        self._counted += seconds
         self._since = time.perf_counter()

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-# Canvas position and allowed tokens bool [V] -> the likeliest of those there.
-Best = Callable[[int, np.ndarray], int]
+
+class Best(Protocol):
+    """The model's opinion on single positions of a canvas."""
+
+    def __call__(self, position: int, allowed: np.ndarray) -> int:
+        """Return the likeliest of the allowed tokens, bool `[V]`."""
+        ...
+
+    def scores(self, position: int) -> np.ndarray:
+        """Return the raw logits of a position, fp32 `[V]`."""
+        ...
 
 
 class CanvasSpec(NamedTuple):
@@ -55,12 +64,14 @@ class Stand:
     """The canvas may be committed.
 
     plan: handed back with this canvas in the next review and in `commit`. by: the constraint that looked at
-    it, for statistics. remark: a problem that remains.
+    it, for statistics. remark: a problem that remains. ids: committed in place of the canvas's. They may be
+    fewer if the row is alone in its batch; the next canvas then begins behind them.
     """
 
     plan: Any = None
     by: str = ""
     remark: str = ""
+    ids: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,23 +83,39 @@ class Reroll:
 
 @dataclass(frozen=True)
 class Redo:
-    """The canvas has to begin with `prefix`. The rest is denoised again.
+    """The canvas has to begin with `prefix`, and to hold the tokens of `pins`. The rest is denoised again.
 
-    A prefix with a stop id, or one that fills the canvas, is committed as it stands. plan, by: see `Stand`.
+    A prefix with a stop id, or one that fills the canvas, is committed as it stands. pins: position -> token.
+    plan, by: see `Stand`.
     """
 
     prefix: list[int]
     plan: Any = None
     by: str = ""
+    pins: Mapping[int, int] = field(default_factory=dict)
 
 
 Verdict = Stand | Reroll | Redo
+
+
+class Look(NamedTuple):
+    """Canvases to denoise behind the same prefix and from the same noise, without committing one.
+
+    pins: `[N, C]`, the token of each position, or `FREE`. steps: most denoising steps, with the temperatures
+    of the last ones.
+    """
+
+    pins: list[list[int]]
+    steps: int
 
 
 class Constraint(Protocol):
     """A condition on the canvases of one row.
 
     needs_logits: `review` may ask for the likeliest of several tokens.
+
+    Two optional methods: `scout(written)` runs before `begin`. It is a generator that yields `Look`s and gets
+    a `DenoisedCanvas` with logits for each. `initial(...)` gives ids to begin with, see `control.draft`.
     """
 
     needs_logits: bool

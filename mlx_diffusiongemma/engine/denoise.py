@@ -6,63 +6,32 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import finalize, ref
 
 import mlx.core as mx
 import numpy as np
 
-from ..cache import CanvasView, KeysValues, Layout, PrefixCache
-from ..config.generation import GenerationConfig
-from ..errors import GenerationError
+from ..cache import KeysValues, PrefixCache
+from ..errors import GenerationError, InputError
+from ..ops import on_gpu
 from .noise import Draws
-from .rules import Rules, naming_the_step, rules_of, temperature_at
-from .state import CanvasState, SparseRemainder, initial_state
-from .step import denoise_step, logprobs_of, settle
+from .parts import naming_the_step
+from .settings import Settings
+from .state import CanvasInit, CanvasState, SparseRemainder, Step, initial_state
+from .step import Lap, Prefix, Rules, denoise_step, logprobs_of, settle
 
 if TYPE_CHECKING:
-    from ..model import DiffusionGemma
-
-
-class CanvasInit(NamedTuple):
-    """Beginning of a canvas that is not noise alone.
-
-    pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`. None pins nothing.
-    canvas: int32 `[B, C]`, ids to begin with. None takes noise.
-    steps: number of denoising steps, with the temperatures of the last ones. None takes them all.
-    """
-
-    pins: mx.array | None = None
-    canvas: mx.array | None = None
-    steps: int | None = None
+    from ..model.network import Network
 
 
 @dataclass(frozen=True)
-class Step:
-    """One denoising step for a watcher: host arrays, `[B, C]` unless said otherwise.
+class Stepped:
+    """Event: a denoising step. rows: indices of the rows that took it. step: host arrays, if watched."""
 
-    index: 0, 1, ... step: the countdown that sets the temperature (max_denoising_steps ... 1).
-    draft_ids: the argmax canvas, which would be committed now if no grammar or budget changed it.
-    canvas_ids: the next step's input. entropies: nats. accepted: positions that kept their sample.
-    logprobs: natural log-probabilities of draft_ids in this step's distribution, which is the softmax of the
-    processed logits: softcapped, then divided by `temperature`. At a pinned position that of its pin.
-    mean_entropy, done: `[B]`. A row that was done before keeps draft_ids, logprobs and mean_entropy.
-    seconds: time since the first step of this canvas began.
-    rows: indices of these rows among the generations that share the step. Only some are denoised again.
-    """
-
-    index: int
-    step: int
-    temperature: float
-    draft_ids: np.ndarray
-    canvas_ids: np.ndarray
-    entropies: np.ndarray
-    accepted: np.ndarray
-    logprobs: np.ndarray
-    mean_entropy: np.ndarray
-    done: np.ndarray
-    seconds: float
-    rows: tuple[int, ...] = (0,)
+    rows: tuple[int, ...]
+    step: Step | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +41,7 @@ class DenoisedCanvas:
     Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
     stop rule that ended it, None if the step cap did. temperatures: of the last steps.
     logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `SparseRemainder`. None
-    unless they were to be kept. watched: the steps were read.
+    unless they were to be kept. seconds: spent denoising. watched: the steps were read.
     """
 
     ids: mx.array
@@ -81,6 +50,7 @@ class DenoisedCanvas:
     stopped_by: list[Any]
     temperatures: list[float]
     softcap: float | None
+    seconds: float
     logits: mx.array | None = None
     log_normalizer: mx.array | None = None
     watched: bool = False
@@ -111,12 +81,12 @@ class Denoiser:
     The model is held weakly, so that a denoiser does not keep weights alive. Get one with `denoiser_of`.
     """
 
-    def __init__(self, model: DiffusionGemma):
+    def __init__(self, model: Network):
         self._model = ref(model)
-        self._compiled: OrderedDict[Rules, StepFunction] = OrderedDict()
+        self._compiled: OrderedDict[tuple[Rules, tuple[str, ...]], StepFunction] = OrderedDict()
 
     @property
-    def model(self) -> DiffusionGemma:
+    def model(self) -> Network:
         model = self._model()
         if model is None:
             raise GenerationError("the model of this generation was deleted; keep a reference to it")
@@ -125,51 +95,56 @@ class Denoiser:
     def run(
         self,
         cache: PrefixCache,
-        settings: GenerationConfig,
+        settings: Settings,
         draws: Draws,
-        start: CanvasInit = CanvasInit(),  # noqa: B008
+        init: CanvasInit = CanvasInit(),  # noqa: B008
+        *,
+        rows: tuple[int, ...] = (0,),
         keep_logits: bool = False,
         watched: bool = False,
-    ) -> Generator[Step | None, None, DenoisedCanvas]:
+        lap: Lap | None = None,
+    ) -> Generator[Stepped, None, DenoisedCanvas]:
         """Denoise one canvas per cached row until every row is done or the step cap is reached.
 
-        Yields after each step: its host arrays if `watched`, otherwise None, which reads back the stop record
-        only. Closing the generator between two steps leaves the cache valid.
+        Yields after each step. Only the stop record is read back, unless `watched`. Closing the generator
+        between two steps leaves the cache valid. The caller's time between two steps is not counted.
+
+        Args:
+            rows: names of the rows in events.
+            keep_logits: keep the logits of each row's last step.
+            lap: see `denoise_step`, called after the soft embedding, too. Such a step is not compiled.
 
         Raises:
             GenerationError: the logits of some position hold NaN or +inf, or nothing finite.
         """
         model = self.model
         clock = time.perf_counter()
-        canvas = draws.initial() if start.canvas is None else start.canvas
-        cache.reserve(canvas.shape[0], 0, canvas.shape[1])
-        layout, offset = cache.layout(canvas.shape[1]), mx.array(cache.offset)
-        rules = rules_of(settings)
-        kernels = model.checked_kernels(canvas.shape)
-        take_step = self.step_function(rules)
-        belief = model.zero_self_conditioning(canvas.shape)
-        if start.pins is not None:
-            belief = mx.where((start.pins >= 0)[..., None], model.embed(mx.maximum(start.pins, 0)), belief)
-        state = initial_state(canvas, belief, start.pins)
+        canvas = draws.initial() if init.canvas is None else init.canvas
+        shape = canvas.shape
+        cache.reserve(shape[0], 0, shape[1])
+        layout, offset = cache.layout(shape[1]), mx.array(cache.offset)
+        rules = settings.rules
+        take_step = self.step_function(rules, model.checked_kernels(shape), lap)
+        soft_embedding = model.zero_self_conditioning(shape)
+        if init.pins is not None:
+            pinned = model.embed(mx.maximum(init.pins, 0))
+            soft_embedding = mx.where((init.pins >= 0)[..., None], pinned, soft_embedding)
+        state = initial_state(canvas, soft_embedding, init.pins)
         softcap = model.config.text.final_logit_softcapping
-        kept: dict[int, tuple[mx.array, mx.array]] = {}  # row -> logits and log_normalizer of its last step
-        logprobs = np.zeros(canvas.shape, np.float32)  # of each row's draft, for a watcher
-        row_steps, temperatures = [0] * canvas.shape[0], [0.0] * canvas.shape[0]
-        done = [False] * canvas.shape[0]
+        last: dict[int, tuple[mx.array, mx.array]] = {}  # row -> logits and log_normalizer of its last step
+        logprobs = np.zeros(shape, np.float32)  # of each row's draft, for a watcher
+        row_steps, temperatures = [0] * shape[0], [0.0] * shape[0]
+        done = [False] * shape[0]
         most = settings.max_denoising_steps
-        limit = most if start.steps is None else start.steps
+        limit = most if init.steps is None else min(init.steps, most)
         with naming_the_step(f"before step {limit} of {most}"):
-            rules.begin(state.acceptance.canvas)
+            rules.begin(state.canvas)
         for index in range(limit):
             step = limit - index
-            temperature = temperature_at(step, settings)
+            temperature = settings.temperature_at(step)
             with naming_the_step(f"at step {step} of {most}"):
                 state, remainder, cache.buffers = take_step(
-                    kernels,
-                    layout,
-                    cache.buffers,
-                    offset,
-                    cache.left_padding,
+                    Prefix(layout, offset, cache.buffers, cache.left_padding),
                     state,
                     mx.array(temperature),
                     rules.countdown(step, most),
@@ -177,90 +152,94 @@ class Denoiser:
                 )
 
             # The stop record, the one readback of a step. (A watcher reads more.)
-            record = state.acceptance
-            mx.eval(record, state.entropies, state.unchanged_steps, state.stopped_by, remainder.dropped_mass)
+            record = state.acceptance, state.entropies, state.unchanged_steps, state.stopped_by
+            mx.eval(record, remainder.dropped_mass)
             running = [row for row, was_done in enumerate(done) if not was_done]
             for row in running:
                 row_steps[row], temperatures[row] = index + 1, temperature
-            done = np.array(record.done).tolist()
-            if np.array(record.invalid).any():
-                cache.forget_canvas(*canvas.shape)
+            done = np.array(state.done).tolist()
+            if np.array(state.invalid).any():
+                cache.forget_canvas(*shape)
                 raise GenerationError(
                     f"the model's logits are NaN or infinite at denoising step {index + 1}; "
                     "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
                 )
-            rules.check_ids(record.canvas, model.config.text.vocab_size)
+            if rules.fused is None:
+                _check_ids(state.canvas, model.config.text.vocab_size)
             watch = None
             if watched:
                 drafted = logprobs_of(
-                    record.argmax, remainder.logits, remainder.log_normalizer, temperature, softcap
+                    state.argmax, remainder.logits, remainder.log_normalizer, temperature, softcap
                 )
                 logprobs[running] = np.array(drafted)[running]
                 seconds = time.perf_counter() - clock
-                watch = _watch(index, step, temperature, state, logprobs.copy(), seconds)
+                watch = _watch(index, step, temperature, state, logprobs.copy(), seconds, rows)
             is_last = all(done) or index + 1 == limit
             if keep_logits:
-                logits = remainder.logits.reshape(*canvas.shape, -1)
-                normalizer = remainder.log_normalizer.reshape(canvas.shape)
-                kept |= {row: (logits[row], normalizer[row]) for row in running if done[row] or is_last}
-                mx.eval(list(kept.values()))
+                logits = remainder.logits.reshape(*shape, -1)
+                normalizer = remainder.log_normalizer.reshape(shape)
+                last |= {row: (logits[row], normalizer[row]) for row in running if done[row] or is_last}
+                mx.eval(list(last.values()))
                 del logits
             paused = time.perf_counter()
-            yield watch
+            yield Stepped(rows, watch)
             clock += time.perf_counter() - paused
             if is_last:
                 break
             state = settle(model, state, remainder, temperature)
+            if lap is not None:
+                lap("soft_embedding", state.soft_embedding, remainder.dropped_mass)
             del remainder  # its logits would live through the next step
         return DenoisedCanvas(
-            ids=state.acceptance.argmax,
+            ids=state.argmax,
             steps=row_steps,
-            mean_entropy=np.array(state.acceptance.mean_entropy).tolist(),
+            mean_entropy=np.array(state.mean_entropy).tolist(),
             stopped_by=[rules.stop[by] if by >= 0 else None for by in np.array(state.stopped_by).tolist()],
             temperatures=temperatures,
             softcap=softcap,
-            logits=mx.concatenate([kept[row][0] for row in sorted(kept)]) if keep_logits else None,
-            log_normalizer=mx.concatenate([kept[row][1] for row in sorted(kept)]) if keep_logits else None,
+            seconds=time.perf_counter() - clock,
+            logits=mx.concatenate([last[row][0] for row in sorted(last)]) if keep_logits else None,
+            log_normalizer=mx.concatenate([last[row][1] for row in sorted(last)]) if keep_logits else None,
             watched=watched,
         )
 
-    def step_function(self, rules: Rules) -> StepFunction:
-        """Return `denoise_step` of the model and these rules as one function, compiled if all are traceable.
+    def step_function(self, rules: Rules, kernels: tuple[str, ...], lap: Lap | None = None) -> StepFunction:
+        """Return `denoise_step` of the model and these rules, compiled if all parts are traceable.
 
-        Its arguments: the names of the kernels that ops take, a `Layout`, the cache's buffers, offset (int32
-        scalar) and left_padding, then the arguments of `denoise_step` between view and rules. It also returns
-        the buffers, which hold the canvas now. The compiled functions of the last few rules are kept. They
-        are traced again for new shapes and layouts. Weights are inputs, so they may change between steps.
+        kernels: names of the Metal kernels in use. The compiled functions of the last few rules are kept.
+        They are traced again for new shapes and layouts. Weights are inputs, so they may change between
+        steps.
         """
-        if not (_compiles() and rules.traceable):
-            return _step_function(self._model, rules)
-        if rules not in self._compiled:
-            self._compiled[rules] = _compiled(self._model, rules)
+        if lap is not None or not (_compiles() and rules.traceable):
+            return partial(denoise_step, self.model, rules, lap=lap)
+        key = rules, kernels
+        if key not in self._compiled:
+            self._compiled[key] = _compiled(self._model, rules)
             if len(self._compiled) > _MOST_COMPILED:
                 self._compiled.popitem(last=False)
-        self._compiled.move_to_end(rules)
-        return self._compiled[rules]
+        self._compiled.move_to_end(key)
+        return self._compiled[key]
 
 
 def denoise(
-    model: DiffusionGemma,
+    model: Network,
     cache: PrefixCache,
-    settings: GenerationConfig,
+    settings: Settings,
     draws: Draws,
     on_step: Callable[[Step], None] | None = None,
-    start: CanvasInit = CanvasInit(),  # noqa: B008
-    keep_logits: bool = False,
+    init: CanvasInit = CanvasInit(),  # noqa: B008
+    **options: Any,
 ) -> DenoisedCanvas:
     """Denoise one canvas per cached row at once. See `Denoiser.run`. on_step: called with each step."""
-    steps = denoiser_of(model).run(cache, settings, draws, start, keep_logits, on_step is not None)
+    steps = denoiser_of(model).run(cache, settings, draws, init, watched=on_step is not None, **options)
     while True:
         try:
-            step = next(steps)
+            event = next(steps)
         except StopIteration as end:
             canvas: DenoisedCanvas = end.value
             return canvas
-        if on_step is not None and step is not None:
-            on_step(step)
+        if on_step is not None and event.step is not None:
+            on_step(event.step)
 
 
 StepFunction = Callable[..., tuple[CanvasState, SparseRemainder, list[KeysValues]]]
@@ -269,7 +248,7 @@ _MOST_COMPILED = 8  # per model
 _denoisers: dict[int, Denoiser] = {}  # by the id of a model that is alive
 
 
-def denoiser_of(model: DiffusionGemma) -> Denoiser:
+def denoiser_of(model: Network) -> Denoiser:
     """Return the denoiser of `model`, which keeps its compiled steps from one generation to the next."""
     if id(model) not in _denoisers:
         _denoisers[id(model)] = Denoiser(model)
@@ -277,32 +256,11 @@ def denoiser_of(model: DiffusionGemma) -> Denoiser:
     return _denoisers[id(model)]
 
 
-def _step_function(model: Callable[[], DiffusionGemma | None], rules: Rules) -> StepFunction:
-    def step(
-        kernels: tuple[str, ...],
-        layout: Layout,
-        buffers: list[KeysValues],
-        offset: mx.array,
-        left_padding: mx.array | None,
-        state: CanvasState,
-        temperature: mx.array,
-        countdown: tuple[int | mx.array, int | mx.array],
-        draws: tuple[mx.array, mx.array],
-    ) -> tuple[CanvasState, SparseRemainder, list[KeysValues]]:
-        network = model()
-        assert network is not None
-        view = CanvasView(network.config, layout, offset, buffers, left_padding)
-        return (*denoise_step(network, view, state, temperature, countdown, draws, rules), view.buffers)
-
-    return step
-
-
-def _compiled(model: Callable[[], DiffusionGemma | None], rules: Rules) -> StepFunction:
-    """The compiled step.
+def _compiled(model: Callable[[], Network | None], rules: Rules) -> StepFunction:
+    """Compile `denoise_step`.
 
     `mx.compile(inputs=model)` would hold the model, so weights are arguments instead.
     """
-    step = _step_function(model, rules)
 
     def with_weights(weights: Any, *arguments: Any) -> Any:
         network = model()
@@ -310,7 +268,7 @@ def _compiled(model: Callable[[], DiffusionGemma | None], rules: Rules) -> StepF
         own = network.parameters()
         network.update(weights)  # placeholders of the trace
         try:
-            return step(*arguments)
+            return denoise_step(network, rules, *arguments)
         finally:
             network.update(own)
 
@@ -326,23 +284,39 @@ def _compiled(model: Callable[[], DiffusionGemma | None], rules: Rules) -> StepF
 
 def _compiles() -> bool:
     """True on a GPU. On a CPU, MLX runs the C++ compiler: 20 seconds, to gain 5% of a step."""
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
+    return on_gpu()
+
+
+def _check_ids(canvas: mx.array, vocab_size: int) -> None:
+    """`InputError` when a sampler returned ids that the model has no embedding for."""
+    ids = np.array(canvas)
+    if ids.min() < 0 or ids.max() >= vocab_size:  # MLX would read beyond the table without an error
+        wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
+        raise InputError(
+            f"sampler: renoise returned token {wrong}; the model's ids are 0 to {vocab_size - 1}"
+        )
 
 
 def _watch(
-    index: int, step: int, temperature: float, state: CanvasState, logprobs: np.ndarray, seconds: float
+    index: int,
+    step: int,
+    temperature: float,
+    state: CanvasState,
+    logprobs: np.ndarray,
+    seconds: float,
+    rows: tuple[int, ...],
 ) -> Step:
-    result = state.acceptance
     return Step(
         index=index,
         step=step,
         temperature=temperature,
-        draft_ids=np.array(result.argmax),
-        canvas_ids=np.array(result.canvas),
+        draft_ids=np.array(state.argmax),
+        canvas_ids=np.array(state.canvas),
         entropies=np.array(state.entropies),
-        accepted=np.array(result.accepted),
+        accepted=np.array(state.accepted),
         logprobs=logprobs,
-        mean_entropy=np.array(result.mean_entropy),
-        done=np.array(result.done),
+        mean_entropy=np.array(state.mean_entropy),
+        done=np.array(state.done),
         seconds=seconds,
+        rows=rows,
     )

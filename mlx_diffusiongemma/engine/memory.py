@@ -25,7 +25,7 @@ from ..model.attention import BAND_ROWS
 from ..ops import on_gpu
 
 if TYPE_CHECKING:
-    from ..model import DiffusionGemma
+    from ..model.network import Network
 
 _SMALLEST_CHUNK = 128  # prefill in smaller ones is slow and saves little
 
@@ -138,7 +138,7 @@ def _text(path: str) -> str:
 
 
 def fits(
-    model: DiffusionGemma,
+    model: Network,
     prompt_tokens: int,
     max_new_tokens: int,
     chunk_size: int,
@@ -154,7 +154,7 @@ def fits(
 
 
 def check_fits(
-    model: DiffusionGemma,
+    model: Network,
     prompt_tokens: int,
     max_new_tokens: int,
     chunk_size: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import mlx.core as mx
@@ -43,6 +43,10 @@ class NoiseKey(NamedTuple):
     candidate: int
     block: int
     attempt: int
+
+
+DrawsOf = Callable[[Sequence[NoiseKey], int, int], Draws]
+"""From the keys of a canvas's rows, its length and the size of the vocabulary to its draws."""
 
 
 class SeededDraws:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import mlx.core as mx
-
 from ..cache import PrefixCache, Windows
 from ..errors import GenerationError
+from ..prompt import Prompt, chunk_end
 
 if TYPE_CHECKING:
-    from ..model import DiffusionGemma
+    from ..model.network import Network
 
 # A template may write the last few tokens of a prompt (the model's turn, an empty thought) otherwise once the
 # answer follows. The windows of sliding layers are remembered that many tokens before a prompt's end.
@@ -34,11 +33,11 @@ class PromptCache:
     encoded again. One generation at a time may use it.
     """
 
-    token_ids: list[int]
+    prompt: Prompt
     prefix: PrefixCache
     _snapshot: _Snapshot | None
 
-    def __init__(self, model: DiffusionGemma):
+    def __init__(self, model: Network):
         self.model = model
         self.clear()
 
@@ -46,6 +45,10 @@ class PromptCache:
         """Forgets everything; a generation that uses it cannot go on."""
         self._user: object = None
         self._reset()
+
+    @property
+    def token_ids(self) -> list[int]:
+        return list(self.prompt.ids)
 
     @property
     def nbytes(self) -> int:
@@ -66,46 +69,43 @@ class PromptCache:
                 "let one end before the next, or give each its own"
             )
 
-    def go_to(self, ids: Sequence[int], positions: int = 0) -> int:
-        """Go back to the common beginning with `ids`; return its length.
+    def go_to(self, prompt: Prompt, positions: int = 0) -> int:
+        """Go back to the common beginning with `prompt`, in ids and images. Return its length.
 
         positions: number of positions in the end, including the last canvas.
         """
         with self._changing():
-            self._go_back(_common_length(self.token_ids, ids))
+            self._go_back(self.prompt.common_length(prompt))
             self.prefix.reserved = positions
         return self.prefix.offset
 
-    def encode_prompt(self, ids: Sequence[int], chunk_size: int, positions: int = 0) -> int:
-        """Encode `ids` in place of what differs from them; return how many of them were encoded before."""
-        reused = self.go_to(ids, positions)
-        for _ in self.encode_rest(ids, chunk_size):
+    def encode_prompt(self, prompt: Prompt, chunk_size: int, positions: int = 0) -> int:
+        """Encode `prompt` in place of what differs from it. Return how much of it was encoded before."""
+        reused = self.go_to(prompt, positions)
+        for _ in self.encode_rest(prompt, chunk_size):
             pass
         return reused
 
-    def encode_rest(self, ids: Sequence[int], chunk_size: int) -> Iterator[int]:
-        """Encode the rest of `ids`, which begin with the encoded ones. Yields the number done after each
-        chunk.
+    def encode_rest(self, prompt: Prompt, chunk_size: int) -> Iterator[int]:
+        """Encode the rest of `prompt`, which begins with what is encoded.
 
-        Ending it between two chunks keeps what is encoded.
+        Yields the number of positions done after each chunk. Ending it between two chunks keeps them. No
+        chunk and no snapshot cuts an image.
         """
-        before_end = len(ids) - _REWRITTEN
-        while self.prefix.offset < before_end:
-            start = self.prefix.offset
-            self.encode(ids[start : min(start + chunk_size, before_end)], chunk_size)
-            if self.prefix.offset == before_end:
-                self._snapshot = _Snapshot(self.prefix.offset, self.prefix.windows)
-            yield self.prefix.offset
-        while self.prefix.offset < len(ids):
-            start = self.prefix.offset
-            self.encode(ids[start : start + chunk_size], chunk_size)
-            yield self.prefix.offset
+        snapshot_at = prompt.border(max(0, len(prompt) - _REWRITTEN))
+        while (start := self.prefix.offset) < len(prompt):
+            end = snapshot_at if start < snapshot_at else len(prompt)
+            end = chunk_end(start, end, chunk_size, prompt.spans)
+            self.encode(prompt.part(start, end), chunk_size)
+            if end == snapshot_at:
+                self._snapshot = _Snapshot(end, self.prefix.windows)
+            yield end
 
-    def encode(self, ids: Sequence[int], chunk_size: int) -> None:
-        """Appends `ids` to what is encoded."""
+    def encode(self, prompt: Prompt, chunk_size: int) -> None:
+        """Append `prompt` to what is encoded."""
         with self._changing():
-            self.model.encode(mx.array([ids], dtype=mx.int32), self.prefix, chunk_size)
-            self.token_ids += ids
+            self.model.encode(prompt, self.prefix, chunk_size)
+            self.prompt += prompt
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -116,7 +116,7 @@ class PromptCache:
             raise
 
     def _reset(self) -> None:
-        self.prefix, self.token_ids, self._snapshot = self.model.make_cache(), [], None
+        self.prefix, self.prompt, self._snapshot = self.model.make_cache(), Prompt(()), None
 
     def _go_back(self, length: int) -> None:
         """Keeps at most the first `length` tokens."""
@@ -130,11 +130,4 @@ class PromptCache:
             self.prefix.restore(*self._snapshot)
         else:
             self._reset()
-        del self.token_ids[self.prefix.offset :]
-
-
-def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+        self.prompt = self.prompt.part(0, self.prefix.offset)

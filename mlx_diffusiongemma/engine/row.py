@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..config.generation import GenerationConfig
 from ..errors import GenerationError
 from ..ops import FREE
+from ..prompt import Prompt
 from .constraint import Canvas, CanvasSpec, Constraint, Redo, Reroll
 from .denoise import DenoisedCanvas
 from .noise import NoiseKey
+from .settings import Settings
 
 _REVISIONS_PER_HALVING = 4
 
@@ -81,13 +82,13 @@ class Row:
 
     def __init__(
         self,
-        prompt_ids: Sequence[int],
-        settings: GenerationConfig,
+        prompt: Prompt,
+        settings: Settings,
         spec: CanvasSpec,
         key: RowKey,
         constraints: Sequence[Constraint] = (),
     ):
-        self.prompt_ids, self.settings, self.spec, self.key = list(prompt_ids), settings, spec, key
+        self.prompt, self.settings, self.spec, self.key = prompt, settings, spec, key
         self.constraints = list(constraints)
         self.written: list[int] = []
         self.blocks = 0
@@ -100,6 +101,11 @@ class Row:
     def draft(self) -> Any:
         """The constraint that starts canvases from a text, or None."""
         return next((each for each in self.constraints if hasattr(each, "initial")), None)
+
+    @property
+    def scouts(self) -> list[Any]:
+        """Constraints that look at canvases before they pin."""
+        return [each for each in self.constraints if hasattr(each, "scout")]
 
     @property
     def remaining(self) -> int:
@@ -152,13 +158,8 @@ class Row:
         )
         self.canvas, tries.remarks = denoised, ()
 
-        def best(position: int, allowed: np.ndarray) -> int:
-            assert result.logits is not None
-            logits = result.logits[index * self.spec.length + position]
-            return int(np.array(mx.argmax(mx.where(mx.array(allowed), logits, -mx.inf))))
-
         for number, constraint in enumerate(self.constraints):
-            verdict = constraint.review(self._canvas(number), best)
+            verdict = constraint.review(self._canvas(number), _Best(result, index * self.spec.length))
             if isinstance(verdict, Reroll):
                 tries.rerolls[verdict.reason] += 1
                 tries.number += 1
@@ -167,21 +168,24 @@ class Row:
             tries.reviews[verdict.by] += 1
             if isinstance(verdict, Redo):
                 tries.redos[verdict.by] += 1
-                return self._redo(verdict.prefix, result, index)
+                return self._redo(verdict, result, index)
             tries.remarks += (verdict.remark,) if verdict.remark else ()
+            if verdict.ids is not None:
+                self.canvas = self.canvas._replace(ids=list(verdict.ids))
         return True
 
-    def _redo(self, prefix: list[int], result: DenoisedCanvas, index: int) -> bool:
-        tries, length = self.tries, self.spec.length
+    def _redo(self, verdict: Redo, result: DenoisedCanvas, index: int) -> bool:
+        tries, length, prefix = self.tries, self.spec.length, verdict.prefix
         assert self.canvas is not None
         if len(prefix) >= length or any(token in self.spec.stop_ids for token in prefix):
             ids = prefix + [self.spec.pad_id] * (length - len(prefix))
             logprobs = result.logprobs(index, ids) if result.watched else None
             self.canvas = self.canvas._replace(ids=ids, logprobs=logprobs)
             return True
-        if len(prefix) <= len(tries.prefix):  # or this might go on for ever
+        pins = {**tries.pins, **verdict.pins}
+        if len(prefix) + len(pins) <= len(tries.prefix) + len(tries.pins):  # or this might go on for ever
             raise GenerationError("a repair of a canvas would change its pins; please report this")
-        tries.prefix = prefix
+        tries.prefix, tries.pins = prefix, pins
         tries.number += 1
         tries.revisions += 1
         return False
@@ -222,6 +226,23 @@ class Row:
             rerolls=self.tries.rerolls,
             plan=self.tries.plans.get(number),
         )
+
+
+class _Best:
+    """`Best` of the canvas whose positions begin at `start` of a result."""
+
+    def __init__(self, result: DenoisedCanvas, start: int):
+        self._result, self._start = result, start
+
+    def __call__(self, position: int, allowed: np.ndarray) -> int:
+        return int(np.array(mx.argmax(mx.where(mx.array(allowed), self._logits(position), -mx.inf))))
+
+    def scores(self, position: int) -> np.ndarray:
+        return np.array(self._logits(position).astype(mx.float32))
+
+    def _logits(self, position: int) -> mx.array:
+        assert self._result.logits is not None
+        return self._result.logits[self._start + position]
 
 
 class DenoisedRow(NamedTuple):

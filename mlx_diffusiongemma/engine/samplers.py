@@ -117,9 +117,8 @@ class StableAndConfident:
         in_range("confidence_threshold", self.confidence_threshold)
 
     def __call__(self, state: CanvasState) -> mx.array:
-        result = state.acceptance
-        stable = result.stable_steps >= self.stability_threshold
-        return stable & (result.mean_entropy < self.confidence_threshold)
+        stable = state.stable_steps >= self.stability_threshold
+        return stable & (state.mean_entropy < self.confidence_threshold)
 
 
 @dataclass(frozen=True)
@@ -139,4 +138,4 @@ class Stalled:
         in_range("confidence_threshold", self.mean_entropy, "mean_entropy")
 
     def __call__(self, state: CanvasState) -> mx.array:
-        return (state.unchanged_steps >= self.steps) & (state.acceptance.mean_entropy < self.mean_entropy)
+        return (state.unchanged_steps >= self.steps) & (state.mean_entropy < self.mean_entropy)

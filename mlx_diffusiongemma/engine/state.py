@@ -1,10 +1,12 @@
-"""State between two denoising steps, and the protocols of the parts that decide them."""
+"""State of a canvas between two denoising steps, and the protocols of the parts that decide them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from ..ops import FREE, Acceptance, Proposal
 
@@ -47,21 +49,33 @@ class Schedule(Protocol):
 
 
 class CanvasState(NamedTuple):
-    """State between two steps.
+    """State between two steps. The first seven fields are the last step's `ops.Acceptance`.
 
-    acceptance: canvas, argmax, counters and flags (see `ops.Acceptance`).
+    canvas, argmax: int32 `[B, C]`, the next step's input, and the likeliest tokens. accepted: bool `[B, C]`.
+    stable_steps: int32 `[B]`, number of steps in a row that repeated the argmax. mean_entropy: fp32 `[B]`,
+    nats. done, invalid: bool `[B]`.
     pins: int32 `[B, C]`, the token that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`.
     entropies: fp32 `[B, C]`, nats, 0 where pinned.
     unchanged_steps: int32 `[B]`, number of steps in a row that accepted the same positions.
     stopped_by: int32 `[B]`, index of the stop rule that ended the row, or -1.
     """
 
-    acceptance: Acceptance
+    canvas: mx.array
+    argmax: mx.array
+    accepted: mx.array
+    stable_steps: mx.array
+    mean_entropy: mx.array
+    done: mx.array
+    invalid: mx.array
     pins: mx.array
     soft_embedding: mx.array
     entropies: mx.array
     unchanged_steps: mx.array
     stopped_by: mx.array
+
+    @property
+    def acceptance(self) -> Acceptance:
+        return Acceptance(*self[: len(Acceptance._fields)])
 
 
 class SparseRemainder(NamedTuple):
@@ -77,6 +91,47 @@ class SparseRemainder(NamedTuple):
     log_normalizer: mx.array
 
 
+class CanvasInit(NamedTuple):
+    """Beginning of a canvas that is not noise alone.
+
+    pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`. None pins nothing.
+    canvas: int32 `[B, C]`, ids to begin with. None takes noise.
+    steps: number of denoising steps, with the temperatures of the last ones. None takes them all.
+    """
+
+    pins: mx.array | None = None
+    canvas: mx.array | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step for a watcher: host arrays, `[B, C]` unless said otherwise.
+
+    index: 0, 1, ... step: the countdown that sets the temperature (max_denoising_steps ... 1).
+    draft_ids: the argmax canvas, which would be committed now if no grammar or budget changed it.
+    canvas_ids: the next step's input. entropies: nats. accepted: positions that kept their sample.
+    logprobs: natural log-probabilities of draft_ids in this step's distribution, which is the softmax of the
+    processed logits: softcapped, then divided by `temperature`. At a pinned position that of its pin.
+    mean_entropy, done: `[B]`. A row that was done before keeps draft_ids, logprobs and mean_entropy.
+    seconds: time since the first step of this canvas began.
+    rows: indices of these rows among the generations that share the step. Only some are denoised again.
+    """
+
+    index: int
+    step: int
+    temperature: float
+    draft_ids: np.ndarray
+    canvas_ids: np.ndarray
+    entropies: np.ndarray
+    accepted: np.ndarray
+    logprobs: np.ndarray
+    mean_entropy: np.ndarray
+    done: np.ndarray
+    seconds: float
+    rows: tuple[int, ...] = (0,)
+
+
 def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
     """Return the state before the first step. Pinned positions hold their pins.
 
@@ -86,7 +141,7 @@ def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | N
     rows = canvas.shape[0]
     if pins is None:
         pins = mx.full(canvas.shape, FREE, dtype=mx.int32)
-    acceptance = Acceptance(
+    return CanvasState(
         canvas=mx.where(pins >= 0, pins, canvas),
         argmax=mx.full(canvas.shape, -1, dtype=mx.int32),
         accepted=mx.zeros(canvas.shape, dtype=mx.bool_),
@@ -94,11 +149,8 @@ def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | N
         mean_entropy=mx.zeros((rows,)),
         done=mx.zeros((rows,), dtype=mx.bool_),
         invalid=mx.zeros((rows,), dtype=mx.bool_),
-    )
-    return CanvasState(
-        acceptance,
-        pins,
-        soft_embedding,
+        pins=pins,
+        soft_embedding=soft_embedding,
         entropies=mx.zeros(canvas.shape),
         unchanged_steps=mx.zeros((rows,), dtype=mx.int32),
         stopped_by=mx.full((rows,), -1, dtype=mx.int32),

@@ -2,63 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from ..cache import CanvasView
-from ..ops import TOLERANCE, Proposal, RowStatistics, processed_logits, row_statistics
-from .rules import Rules
-from .state import CanvasState, SparseRemainder
+from ..cache import CanvasView, KeysValues, Layout
+from ..ops import (
+    TOLERANCE,
+    Acceptance,
+    Bounds,
+    Proposal,
+    RowStatistics,
+    accept_and_renoise,
+    advance,
+    processed_logits,
+    row_statistics,
+)
+from .parts import check_result, is_traceable, name_of, named
+from .samplers import EntropyBound, StableAndConfident
+from .state import CanvasState, Sampler, SparseRemainder, StopRule
 
 if TYPE_CHECKING:
-    from ..model import DiffusionGemma
+    from ..model.network import Network
+
+Lap = Callable[..., None]  # called with a name and the arrays that were computed since the last call
+
+
+class Rules(NamedTuple):
+    """Sampler and stop rules. The first stop rule that fires ends a canvas."""
+
+    sampler: Sampler
+    stop: tuple[StopRule, ...]
+
+    @property
+    def traceable(self) -> bool:
+        """True if every part is traceable, so the step can be compiled."""
+        return all(map(is_traceable, (self.sampler, *self.stop)))
+
+    @property
+    def fused(self) -> Bounds | None:
+        """Bounds of the fused operation for sampler and first stop rule; None if other parts are in use."""
+        first = self.stop[0]
+        if type(self.sampler) is EntropyBound and type(first) is StableAndConfident:
+            return Bounds(self.sampler.bound, first.stability_threshold, first.confidence_threshold)
+        return None
+
+    def countdown(self, step: int, steps: int) -> tuple[int | mx.array, int | mx.array]:
+        """`step` and `steps` as the sampler gets them, see `Proposal`."""
+        return (mx.array(step), mx.array(steps)) if is_traceable(self.sampler) else (step, steps)
+
+    def begin(self, canvas: mx.array) -> None:
+        """Call `begin` of each part that has it, once, with int32 `canvas [B, C]`."""
+        begun: list[Any] = []
+        parts = [("sampler", self.sampler), *((f"stop: {name_of(rule)}", rule) for rule in self.stop)]
+        for name, part in parts:
+            begin = getattr(part, "begin", None)
+            if callable(begin) and not any(part is other for other in begun):
+                begun.append(part)
+                with named(f"{name}: begin"):
+                    begin(canvas)
+
+
+class Prefix(NamedTuple):
+    """What a step reads of a `PrefixCache`, as inputs of a compiled function. See `CanvasView`."""
+
+    layout: Layout
+    offset: mx.array
+    buffers: list[KeysValues]
+    left_padding: mx.array | None
 
 
 def denoise_step(
-    model: DiffusionGemma,
-    view: CanvasView,
+    model: Network,
+    rules: Rules,
+    prefix: Prefix,
     state: CanvasState,
     temperature: float | mx.array,
     countdown: tuple[int | mx.array, int | mx.array],
     draws: tuple[mx.array, mx.array],
-    rules: Rules,
-) -> tuple[CanvasState, SparseRemainder]:
+    lap: Lap | None = None,
+) -> tuple[CanvasState, SparseRemainder, list[KeysValues]]:
     """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here.
 
-    countdown: step and steps, see `Proposal`.
+    Args:
+        countdown: step and steps, see `Proposal`.
+        draws: uniforms and noise tokens, see `Draws.step`.
+        lap: called after body, logits and sampler.
+
+    Returns:
+        The next state; the rest of the step's results; the cache's buffers, which hold the canvas now.
     """
     uniforms, noise = draws
-    before = state.acceptance
-    shape = before.canvas.shape  # [B, C]
+    shape = state.canvas.shape  # [B, C]
+    view = CanvasView(model.config, *prefix)
 
-    hidden = model.decode_hidden(before.canvas, view, state.soft_embedding)
+    hidden = model.decode_hidden(state.canvas, view, state.soft_embedding)
+    if lap is not None:
+        lap("body", hidden, view.buffers)
     logits = model.logits(hidden).flatten(0, 1)  # [B * C, V]
+    if lap is not None:
+        lap("logits", logits)
     softcap = model.config.text.final_logit_softcapping
     statistics = row_statistics(logits, uniforms.flatten(), temperature, softcap)
     proposal = proposal_of(statistics, shape, *countdown)
-    after, asked = rules.apply(proposal, noise, state.pins, before)
+    if rules.fused is not None:
+        acceptance = accept_and_renoise(proposal, noise, state.pins, state.acceptance, rules.fused)
+    else:
+        acceptance = _accepted(rules.sampler, proposal, noise, state)
+    if lap is not None:
+        lap("sampler", acceptance, statistics)
 
     soft, dropped_mass = model.soft_embedding(logits, statistics, temperature)
-    pinned, done = state.pins >= 0, before.done[:, None]
+    pinned, done = state.pins >= 0, state.done[:, None]
     soft = mx.where(done[..., None], state.soft_embedding, soft.reshape(*shape, -1))
     soft = mx.where(pinned[..., None], model.embed(mx.maximum(state.pins, 0)), soft)  # one-hot
     dropped_mass = mx.where(done | pinned, 0, dropped_mass.reshape(shape)).flatten()
-    entropies = mx.where(pinned, 0, proposal.entropies)
-    same = (after.accepted == before.accepted).all(axis=-1)
+    same = (acceptance.accepted == state.accepted).all(axis=-1)
     state = CanvasState(
-        after,
-        state.pins,
-        soft,
-        entropies,
+        *acceptance,
+        pins=state.pins,
+        soft_embedding=soft,
+        entropies=mx.where(pinned, 0, proposal.entropies),
         unchanged_steps=mx.where(same, state.unchanged_steps + 1, 0),
-        stopped_by=mx.where(after.done & (state.stopped_by < 0), 0, state.stopped_by),
+        stopped_by=mx.where(acceptance.done & (state.stopped_by < 0), 0, state.stopped_by),
     )
-    for index in range(asked, len(rules.stop)):
-        state = _stopped(state, rules.stops(index, state), index)
-    return state, SparseRemainder(dropped_mass, logits, statistics.log_normalizer)
+    first = 1 if rules.fused is not None else 0  # the fused operation includes the first stop rule
+    for index, rule in enumerate(rules.stop[first:], first):
+        state = _stopped(state, rule, index)
+    return state, SparseRemainder(dropped_mass, logits, statistics.log_normalizer), view.buffers
 
 
 def proposal_of(
@@ -77,6 +150,28 @@ def proposal_of(
     )
 
 
+def _accepted(sampler: Sampler, proposal: Proposal, noise: mx.array, state: CanvasState) -> Acceptance:
+    """Return what `sampler` accepts and renoises."""
+    shape = noise.shape
+    with named("sampler: accept"):
+        accepted = sampler.accept(proposal, state.pins)
+    check_result("sampler: accept", accepted, shape, mx.bool_)
+    with named("sampler: renoise"):
+        canvas = sampler.renoise(accepted, proposal, noise)
+    check_result("sampler: renoise", canvas, shape, mx.integer)
+    return advance(proposal, accepted, canvas.astype(mx.int32), state.pins, state.acceptance)
+
+
+def _stopped(state: CanvasState, rule: StopRule, index: int) -> CanvasState:
+    """Return `state` after stop rule `index` ended the rows that it chooses."""
+    name = f"stop: {name_of(rule)}"
+    with named(name):
+        rows = rule(state)
+    check_result(name, rows, state.stopped_by.shape, mx.bool_)
+    rows = rows & ~state.done
+    return state._replace(done=state.done | rows, stopped_by=mx.where(rows, index, state.stopped_by))
+
+
 def logprobs_of(
     ids: mx.array,
     logits: mx.array,
@@ -93,21 +188,12 @@ def logprobs_of(
     return mx.minimum(logprobs, 0).reshape(ids.shape)  # rounding could lift a certain token's above 0
 
 
-def _stopped(state: CanvasState, rows: mx.array, by: int) -> CanvasState:
-    """`state` after the rule of index `by` ended `rows`, bool `[B]`."""
-    rows = rows & ~state.acceptance.done
-    return state._replace(
-        acceptance=state.acceptance._replace(done=state.acceptance.done | rows),
-        stopped_by=mx.where(rows, by, state.stopped_by),
-    )
-
-
 # Rows of one dense product. Each needs about 20 bytes per logit.
 _DENSE_ROWS = 64
 
 
 def settle(
-    model: DiffusionGemma, state: CanvasState, remainder: SparseRemainder, temperature: float
+    model: Network, state: CanvasState, remainder: SparseRemainder, temperature: float
 ) -> CanvasState:
     """Return `state` with the dense soft embedding where the sparse one leaves out too much.
 

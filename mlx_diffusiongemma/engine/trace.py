@@ -8,8 +8,8 @@ from itertools import groupby
 
 import numpy as np
 
-from .denoise import Step
 from .noise import NoiseKey
+from .state import Step
 
 MOST_STEPS = 1536  # of canvases of 256 tokens, 10 MB at most
 

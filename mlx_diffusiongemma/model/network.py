@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,6 +26,10 @@ class Network(Protocol):
 
     @property
     def layers(self) -> Sequence[nn.Module]: ...
+
+    def parameters(self) -> dict[str, Any]: ...
+
+    def update(self, parameters: dict[str, Any]) -> Any: ...
 
     def make_cache(self) -> PrefixCache: ...
 

@@ -19,12 +19,13 @@ from ..config.ranges import integer
 from ..console.messages import one_line, shown
 from ..engine.ids import check_ids
 from ..errors import InputError, TokenizerError
+from ..prompt import Prompt
 from .chat_template import ChatTemplate, read_object, read_template
 from .delimiters import Delimiters
 from .prompts import Message, checked_messages
 from .tool_descriptions import Tool
 
-Prompt = str | Sequence[Message] | Sequence[int]
+PromptInput = str | Sequence[Message] | Sequence[int] | Prompt
 
 
 def _spelled(text: str) -> Any:
@@ -230,16 +231,20 @@ class Tokenizer:
         # If the chat spells no delimiter, `ids` are exactly those of Transformers.
         return ids if structure(ids) == structure(literal) else literal
 
-    def prompt_ids(
+    def prompt_ids(self, prompt: PromptInput, **how: Any) -> list[int]:
+        """Return the ids of `encode_prompt`."""
+        return list(self.encode_prompt(prompt, **how).ids)
+
+    def encode_prompt(
         self,
-        prompt: Prompt,
+        prompt: PromptInput,
         *,
         thinking: bool = False,
         system: str | None = None,
         tools: Sequence[Tool] | None = None,
         allow_special_tokens: bool = False,
-    ) -> list[int]:
-        """Return the ids that the model is given for a prompt of any kind.
+    ) -> Prompt:
+        """Return what the model is given for a prompt of any kind.
 
         prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids,
             which pass through unchanged and exclude the other arguments.
@@ -248,6 +253,9 @@ class Tokenizer:
         allow_special_tokens: see `apply_chat_template`.
         Raises InputError for what cannot be used, TokenizerError for a chat without a chat template.
         """
+        images = prompt.images if isinstance(prompt, Prompt) else ()
+        if isinstance(prompt, Prompt):
+            prompt = prompt.ids
         if hasattr(prompt, "tolist"):  # an array of ids
             prompt = prompt.tolist()
         if isinstance(prompt, str):
@@ -269,16 +277,17 @@ class Tokenizer:
                 "or give generate_batch the list"
             )
         if isinstance(items[0], Mapping) or hasattr(items[0], "model_dump"):
-            return self.apply_chat_template(
+            rendered = self.apply_chat_template(
                 checked_messages(items, system),
                 thinking=thinking,
                 tools=tools,
                 allow_special_tokens=allow_special_tokens,
             )
+            return Prompt(rendered)
         ids = [self._checked_id(index, item) for index, item in enumerate(items)]
         if thinking or system is not None or tools:
             raise InputError("prompt: token ids leave no room for thinking, system or tools; give messages")
-        return ids
+        return Prompt(ids, images)
 
     def _checked_id(self, index: int, item: Any) -> int:
         token = integer(item, 0, self.vocab_size - 1)

@@ -11,8 +11,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
-from mlx_diffusiongemma.config.generation import GenerationConfig
-from mlx_diffusiongemma.engine.denoise import DenoisedCanvas, Step, denoise
+from mlx_diffusiongemma.engine.denoise import DenoisedCanvas, denoise
+from mlx_diffusiongemma.engine.settings import Settings
+from mlx_diffusiongemma.engine.state import Step
 
 from . import demo, tiny
 from .traces import SELF_CONDITIONING_TEMPERATURE, Trace
@@ -64,8 +65,8 @@ def forward_logits(
     return np.stack(out)
 
 
-def settings_of(trace: Trace) -> GenerationConfig:
-    return GenerationConfig().override(**overrides(trace))
+def settings_of(trace: Trace) -> Settings:
+    return Settings().override(**overrides(trace))
 
 
 def overrides(trace: Trace) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Calls of parts that users wrote: samplers, schedules, stop rules. Their errors name the part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import InputError
+
+
+class PartError(InputError):
+    """An error inside a part. It does not name the step, which a traced part does not know."""
+
+    def __init__(self, part: str, error: Exception):
+        self.part, self.error = part, error
+        super().__init__(f"{part} fails ({described(error)})")
+
+
+@contextmanager
+def named(part: str) -> Iterator[None]:
+    """Raise an error inside as a `PartError` of `part`."""
+    try:
+        yield
+    except Exception as error:  # user code may raise anything
+        raise PartError(part, error) from error
+
+
+@contextmanager
+def naming_the_step(when: str) -> Iterator[None]:
+    """Raise a `PartError` inside as an `InputError` that says `when`, from the original."""
+    try:
+        yield
+    except PartError as failure:
+        raise InputError(f"{failure.part} fails {when} ({described(failure.error)})") from failure.error
+
+
+def described(error: Exception) -> str:
+    """Type and message of `error` in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def name_of(part: Any) -> str:
+    return str(getattr(part, "__name__", type(part).__name__))
+
+
+def check_result(name: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | mx.DtypeCategory) -> None:
+    """`InputError` unless `value` is an array of that shape and dtype."""
+    is_array = isinstance(value, mx.array)
+    if is_array and value.shape == tuple(shape) and mx.issubdtype(value.dtype, dtype):
+        return
+    kind = "bool" if dtype == mx.bool_ else "integer"
+    actual = f"{value.dtype} {list(value.shape)}" if is_array else type(value).__name__
+    raise InputError(f"{name} must return an MLX array, {kind} {list(shape)}; found {actual}")
+
+
+def is_traceable(part: Any) -> bool:
+    """True if `part` or its class says `traceable = True`. A subclass does not inherit it."""
+    own = {**vars(type(part)), **getattr(part, "__dict__", {})}
+    return own.get("traceable") is True

@@ -1,0 +1,209 @@
+"""Settings of one generation: the checkpoint's numbers, limits, guards, and exchangeable parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from ..config.generation import GenerationConfig
+from ..config.ranges import in_range
+from ..console.messages import shown
+from ..errors import InputError
+from ..habits import unknown_setting
+from .parts import described, is_traceable
+from .samplers import EntropyBound, LinearSchedule, StableAndConfident, Stalled
+from .state import Sampler, Schedule, StopRule
+from .step import Rules
+
+
+class SettingsDict(TypedDict, total=False):
+    """Keywords of `generate` that replace settings, see `Settings`. None keeps a value."""
+
+    max_new_tokens: int | None
+    max_denoising_steps: int | None
+    t_min: float | None
+    t_max: float | None
+    entropy_bound: float | None
+    stability_threshold: int | None
+    confidence_threshold: float | None
+    eos_token_id: int | Sequence[int] | None
+    prefill_step_size: int | None
+    thinking_budget: int | None
+    answer_reserve: int | None
+    guard_empty: bool | None
+    guard_unconverged: bool | None
+    guard_stalled: bool | None
+    sampler: Sampler | None
+    schedule: Schedule | None
+    stop: StopRule | Sequence[StopRule] | None
+
+
+@dataclass(frozen=True)
+class Settings(GenerationConfig):
+    """Settings of a generation: `GenerationConfig`, and what only a caller sets. Entropies are in nats.
+
+    thinking_budget: most tokens of thought text. A thought still open there is closed. None: no limit.
+    answer_reserve: number of max_new_tokens that a thought leaves for the answer. None: with a thinking
+        budget or a grammar a quarter of them, at most a canvas, otherwise nothing.
+    guard_empty: denoise an empty answer's canvas again, with other noise, at most 3 times.
+    guard_unconverged: denoise a canvas again, once, that the step cap ended with a mean entropy above 0.2.
+    guard_stalled: end a canvas that accepts the same positions for 8 steps with a mean entropy below 0.05.
+    sampler, schedule, stop: parts that replace the released model's, see `samplers`. `stop` may be a list. A
+        part and the numbers that it replaces cannot be given together.
+    """
+
+    thinking_budget: int | None = None
+    answer_reserve: int | None = None
+    guard_empty: bool = True
+    guard_unconverged: bool = True
+    guard_stalled: bool = False
+    sampler: Sampler | None = None
+    schedule: Schedule | None = None
+    stop: StopRule | Sequence[StopRule] | None = None
+
+    @classmethod
+    def of(cls, config: GenerationConfig, **changes: Any) -> Settings:
+        """Return the settings of a checkpoint's `config` with `changes`. See `override`."""
+        numbers = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        return cls(**numbers).override(**changes)
+
+    def override(self, **changes: Any) -> Settings:
+        """Return a copy with `changes`. None keeps a value.
+
+        Raises `InputError` for an unknown name, a value out of range, and a number that a part replaces.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        for name in changes:
+            if name not in _NAMES:
+                raise unknown_setting(name, _NAMES)
+        _check_parts({part: changes.get(part, getattr(self, part)) for part in _REPLACED}, changes)
+        own = {name: _CHECKS[name](name, changes[name]) for name in _CHECKS if name in changes}
+        numbers = {name: value for name, value in changes.items() if name not in own}
+        config = dataclasses.replace(super().override(**numbers), **own)
+        _check_shares(config)
+        return config
+
+    @property
+    def rules(self) -> Rules:
+        """Sampler and stop rules, by default those of the released model."""
+        sampler, stop = self.sampler, self.stop
+        if sampler is None:
+            sampler = EntropyBound(self.entropy_bound)
+        if stop is None:
+            stop = StableAndConfident(self.stability_threshold, self.confidence_threshold)
+        rules = tuple(stop) if isinstance(stop, list | tuple) else (stop,)
+        return Rules(sampler, (*rules, Stalled()) if self.guard_stalled else rules)
+
+    def temperature_at(self, step: int) -> float:
+        """Return the schedule's temperature. `step` counts down from max_denoising_steps to 1.
+
+        Raises `InputError` when the schedule fails, or returns a temperature out of range.
+        """
+        schedule, steps = self.schedule, self.max_denoising_steps
+        if schedule is None:
+            schedule = LinearSchedule(self.t_min, self.t_max)
+        try:
+            temperature = float(schedule(step, steps))
+        except Exception as error:  # user code may raise anything
+            raise InputError(
+                f"schedule: fails at step {step} of {steps} ({described(error)}); "
+                "it takes step and steps, and returns a temperature"
+            ) from error
+        return float(in_range("temperature", temperature, f"schedule: temperature at step {step}"))
+
+    def check_schedule(self) -> None:
+        """`InputError` when the schedule fails at some step, or returns a temperature out of range."""
+        for step in range(self.max_denoising_steps, 0, -1):
+            self.temperature_at(step)
+
+
+_NAMES = tuple(SettingsDict.__annotations__)
+# part -> the methods that it must have
+_PARTS = {
+    "sampler": "the methods accept and renoise (EntropyBound(0.1), say); t_max and t_min set a temperature",
+    "schedule": "a function of step and steps (LinearSchedule(0.4, 0.8), say)",
+    "stop": "a stop rule or several (StableAndConfident(1, 0.005), say); eos_token_id ends an answer",
+}
+# part -> the settings that it replaces
+_REPLACED = {
+    "sampler": ("entropy_bound",),
+    "schedule": ("t_min", "t_max"),
+    "stop": ("stability_threshold", "confidence_threshold"),
+}
+
+
+def _check_parts(parts: Mapping[str, Any], changes: Container[str]) -> None:
+    """`InputError` if `changes` name a setting that one of `parts` replaces."""
+    for part, replaced in _REPLACED.items():
+        useless = [name for name in replaced if name in changes]
+        if useless and parts[part] is not None:
+            raise InputError(
+                f"{part} replaces {' and '.join(useless)}, so they cannot be given together; leave one out, "
+                "or set the number in the part itself"
+            )
+
+
+def _check_shares(config: Settings) -> None:
+    """`InputError` unless thought and answer fit into max_new_tokens."""
+    most, budget, reserve = config.max_new_tokens, config.thinking_budget, config.answer_reserve
+    if budget is not None and budget > most:
+        raise InputError(
+            f"thinking_budget {budget} is above max_new_tokens {most}; lower it or raise max_new_tokens"
+        )
+    if reserve is not None and reserve >= most:
+        raise InputError(
+            f"answer_reserve {reserve} leaves nothing of max_new_tokens {most} for a thought; "
+            "lower it or raise max_new_tokens"
+        )
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, found {shown(value)}")
+    return value
+
+
+def _part(name: str, value: Any) -> Any:
+    parts = list(value) if name == "stop" and isinstance(value, list | tuple) else [value]
+    methods = ("accept", "renoise") if name == "sampler" else ("__call__",)
+    wrong = [part for part in parts if not all(callable(getattr(part, each, None)) for each in methods)]
+    wrong += [part for part in parts if isinstance(part, type)]
+    if wrong or not parts:
+        culprit = (wrong or [value])[0]
+        raise InputError(f"{name} must have {_PARTS[name]}, found {shown(culprit)}")
+    for part in parts:
+        _check_traceable(name, part)
+    return value
+
+
+def _check_traceable(name: str, part: Any) -> None:
+    """`InputError` if `part` cannot keep what it says. A compiled step is found by its parts' hashes."""
+    if not is_traceable(part):
+        return
+    if callable(getattr(part, "begin", None)):
+        raise InputError(
+            f"{name}: {shown(part)} is traceable and has begin, but a compiled step does not see what begin "
+            "changes; give it no begin, or traceable = False"
+        )
+    try:
+        hash(part)
+    except TypeError as error:
+        raise InputError(
+            f"{name}: {shown(part)} is traceable and must be hashable ({error}); "
+            "make it a frozen dataclass, say"
+        ) from error
+
+
+# Settings that are not numbers of the checkpoint -> their check.
+_CHECKS = {
+    "thinking_budget": in_range,
+    "answer_reserve": in_range,
+    "guard_empty": _switch,
+    "guard_unconverged": _switch,
+    "guard_stalled": _switch,
+    "sampler": _part,
+    "schedule": _part,
+    "stop": _part,
+}
