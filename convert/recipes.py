@@ -39,11 +39,6 @@ class Quantization:
     def __str__(self) -> str:
         return f"{self.bits}-bit {self.mode} g{self.group_size}"
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Includes the share of scale and bias, 16 bits each, or of a scale of 8 bits in other modes."""
-        return self.bits + (32 if self.mode == "affine" else 8) / self.group_size
-
     def to_dict(self) -> dict[str, int | str]:
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 

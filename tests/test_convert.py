@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 import safetensors.numpy
-from converting import bytes_of, tiny_source
+from converting import bytes_of, copied, one_tensor_per_expert, quantized, save, tensors_of, tiny_source
 from mlx.utils import tree_flatten
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.checkpoint.tied_weights import parameter_name
-from mlx_diffusiongemma.checkpoint.weights import read_tensors, tensor_infos, weight_files
+from mlx_diffusiongemma.checkpoint.weights import tensor_infos
 from mlx_diffusiongemma.converter import convert, quantizing, writing
 from mlx_diffusiongemma.converter.recipes import RECIPES, choose, tensor_class
 
@@ -25,10 +23,6 @@ from mlx_diffusiongemma.converter.recipes import RECIPES, choose, tensor_class
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return tiny_source(tmp_path / "source", "transformers")
-
-
-def all_tensors(directory: Path) -> dict[str, mx.array]:
-    return read_tensors(weight_files(directory))
 
 
 def canvas_logits(directory: Path) -> np.ndarray:
@@ -66,9 +60,7 @@ def test_shards_and_index_have_every_tensor(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # MLX's own writer divides the file in another order than that of the names.
-    tensors = all_tensors(source)
-    mx.eval(tensors)
-    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    save(source, tensors_of(source))
     whole = canvas_logits(convert(source, tmp_path / "whole"))
     monkeypatch.setattr(writing, "SHARD_BYTES", 50_000)
     target = convert(source, tmp_path / "sharded")
@@ -100,11 +92,9 @@ def test_tensors_begin_at_multiples_of_their_width(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "SHARD_BYTES", 50_000)
-    (source / "model.safetensors").rename(tmp_path / "float32")
-    tensors: Any = mx.load(str(tmp_path / "float32"), format="safetensors")
-    for i, name in enumerate(sorted(tensors)):
-        tensors[name] = tensors[name].astype((mx.float32, mx.float16, mx.bfloat16)[i % 3])
-    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    dtypes = (mx.float32, mx.float16, mx.bfloat16)
+    tensors = sorted(tensors_of(source).items())
+    save(source, {name: tensor.astype(dtypes[i % 3]) for i, (name, tensor) in enumerate(tensors)})
     for recipe in ("mixed-4bit", "mxfp4"):
         infos = tensor_infos(convert(source, tmp_path / recipe, recipe=recipe)).values()
         assert {info.dtype for info in infos} >= {"F32", "U32", "BF16", "F16"}
@@ -124,16 +114,9 @@ def test_the_quantization_block_has_both_names(source: Path, tmp_path: Path) -> 
 
 def test_expert_stacks_may_have_a_weight_suffix(source: Path, tmp_path: Path) -> None:
     """Other MLX conversions name them so. They must not stay unquantized."""
-    (file,) = source.glob("*.safetensors")
-    tensors: Any = mx.load(str(file))
-    renamed = {
-        f"{k}.weight" if k.endswith(("experts.gate_up_proj", "experts.down_proj")) else k: v
-        for k, v in tensors.items()
-    }
-    plain = canvas_logits(convert(source, tmp_path / "plain"))
-    mx.eval(renamed)
-    mx.save_safetensors(str(file), renamed)
-    np.testing.assert_array_equal(canvas_logits(convert(source, tmp_path / "suffixed")), plain)
+    plain = bytes_of(convert(source, tmp_path / "plain"))
+    save(source, {parameter_name(name): tensor for name, tensor in tensors_of(source).items()})
+    assert bytes_of(convert(source, tmp_path / "suffixed")) == plain
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -143,7 +126,7 @@ def test_every_recipe_stores_what_mlx_makes_of_whole_tensors(
 ) -> None:
     monkeypatch.setattr(quantizing, "CHUNK_BYTES", chunk_bytes)
     target = convert(source, tmp_path / "out", recipe=recipe)
-    before, after = all_tensors(source), all_tensors(target)
+    before, after = tensors_of(source), tensors_of(target)
     choices = choose(recipe)
     for name, tensor in before.items():
         how = choices.get(tensor_class(name))
@@ -168,10 +151,10 @@ def test_dtype_is_that_of_all_tensors_that_are_not_quantized(
     config = json.loads((source / "config.json").read_text())
     config["dtype"] = config["text_config"]["dtype"] = "bfloat16"  # as Transformers writes it
     (source / "config.json").write_text(json.dumps(config))
-    tensors = all_tensors(convert(source, tmp_path / "out", dtype=dtype))
+    tensors = tensors_of(convert(source, tmp_path / "out", dtype=dtype))
     kinds = {tensor.dtype for tensor in tensors.values()}
     assert kinds == {getattr(mx, dtype), mx.uint32}
-    before = all_tensors(source)["model.decoder.norm.weight"]
+    before = tensors_of(source)["model.decoder.norm.weight"]
     assert mx.array_equal(tensors["model.decoder.norm.weight"], before.astype(getattr(mx, dtype)))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["dtype"] == config["text_config"]["dtype"] == dtype
@@ -191,33 +174,17 @@ def test_a_local_source_is_published_without_its_path(
     assert str(tmp_path) not in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("names", ["gate_up", "gate and up"])
+@pytest.mark.parametrize("split_gates", [False, True])
 def test_one_tensor_per_expert_gives_the_same_bytes_as_a_stack(
-    names: str, source: Path, tmp_path: Path
+    split_gates: bool, source: Path, tmp_path: Path
 ) -> None:
-    apart = tmp_path / "apart"
-    shutil.copytree(source, apart)
-    tensors: dict[str, mx.array] = {}
-    for name, tensor in all_tensors(source).items():
-        if ".experts." not in name:
-            tensors[name] = tensor
-            continue
-        stack, _, part = name.rpartition(".")
-        for i, expert in enumerate(tensor):
-            if part == "gate_up_proj" and names == "gate and up":
-                gate, up = mx.split(expert, 2)
-                tensors |= {f"{stack}.{i}.gate_proj.weight": gate, f"{stack}.{i}.up_proj.weight": up}
-            else:
-                tensors[f"{stack}.{i}.{part}.weight"] = expert
-    mx.eval(tensors)
-    mx.save_safetensors(str(apart / "model.safetensors"), {k: mx.contiguous(v) for k, v in tensors.items()})
-    stacked, unstacked = convert(source, tmp_path / "a"), convert(apart, tmp_path / "b")
-    assert bytes_of(stacked) == bytes_of(unstacked)
+    apart = copied(source, tmp_path / "apart", one_tensor_per_expert(tensors_of(source), split_gates))
+    assert bytes_of(convert(source, tmp_path / "a")) == bytes_of(convert(apart, tmp_path / "b"))
 
 
 def test_the_recorded_error_is_the_relative_rms_of_each_class(source: Path, tmp_path: Path) -> None:
     record = json.loads((convert(source, tmp_path / "out") / "conversion.json").read_text())
-    tensors = all_tensors(source)
+    tensors = tensors_of(source)
     for kind, entry in record["classes"].items():
         how = entry["quantization"]
         if how is None:
@@ -239,28 +206,8 @@ def test_an_override_without_mode_means_affine(
     source: Path, tmp_path: Path, mode: str, group_size: int, bits: int
 ) -> None:
     """Repositories of the other modes have such overrides for their 8-bit embeddings."""
-    whole = {"group_size": group_size, "bits": bits, "mode": mode}
-    override = {"group_size": 64, "bits": 8}
-    model = load_model(source)
-
-    def chosen(path: str, module: Any) -> bool | dict[str, Any]:
-        if "router" in path or not hasattr(module, "to_quantized"):
-            return False
-        return override if path == "model.decoder.embed_tokens" else whole
-
-    nn.quantize(model, class_predicate=chosen)
-    target = tmp_path / mode
-    shutil.copytree(source, target)
-    parameters: Any = tree_flatten(model.parameters())
-    mx.save_safetensors(str(target / "model.safetensors"), dict(parameters))
-    config = json.loads((target / "config.json").read_text())
-    config["quantization"] = {**whole, "model.decoder.embed_tokens": override}
-    (target / "config.json").write_text(json.dumps(config))
-
+    how = {"group_size": group_size, "bits": bits, "mode": mode}
+    target = quantized(source, tmp_path / mode, how, {"group_size": 64, "bits": 8}, "embed_tokens")
     loaded: Any = load_model(target)
     assert loaded.decoder.embed_tokens.mode == "affine"
     assert loaded.decoder.layers[0].experts.down_proj.mode == mode
-    cache = model.make_cache()
-    model.encode(mx.arange(20)[None], cache)
-    expected = np.array(model.decode(mx.arange(16)[None], cache))
-    np.testing.assert_allclose(canvas_logits(target), expected, atol=1e-5)

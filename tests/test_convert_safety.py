@@ -12,9 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from converting import bytes_of, change_weights, tiny_source
+from converting import bytes_of, change_weights, save, tensors_of, tiny_source
 
-from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
 from mlx_diffusiongemma.converter import conversion, convert
 from mlx_diffusiongemma.errors import CheckpointError, ConfigError, InputError
 
@@ -91,33 +90,29 @@ def test_a_source_without_tokenizer(source: Path, tmp_path: Path) -> None:
 
 
 def test_shapes_that_contradict_the_config(source: Path, tmp_path: Path) -> None:
-    tensors = read_tensors(weight_files(source))
-    tensors["model.decoder.norm.weight"] = mx.ones((32,))
-    mx.eval(tensors)
-    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    save(source, tensors_of(source) | {"model.decoder.norm.weight": mx.ones((32,))})
     refuse(source, tmp_path / "out", r"wrong shapes, .* model\.decoder\.norm\.weight is \[32\], not \[64\]")
 
 
 def test_experts_that_do_not_stack(source: Path, tmp_path: Path) -> None:
-    tensors = read_tensors(weight_files(source))
-    mx.eval(tensors)
+    tensors = tensors_of(source)
     layer = "model.decoder.layers.0.experts"
     down, both = tensors.pop(f"{layer}.down_proj"), tensors.pop(f"{layer}.gate_up_proj")
 
     def refuse_with(extra: dict[str, mx.array], message: str) -> None:
-        mx.save_safetensors(str(source / "model.safetensors"), tensors | extra)
+        save(source, tensors | extra)
         refuse(source, tmp_path / "out", message)
 
-    one = mx.contiguous(down[0])
+    one = down[0]
     refuse_with({f"{layer}.99999.down_proj.weight": one}, "not numbered 0 to 99999 without a gap")
-    most = {f"{layer}.{i}.down_proj": mx.contiguous(down[i]) for i in range(8) if i != 3}
+    most = {f"{layer}.{i}.down_proj": down[i] for i in range(8) if i != 3}
     refuse_with(most, f"{layer}.down_proj: its experts are not numbered 0 to 7 without a gap")
-    gates = {f"{layer}.{i}.gate_proj": mx.contiguous(both[i, :64]) for i in range(8)}
+    gates = {f"{layer}.{i}.gate_proj": both[i, :64] for i in range(8)}
     refuse_with(gates, "expert 0 has gate_proj, which do not make a stack")
     again = {f"{name}.weight": value for name, value in gates.items()}
     refuse_with(gates | again, "expert 0 has gate_proj, gate_proj, which do not make a stack")
     stacks = {f"{layer}.gate_up_proj": both, f"{layer}.down_proj": down}
-    apart = {f"{layer}.{i}.gate_up_proj.weight": mx.contiguous(both[i]) for i in range(8)}
+    apart = {f"{layer}.{i}.gate_up_proj.weight": both[i] for i in range(8)}
     refuse_with(stacks | apart, "gate_up_proj is stored both as a stack and expert by expert; remove one")
 
 
@@ -181,9 +176,7 @@ def test_weights_that_are_not_finite_are_counted_and_refused(
     name: str,
     values: tuple[float, ...],
 ) -> None:
-    tensors = {k: v.astype(getattr(mx, dtype)) for k, v in read_tensors(weight_files(source)).items()}
-    mx.eval(tensors)
-    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    save(source, {name: tensor.astype(getattr(mx, dtype)) for name, tensor in tensors_of(source).items()})
     change_weights(source, name, mx.array(values), 3)
     refuse(source, tmp_path / "out", f"{name} holds 3 NaN or infinite weights; download it again")
     convert(source, tmp_path / "out", allow_nonfinite=True)

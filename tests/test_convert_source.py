@@ -12,9 +12,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from converting import tiny_source
+from converting import tensors_of, tiny_source
 
-from mlx_diffusiongemma.checkpoint.weights import read_tensors, tensor_infos, weight_files
+from mlx_diffusiongemma.checkpoint.weights import tensor_infos
 from mlx_diffusiongemma.converter import conversion, convert, quantizing, report
 from mlx_diffusiongemma.converter.planning import plan
 from mlx_diffusiongemma.converter.recipes import choose
@@ -31,9 +31,8 @@ class MemorySource:
     name = "memory"
 
     def __init__(self, directory: Path):
-        stored = read_tensors(weight_files(directory))
+        stored = tensors_of(directory)
         self.arrays = {name: stored[name] for name in tensor_infos(directory)}
-        mx.eval(self.arrays)
         self.values = json.loads((directory / "config.json").read_text())
         self.directory = directory
         self.most_bytes = 0

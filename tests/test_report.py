@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import pytest
 from click.testing import CliRunner, Result
+from converting import quantized, tiny_source
 from mlx.utils import tree_flatten
-from oracle import demo, tiny
 
 import mlx_diffusiongemma
-from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.checkpoint.weights import tensor_infos
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.config.model import ModelConfig
@@ -41,9 +37,7 @@ def real_plan(recipe: str = "mixed-4bit") -> Plan:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    directory = tiny.build(tiny.ROUGH, tmp_path / "source", "original")
-    shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
-    return directory
+    return tiny_source(tmp_path / "source")
 
 
 def info(*arguments: str | Path) -> Result:
@@ -177,27 +171,9 @@ def test_info_of_a_conversion_is_its_record(source: Path, tmp_path: Path) -> Non
 
 
 def test_info_of_a_conversion_by_another_tool_counts_its_headers(source: Path, tmp_path: Path) -> None:
-    """Two modes, one class divided between them; an override without `mode` means affine."""
-    model = load_model(source)
-    whole = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
-    override = {"group_size": 64, "bits": 8}
-
-    def chosen(path: str, module: Any) -> bool | dict[str, Any]:
-        if "router" in path or not hasattr(module, "to_quantized"):
-            return False
-        return override if path.endswith("q_proj") else whole
-
-    nn.quantize(model, class_predicate=chosen)
-    target = tmp_path / "other"
-    shutil.copytree(source, target)
-    parameters: Any = tree_flatten(model.parameters())
-    mx.save_safetensors(str(target / "model.safetensors"), dict(parameters))
-    config = json.loads((target / "config.json").read_text())
-    paths = {
-        name.removesuffix(".weight"): override for name, _ in parameters if name.endswith("q_proj.weight")
-    }
-    (target / "config.json").write_text(json.dumps(config | {"quantization": whole | paths}))
-
+    """Two modes, one class divided between them. An override without `mode` means affine."""
+    how, override = {"group_size": 32, "bits": 4, "mode": "mxfp4"}, {"group_size": 64, "bits": 8}
+    target = quantized(source, tmp_path / "other", how, override, "q_proj")
     result = info(target)
     assert result.exit_code == 0
     table = lines(result.stdout)

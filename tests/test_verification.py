@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from converting import copied, one_tensor_per_expert, quantized, tensors_of, tiny_source
 from oracle import demo, tiny
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
@@ -28,42 +25,11 @@ EMBEDDING = "model.decoder.embed_tokens.weight"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    directory = tiny.build(tiny.ROUGH, tmp_path / "source", "original")
-    shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
-    return directory
+    return tiny_source(tmp_path / "source")
 
 
 def verify(source: Path, converted: Path) -> dict[str, float]:
     return verification.verify(SafetensorsSource(source), converted)
-
-
-def rewritten(source: Path, target: Path, tensors: dict[str, mx.array]) -> Path:
-    """Copy `source` with other tensors."""
-    shutil.copytree(source, target)
-    mx.eval(tensors)
-    mx.save_safetensors(str(target / "model.safetensors"), tensors)
-    return target
-
-
-def tensors_of(directory: Path) -> dict[str, mx.array]:
-    loaded: Any = mx.load(str(directory / "model.safetensors"))
-    return loaded
-
-
-def quantized(source: Path, target: Path, bits: int, mode: str = "affine", group_size: int = 64) -> Path:
-    """Quantize the model with MLX's own `nn.quantize`."""
-    model, how = load_model(source), {"group_size": group_size, "bits": bits, "mode": mode}
-    nn.quantize(
-        model,
-        class_predicate=lambda path, module: (
-            how if hasattr(module, "to_quantized") and "router" not in path else False
-        ),
-    )
-    parameters: Any = tree_flatten(model.parameters())
-    rewritten(source, target, dict(parameters))
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | {"quantization": how}))
-    return target
 
 
 def whole(directory: Path, prompt: mx.array, canvas: mx.array, temperatures: list[float]) -> np.ndarray:
@@ -93,7 +59,8 @@ def entropies(logits: np.ndarray, temperatures: list[float]) -> np.ndarray:
 def test_layer_by_layer_equals_the_whole_models(
     source: Path, tmp_path: Path, bits: int, mode: str, group_size: int
 ) -> None:
-    target = quantized(source, tmp_path / "out", bits, mode, group_size)
+    how = {"group_size": group_size, "bits": bits, "mode": mode}
+    target = quantized(source, tmp_path / "out", how)
     prompt, canvas = probe(source, ModelConfig.load(source))
     # generation_config.json of tiny checkpoints: 0.35 to 0.85 in 12 steps, of which these are the first two
     temperatures = [0.85, 0.35 + 0.5 * 11 / 12]
@@ -108,8 +75,10 @@ def test_layer_by_layer_equals_the_whole_models(
 
 
 def test_the_demo_survives_8_bits_better_than_4(tmp_path: Path) -> None:
+    source = demo.DIRECTORY
     four, eight = (
-        verify(demo.DIRECTORY, quantized(demo.DIRECTORY, tmp_path / f"{bits}", bits)) for bits in (4, 8)
+        verify(source, quantized(source, tmp_path / str(bits), {"bits": bits, "group_size": 64}))
+        for bits in (4, 8)
     )
     assert eight["rms_logit_error"] < four["rms_logit_error"] / 4
     assert eight["entropy_difference"] < four["entropy_difference"]
@@ -137,28 +106,20 @@ def test_a_planted_error_shows(source: Path, tmp_path: Path, name: str, shows: b
     tensors = tensors_of(source)
     # Not a factor alone: norms would undo it.
     tensors[name] = tensors[name][::-1] * 1.25
-    measured = verify(source, rewritten(source, tmp_path / "damaged", tensors))
+    measured = verify(source, copied(source, tmp_path / "damaged", tensors))
     assert (measured["rms_logit_error"] > 1e-3) == shows
     assert (measured["entropy_difference"] > 0) == shows
 
 
 def test_experts_of_the_source_may_be_one_tensor_each(source: Path, tmp_path: Path) -> None:
-    tensors = tensors_of(source)
-    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
-        stem, _, part = name.rpartition(".")
-        for i, expert in enumerate(tensors.pop(name)):
-            if part == "down_proj":
-                tensors[f"{stem}.{i}.down_proj.weight"] = expert
-            else:
-                gate, up = mx.split(expert, 2)
-                tensors |= {f"{stem}.{i}.gate_proj.weight": gate, f"{stem}.{i}.up_proj.weight": up}
-    assert verify(rewritten(source, tmp_path / "unstacked", tensors), source) == SAME
+    tensors = one_tensor_per_expert(tensors_of(source), split_gates=True)
+    assert verify(copied(source, tmp_path / "unstacked", tensors), source) == SAME
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_a_conversion_to_16_bits_is_a_small_difference(source: Path, tmp_path: Path, dtype: mx.Dtype) -> None:
     tensors = {name: tensor.astype(dtype) for name, tensor in tensors_of(source).items()}
-    measured = verify(source, rewritten(source, tmp_path / "rounded", tensors))
+    measured = verify(source, copied(source, tmp_path / "rounded", tensors))
     assert 0 < measured["rms_logit_error"] < 0.2
 
 
@@ -191,4 +152,4 @@ def test_a_damaged_result_is_named(source: Path, tmp_path: Path) -> None:
     tensors = tensors_of(source)
     del tensors[EMBEDDING]
     with pytest.raises(CheckpointError, match=r"embed_tokens\.weight missing"):
-        verify(source, rewritten(source, tmp_path / "incomplete", tensors))
+        verify(source, copied(source, tmp_path / "incomplete", tensors))
