@@ -25,7 +25,7 @@ from mlx_diffusiongemma.engine.samplers import LinearSchedule
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.model.attention import Chunk
 from mlx_diffusiongemma.model.layers import DecoderLayer
-from mlx_diffusiongemma.ops import on_gpu, row_statistics
+from mlx_diffusiongemma.ops import on_gpu, processed_logits, row_statistics
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .planning import Planned, plan
@@ -145,8 +145,8 @@ class _StreamedModel:
                     mx.eval(x, view.buffers)
                     after_layer()
             with self._loaded(_EMBEDDING):
-                raw = model.logits(model.decoder.norm(x)).astype(mx.float32)
-                logits = mx.tanh(raw / softcap) * softcap
+                raw = model.logits(model.decoder.norm(x))
+                logits = processed_logits(raw, 1.0, softcap)
                 mx.eval(logits)
             yield logits
             processed = logits / temperature
