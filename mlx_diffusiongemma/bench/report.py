@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..console.messages import count
 from ..console.tables import aligned
 from .measure import PARTS
 
@@ -27,13 +28,13 @@ class _Column(NamedTuple):
 
 
 def table(result: dict[str, Any]) -> str:
-    """Of what `sweep.run` returns; what has no meaning is "-"."""
+    """Format the result of `sweep.run`. A dash marks values that do not apply."""
     points, limits = result["points"], result["ceilings"]
     largest = max(points, key=lambda point: point["step_tflop"])
-    layers = f"{result['layers']} layer{'s' if result['layers'] > 1 else ''}"
     return "\n\n".join(
         [
-            f"{result['model']}\n{layers}, {result['weights_gb']:.3g} GB of weights, {result['dtype']}, "
+            f"{result['model']}\n{count(result['layers'], 'layer')}, "
+            f"{result['weights_gb']:.3g} GB of weights, {result['dtype']}, "
             f"mlx {result['versions']['mlx']} on the {result['device'].upper()}\n"
             f"{limits['chip']} ({_SOURCES[limits['source']]}): {limits['bandwidth_gb_per_second']:.3g} GB/s, "
             f"{limits['arithmetic_tflop_per_second']:.3g} TFLOP/s",

@@ -35,9 +35,6 @@ _OTHER: dict[str, tuple[type, Any, Any]] = {
 }
 
 
-short = shown
-
-
 def integer(value: Any, low: int, high: int) -> int | None:
     """`value` if it is an integer from `low` to `high`, and None otherwise. NumPy's count, bool does not."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
