@@ -10,8 +10,8 @@ from typing import Any
 from ..console.messages import shown
 from ..errors import InputError
 
-# name -> (type, smallest, largest)
-RANGES: dict[str, tuple[type, Any, Any]] = {
+# name of a setting or an argument -> (type, smallest, largest)
+_RANGES: dict[str, tuple[type, Any, Any]] = {
     "max_new_tokens": (int, 1, 2**31 - 1),
     "max_denoising_steps": (int, 1, 10_000),
     "t_min": (float, 1e-3, 100.0),
@@ -22,9 +22,8 @@ RANGES: dict[str, tuple[type, Any, Any]] = {
     "prefill_step_size": (int, 1, 10_000_000),
     "thinking_budget": (int, 0, 2**31 - 1),
     "answer_reserve": (int, 1, 2**31 - 1),
-}
-# The same for arguments that are not settings.
-_OTHER: dict[str, tuple[type, Any, Any]] = {
+    "steps": (int, 0, 10_000),
+    "mean_entropy": (float, 0.0, 1e6),
     "temperature": (float, 1e-3, 100.0),
     "probability": (float, 0.0, 1.0),
     "noise_level": (float, 1e-6, 1.0),
@@ -48,7 +47,7 @@ def integer(value: Any, low: int, high: int) -> int | None:
 
 def in_range(name: str, value: Any, label: str | None = None) -> Any:
     """Return `value` in the type of `name`. NumPy's scalars count as numbers. label: its name in errors."""
-    kind, low, high = (RANGES | _OTHER)[name]
+    kind, low, high = _RANGES[name]
     number: Any = math.nan
     if not isinstance(value, (bool, str)):
         with contextlib.suppress(TypeError, ValueError, OverflowError):

@@ -134,8 +134,8 @@ class Stalled:
     traceable = True
 
     def __post_init__(self) -> None:
-        in_range("stability_threshold", self.steps, "steps")
-        in_range("confidence_threshold", self.mean_entropy, "mean_entropy")
+        in_range("steps", self.steps)
+        in_range("mean_entropy", self.mean_entropy)
 
     def __call__(self, state: CanvasState) -> mx.array:
         return (state.unchanged_steps >= self.steps) & (state.mean_entropy < self.mean_entropy)
