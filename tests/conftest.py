@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fixtures_templates import chat_tokenizer, released_directory, released_template  # noqa: F401
+from hub_calls import home, hub  # noqa: F401
 from kernel_paths import ON_METAL, plug_in_emulator
 
 

@@ -9,17 +9,30 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from hub_server import Hub
+import pytest
+from hub_server import Hub, running_hub
 from oracle import demo
 
 DEMO = {path.name: path.read_bytes() for path in demo.DIRECTORY.iterdir()}
 DOWNLOAD = (
     "import sys; from mlx_diffusiongemma.checkpoint.hub import download; print(download(*sys.argv[1:]))"
 )
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
 
 
 def python(hub: Hub, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

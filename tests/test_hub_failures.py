@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 from hub_calls import DEMO, DOWNLOAD, complaint, content, downloaded, in_shards, python
-from hub_server import TOKEN, Hub, running_hub
+from hub_server import TOKEN, Hub
 from oracle import demo
 
 from mlx_diffusiongemma.checkpoint import loading
@@ -50,17 +49,6 @@ for arguments in json.loads(sys.argv[1]):
     except InputError as error:
         print(error)
 """
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 # --- failures ---------------------------------------------------------------------------------------------
@@ -107,17 +95,6 @@ def test_a_refusal_says_what_to_do(
     assert re.match(r"(it is |the hub has )?" + expected, line.removeprefix(prefix)), line
 
 
-def test_a_refusal_is_one_line_of_the_command(hub: Hub, home: Path) -> None:
-    hub.refusals["owner/model"] = (401, GATED)
-    hub.commit("owner/model", DEMO)
-    done = python(hub, home, "-m", "mlx_diffusiongemma", "generate", "--model", "owner/model", "hello")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("mlx_dg: error: owner/model: no such directory here, and ")
-    assert "`hf auth login`" in line
-
-
 def test_a_gated_model_shows_its_files_only_to_those_let_in(hub: Hub, home: Path) -> None:
     """As the real hub does it: anyone may list what is there."""
     hub.commit("owner/model", DEMO)
@@ -135,7 +112,10 @@ def test_a_refusal_in_the_middle_is_told_apart(hub: Hub, home: Path) -> None:
     hub.on_file = refuse
     line = complaint(hub, home, DOWNLOAD, "owner/model")
     # Early versions take what is in the cache for all there is.
-    reasons = ("the download stopped: it is gated and ", "model*.safetensors is not there or did not come; ")
+    reasons = (
+        "the download stopped: it is gated and ",
+        "model*.safetensors is missing or was not downloaded; ",
+    )
     assert line.startswith(tuple(f"owner/model: {reason}" for reason in reasons))
 
 
@@ -147,8 +127,8 @@ def test_what_is_not_there_is_named(hub: Hub, home: Path) -> None:
     hub.commit("owner/both", small | {"q4/model.gguf": b""})
     hub.commit("owner/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b""})
     attempts = {
-        ("owner/none",): "config.json is not there or did not come; ",
-        ("owner/bin",): "model*.safetensors is not there or did not come; ",
+        ("owner/none",): "config.json is missing or was not downloaded; ",
+        ("owner/bin",): "model*.safetensors is missing or was not downloaded; ",
         ("owner/gguf",): "it holds weights in GGUF, the format of llama.cpp; ",
         ("owner/both",): "it holds weights in GGUF, the format of llama.cpp; ",
         ("owner/lora",): "it holds a LoRA adapter, which changes a model ",
@@ -172,6 +152,10 @@ def test_an_unreachable_hub_is_said_to_be(hub: Hub, home: Path) -> None:
     assert "check the network and try again" in line
     line = complaint(hub, home, DOWNLOAD, "owner/model", HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE is set; unset it" in line
+    # Of a commit, too, for which nothing has to be asked if it is in the cache.
+    done = python(hub, home, "-c", DOWNLOAD, "owner/model", "0" * 40, HF_ENDPOINT="http://127.0.0.1:9")
+    assert "InputError: owner/model: no such directory here, and it cannot" in done.stderr.splitlines()[-1]
+    assert "Retry" not in done.stderr
 
 
 @pytest.mark.parametrize(

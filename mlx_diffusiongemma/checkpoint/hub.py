@@ -1,9 +1,9 @@
 """Downloads a model from the Hugging Face hub: the files it is loaded from and no others.
 
-huggingface_hub does the work, with its cache, progress bars and resume: after a broken connection it goes on
-where it stopped, and a rerun fetches only files that are not finished. A model that is in the cache needs no
-network: the hub is asked once, briefly, for the branch's commit, and for a given commit not at all. Every
-failure becomes one line with the way out.
+huggingface_hub does the work, with its cache, progress bars and resume. After a broken connection it goes on
+where it stopped, and a second run fetches only files that are not finished. A model in the cache needs no
+network. For a branch, the hub is asked once for its commit, with a short timeout. Every failure becomes one
+line with the way out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STOPPED = "the download stopped"
 # Beside the weights: configuration, tokenizer and template, and what a conversion passes on.
 _SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
 _COMMIT = re.compile("[0-9a-f]{40}")
-# A model that is in the cache waits no longer for the hub. An answer takes a fraction of this.
+# Longest wait for the hub if the model is in the cache. An answer takes a fraction of this.
 _PATIENCE_SECONDS = 1.5
 
 
@@ -52,7 +52,7 @@ def download(repo: str, revision: str | None = None) -> Path:
     with hub_errors(repo, _STOPPED, revision):
         patterns = _weight_patterns(directory)
         _fetch(repo, directory.name, patterns)
-        # When the hub fails later on, some versions are content with what they find in the cache.
+        # If the hub fails at this point, some versions return what is in the cache without an error.
         for pattern in patterns:
             _require(repo, directory, pattern)
     return directory
@@ -62,8 +62,8 @@ def download(repo: str, revision: str | None = None) -> Path:
 def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
     """Yield a directory like that of `download`, for callers that read no weights.
 
-    It is the cache's if everything is there, or else a temporary one in which weights have their headers
-    only and are sparse files. Raises as `download` does.
+    It is the cache's directory if that is complete. Otherwise it is a temporary one, in which weights are
+    sparse files that have only headers. Raises as `download` does.
     """
     from huggingface_hub import HfApi
 
@@ -81,8 +81,8 @@ def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
             api, patterns = HfApi(), _weight_patterns(directory)
             for name in api.list_repo_files(repo, revision=directory.name):
                 if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) and "/" not in name:
-                    found = api.parse_safetensors_file_metadata(repo, name, revision=directory.name)
-                    _write_sparse(copy / name, found)
+                    metadata = api.parse_safetensors_file_metadata(repo, name, revision=directory.name)
+                    _write_sparse(copy / name, metadata)
             for pattern in patterns:
                 _require(repo, copy, pattern, directory.name)
         yield copy
@@ -92,7 +92,7 @@ def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
-    """Return the cache's directory of the model if nothing has to be fetched, or else None.
+    """Return the cache's directory of the model, None if something has to be fetched.
 
     Raises `InputError` if something has to be fetched and the hub cannot be reached.
     """
@@ -153,8 +153,8 @@ def _without_weights(repo: str, revision: str | None) -> Path:
     with hub_errors(repo, _STOPPED, revision):
         _require(repo, directory, "config.json")
         ModelConfig.load(directory)
-        # The cache names the directory after the commit. Asking for that commit keeps a push in between
-        # from mixing two versions.
+        # The cache names the directory after the commit. Fetching the rest of that commit keeps a push in
+        # between from mixing two versions.
         return _fetch(repo, directory.name, _SMALL_FILES)
 
 
@@ -166,7 +166,7 @@ def _fetch(repo: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def _write_sparse(path: Path, metadata: Any) -> None:
-    """A safetensors file with this header (a `SafetensorsFileMetadata`) and nothing but holes."""
+    """Write a safetensors file with the header of a `SafetensorsFileMetadata` and no data, only a hole."""
     entries = {
         name: {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": list(info.data_offsets)}
         for name, info in metadata.tensors.items()
@@ -181,24 +181,24 @@ def _write_sparse(path: Path, metadata: Any) -> None:
 
 @contextmanager
 def hub_errors(repo: str, subject: str, revision: str | None = None) -> Iterator[None]:
-    """Turns whatever huggingface_hub raises inside into one `InputError`: repo, subject, reason, way out."""
+    """Turn every exception of huggingface_hub into an `InputError` with repo, subject, reason and way out."""
     try:
         yield
     except DiffusionGemmaError as error:
         raise type(error)(f"{repo}: {error}") from None
-    # All of them: it lets through what its HTTP and storage libraries raise, and these change by version.
+    # Every one, because those of its HTTP and storage libraries come through, and they change by version.
     except Exception as error:
         raise InputError(f"{repo}: {subject}: {_reason(error, repo, revision)}") from error
 
 
 def _weight_patterns(directory: Path) -> list[str]:
-    """The files that the index names, so that a second set of weights is not fetched, or the usual name."""
+    """Return the files of the index, so that no second set of weights is fetched, or the usual name."""
     names = indexed_weights(directory)
     return ["model*.safetensors"] if names is None else [glob.escape(name) for name in names]
 
 
 def _require(repo: str, directory: Path, pattern: str, commit: str | None = None) -> None:
-    """`CheckpointError` if the directory has no such file; it names what the repository holds instead."""
+    """Raise `CheckpointError` if no file matches. It names what the repository holds instead."""
     from huggingface_hub import HfApi
 
     if any(directory.glob(pattern)):
@@ -207,7 +207,7 @@ def _require(repo: str, directory: Path, pattern: str, commit: str | None = None
     if described is not None:
         raise CheckpointError(f"it holds {described}")
     raise CheckpointError(
-        f"{pattern[:80]} is not there or did not come; try again, or give the id of a model that has it"
+        f"{pattern[:80]} is missing or was not downloaded; try again, or give the id of a model that has it"
     )
 
 
@@ -224,7 +224,7 @@ def _reason(error: BaseException, repo: str, revision: str | None) -> str:
         if status == 401:
             return f"it is gated; accept its licence at {page}, log in with `hf auth login` and try again"
         return f"it is gated and your account is not on its list; accept its licence at {page} and try again"
-    # A token that is bad comes with these words; without them 401 is how the hub answers strangers.
+    # For a bad token the hub adds these words. Without them, 401 is its answer to anyone unknown.
     if status == 401 and ("Invalid credentials" in text or "Invalid user token" in text):
         return "the hub refuses your token; log in again with `hf auth login`, or correct HF_TOKEN"
     if status == 401 or isinstance(error, errors.RepositoryNotFoundError):

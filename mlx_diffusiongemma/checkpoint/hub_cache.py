@@ -1,4 +1,4 @@
-"""Finds models in the cache of the Hugging Face hub, and says whether they are complete."""
+"""Models in the cache of the Hugging Face hub: where they are, and if they are complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config.json_file import JsonObject, read_json
 from ..errors import CheckpointError, DiffusionGemmaError
 
-# A model works without these, but not as its author meant it.
+# A model loads without these, but does not work as its author intended.
 _WANTED_FILES = ("generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 _NUMBERED = re.compile(r"model.*-\d+-of-(?P<count>\d+)\.safetensors")
 
@@ -23,13 +23,13 @@ def find_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def is_usable(snapshot: Path) -> bool:
-    """True if all files are there without which no model loads."""
+    """True if all files exist that a model cannot be loaded without."""
     names = {path.name for path in snapshot.iterdir() if path.is_file()}
     if not names & {"tokenizer.json", "tokenizer.model"}:
         return False
     try:
         wanted = indexed_weights(snapshot)
-    except DiffusionGemmaError:  # an index that cannot be used: loading says how
+    except DiffusionGemmaError:  # loading explains what is wrong with the index
         wanted = None
     if wanted is not None:
         return names.issuperset(wanted)
@@ -39,10 +39,10 @@ def is_usable(snapshot: Path) -> bool:
 
 
 def is_whole(repo: str, snapshot: Path) -> bool:
-    """True if the hub has no further file of the model, as far as one can know without asking it."""
+    """True if the cache knows, without asking the hub, that no file of the model is missing."""
     from huggingface_hub import try_to_load_from_cache
 
-    # A path, or an object that says that the hub has no such file, or None where nobody knows.
+    # A path, or an object for a file that the hub does not have, or None if that is unknown.
     known = (try_to_load_from_cache(repo, name, revision=snapshot.name) for name in _WANTED_FILES)
     return None not in known
 

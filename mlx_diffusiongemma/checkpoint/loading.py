@@ -1,7 +1,7 @@
 """From a directory or a hub id to a model and a tokenizer.
 
-Reads Hugging Face checkpoints and MLX conversions alike: a module is quantized if and only if its
-`.scales` exist. Nothing is built before names and shapes of all tensors have been checked.
+Hugging Face checkpoints and MLX conversions are read the same way: a module is quantized if and only if its
+`.scales` exist. No weights are read before names and shapes of all tensors have been checked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..config.model import ModelConfig
 from ..errors import CheckpointError, InputError
 from ..habits import LOAD_KEYWORDS, led_on
 from ..model import DiffusionGemma
+from ..ops import on_gpu
 from ..text.tokenizer import Tokenizer
 from . import foreign_files, hub
 from .adapters import check_adapters, load_adapters
@@ -32,7 +33,7 @@ from .weights import TensorInfo, has_weights, read_tensors, weight_files
 
 logger = logging.getLogger(__name__)
 
-# Weights that the text path does not run; conversions keep them.
+# Weights that the text path does not use. Conversions keep them.
 _NOT_LOADED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 # Processors and chat formats add a few tokens for which a model has no embedding, such as <|video|>.
@@ -51,7 +52,7 @@ def load(
     """Load `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
 
     Args:
-        path_or_hf_repo: of a Hugging Face checkpoint or an MLX conversion.
+        path_or_hf_repo: a Hugging Face checkpoint or an MLX conversion.
         dtype: of the activations and unquantized weights: float32, float16 or bfloat16, as MLX's dtype or by
             name. None keeps the checkpoint's, except on MLX's CPU backend, where bfloat16 is ten times slower
             than float32: there it is float32.
@@ -59,7 +60,7 @@ def load(
         adapter_path: a directory of adapters that mlx-lm's fine-tuning wrote for this model.
 
     Raises:
-        InputError: the checkpoint cannot be used; a subclass says which part.
+        InputError: the checkpoint cannot be used. A subclass says which part.
     """
     dtype = _dtype(dtype)
     directory = resolve(path_or_hf_repo)
@@ -68,7 +69,7 @@ def load(
         check_adapters(adapters)
     # Quick checks come first: weights take minutes.
     config = ModelConfig.load(directory)
-    if _on_cpu() and config.quantization is None and dtype is not None and dtype != mx.float32:
+    if not on_gpu() and config.quantization is None and dtype is not None and dtype != mx.float32:
         raise InputError(
             f"dtype {dtype}: MLX's CPU backend multiplies unquantized experts in float32 only; "
             "leave dtype out"
@@ -98,7 +99,10 @@ def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path)
         logger.warning(
             "%s: the tokenizer has %d tokens, the model embeddings for %d; prompts with token ids from %d on "
             "are refused",
-            *(directory, tokens, embeddings, embeddings),
+            directory,
+            tokens,
+            embeddings,
+            embeddings,
         )
         tokenizer.limit(embeddings)
 
@@ -106,7 +110,7 @@ def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path)
 def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
     """Return the local directory of "demo", a path or a hub id; download files that are missing.
 
-    revision: a branch, tag or commit of the hub. Anything local has no revision and refuses one.
+    revision: a branch, tag or commit of the hub. `InputError` for one of a local model.
     """
     local = _local_directory(path_or_hf_repo, revision)
     return local if local is not None else hub.download(str(path_or_hf_repo), revision)
@@ -114,8 +118,9 @@ def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
 
 @contextmanager
 def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterator[Path]:
-    """Like `resolve`, for callers that read no weights: of a hub id that is not in the cache, only the
-    weights' headers are fetched.
+    """Yield a directory like that of `resolve`, for callers that read no weights.
+
+    If a hub id is not in the cache, only the headers of its weights are fetched.
     """
     local = _local_directory(path_or_hf_repo, revision)
     if local is not None:
@@ -177,7 +182,7 @@ def _loaded(
 ) -> DiffusionGemma:
     model, tensors = checked_model(directory, config)
     compare_copies(directory)
-    if dtype is None and _on_cpu():
+    if dtype is None and not on_gpu():
         dtype = mx.float32
     stored = read_tensors(weight_files(directory))
     model.load_weights([(name, _cast(stored[info.name], dtype)) for name, info in tensors.items()])
@@ -202,7 +207,7 @@ def checked_model(directory: Path, config: ModelConfig) -> tuple[DiffusionGemma,
         if not name.startswith(_NOT_LOADED)
     }
     for name, info in tensors.items():
-        # Packed weights and the scales of mx formats are unsigned; nothing else may be an integer.
+        # Packed weights and the scales of mx formats are unsigned. Nothing else may be an integer.
         packed = f"{name.rpartition('.')[0]}.scales" in tensors
         if not packed and info.dtype not in ("F32", "F16", "BF16"):
             raise CheckpointError(
@@ -221,7 +226,7 @@ def check_weights(
     stored: Mapping[str, str],
     directory: Path | str,
 ) -> None:
-    """`CheckpointError` unless an unquantized checkpoint's tensors are those that its config calls for.
+    """Raise `CheckpointError` unless the tensors of an unquantized checkpoint are those of its config.
 
     shapes: by DiffusionGemma's own names. stored: their names in the files, for messages.
     """
@@ -229,10 +234,6 @@ def check_weights(
         parameter_name(name): shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)
     }
     _check_names_and_shapes(DiffusionGemma(config), loaded, stored, directory)
-
-
-def _on_cpu() -> bool:
-    return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
 def _quantize_like(model: nn.Module, tensors: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> None:
@@ -263,7 +264,7 @@ def _check_names_and_shapes(
     stored: Mapping[str, str],
     directory: Path | str,
 ) -> None:
-    """`CheckpointError`, which names at most ten tensors, unless they are those that the config calls for."""
+    """Raise `CheckpointError`, which names at most ten tensors, unless they are the model's."""
     parameters: Any = tree_flatten(model.parameters())
     expected = {name: tuple(array.shape) for name, array in parameters}
     missing = sorted(expected.keys() - shapes.keys())

@@ -51,7 +51,7 @@ def compare_copies(directory: Path) -> None:
 
 
 def canonical_name(name: str) -> str:
-    """Return DiffusionGemma's own name of a tensor. A name that means no weight of it stays as it is."""
+    """Return DiffusionGemma's own name of a tensor. Other names stay as they are."""
     bare, known = _PREFIX.subn("", name, count=1)
     if not known:
         return name
@@ -66,12 +66,12 @@ def parameter_name(name: str) -> str:
 
 
 def _copies(directory: Path) -> dict[str, list[TensorInfo]]:
-    """Tensors of each parameter, the one that is kept first: it has DiffusionGemma's own name if any has."""
-    found: dict[str, list[TensorInfo]] = {}
+    """Return the tensors of each parameter. The first is DiffusionGemma's own name, if it is there."""
+    tensors: dict[str, list[TensorInfo]] = {}
     for info in tensor_infos(directory).values():
         if not _BUFFER.search(info.name):
-            found.setdefault(parameter_name(canonical_name(info.name)), []).append(info)
-    for copies in found.values():
+            tensors.setdefault(parameter_name(canonical_name(info.name)), []).append(info)
+    for copies in tensors.values():
         copies.sort(key=lambda info: (canonical_name(info.name) != info.name, info.name))
         first = copies[0]
         for other in copies[1:]:
@@ -80,7 +80,7 @@ def _copies(directory: Path) -> dict[str, list[TensorInfo]]:
             ):
                 shapes = " and ".join(f"{info.dtype} {list(info.shape)}" for info in (first, other))
                 raise _not_tied(directory, first, other, shapes)
-    return found
+    return tensors
 
 
 def _not_tied(directory: Path, first: TensorInfo, other: TensorInfo, how: str) -> CheckpointError:
@@ -110,7 +110,7 @@ def _equal(first: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _float32(data: bytes, dtype: str) -> np.ndarray:
-    """Values widened to float32, which is exact."""
+    """Widen values to float32, which is exact."""
     if dtype == "BF16":
         return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(data, {"F16": np.float16, "F32": np.float32}[dtype]).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Finds and checks the safetensors files of a model directory before a byte of weights is read.
+"""Safetensors files of a model directory, found and checked before a byte of weights is read.
 
-Downloaded files are not trusted: whatever index and headers say, nothing outside the directory is opened,
-nothing is unpickled, time and memory stay in proportion to the files, and the answer is either a list of
-tensors whose bytes are really there or a `CheckpointError` of one line.
+Downloaded files are not trusted. Whatever index and headers say, nothing outside of the directory is opened,
+nothing is unpickled, and time and memory stay in proportion to the files. The result is a list of tensors
+whose bytes exist, or a `CheckpointError` of one line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from . import foreign_files
 
 INDEX = "model.safetensors.index.json"
-# Bytes per element of the dtypes that MLX reads as such; F64 it does not read, 8-bit floats as integers.
+# Bytes per element of the dtypes that MLX reads. It has no F64, and reads 8-bit floats as integers.
 _ITEM_BYTES = {
     "F32": 4,
     "F16": 2,
@@ -39,7 +39,7 @@ _ITEM_BYTES = {
 # The format allows 100 MB, which can take Python 2.5 GB to parse. With every expert and scale a tensor of
 # its own, this model's header has about 7 MB.
 _MAX_JSON_BYTES = 16_000_000
-_MAX_DIMENSIONS = 8  # this model needs four; the product of a million of them takes minutes
+_MAX_DIMENSIONS = 8  # this model needs four, and the product of a million takes minutes
 _MAX_DIMENSION = 2**31 - 1  # MLX's shapes are int32
 _MAX_NAME = 500  # characters: names end up in messages
 _OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5"}
@@ -69,7 +69,8 @@ class TensorInfo:
 def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
     """Return every tensor of the directory's safetensors files, by its name there.
 
-    `CheckpointError` if a file is damaged, a name is there twice, or index and files disagree.
+    Raises:
+        CheckpointError: a file is damaged, a name exists twice, or index and files disagree.
     """
     infos: dict[str, TensorInfo] = {}
     for file in weight_files(directory):
@@ -87,9 +88,9 @@ def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files that the index names, or else all `model*.safetensors`.
+    """Return the safetensors files that the index names, without an index all `model*.safetensors`.
 
-    They are regular files of this directory, or of the Hugging Face cache that it is a part of.
+    They are regular files of this directory, or of the Hugging Face cache to which it belongs.
     """
     weight_map = _weight_map(directory)
     if weight_map is not None:
@@ -114,7 +115,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def has_weights(directory: Path) -> bool:
-    """True if the directory has weights or their index, sound or not."""
+    """True if the directory has weights or their index. They may be damaged."""
     return (directory / INDEX).exists() or any(directory.glob("model*.safetensors"))
 
 
@@ -161,12 +162,12 @@ def _weight_map(directory: Path) -> dict[str, str] | None:
 
 
 def _check_index(weight_map: dict[str, str], infos: dict[str, TensorInfo], index: Path) -> None:
-    """`CheckpointError` names a tensor that is not in the file, and only the file, that the index says."""
+    """Raise `CheckpointError` for a tensor that is not where the index says, or that it does not list."""
     for name, file_name in weight_map.items():
-        found = infos[name].file.name if name in infos else "no file"
-        if found != file_name:
+        actual = infos[name].file.name if name in infos else "no file"
+        if actual != file_name:
             raise CheckpointError(
-                f"{index} puts {_shown(name)} into {file_name}, but it is in {found}; download both again"
+                f"{index} puts {_shown(name)} into {file_name}, but it is in {actual}; download both again"
             )
     for name, info in infos.items():
         if name not in weight_map:
@@ -176,7 +177,7 @@ def _check_index(weight_map: dict[str, str], infos: dict[str, TensorInfo], index
 
 
 def check_inside(file: Path, directory: Path) -> None:
-    """`CheckpointError` unless the file, behind all symbolic links, lies in its model's directory."""
+    """Raise `CheckpointError` unless the file, behind all symbolic links, lies in its model's directory."""
     home = directory.resolve()
     homes = [home]
     if home.parent.name == "snapshots":  # the hub's cache: snapshots/REVISION/NAME -> ../../blobs/HASH
@@ -203,9 +204,9 @@ def _no_weights(directory: Path) -> CheckpointError:
     names = sorted(path.name for path in directory.iterdir() if path.suffix.lower() in _OTHER_WEIGHTS)
     if not names:
         return CheckpointError(f"{directory}: no model*.safetensors in it; is this a model directory?")
-    found = ", ".join(_shown(name) for name in names[:3]) + (" and more" if len(names) > 3 else "")
+    shown = ", ".join(_shown(name) for name in names[:3]) + (" and more" if len(names) > 3 else "")
     return CheckpointError(
-        f"{directory}: only {found}, no model*.safetensors; other formats are never opened, because some "
+        f"{directory}: only {shown}, no model*.safetensors; other formats are never opened, because some "
         "run code when they are read: get the model's safetensors files"
     )
 
@@ -214,7 +215,7 @@ def _no_weights(directory: Path) -> CheckpointError:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of one file; `CheckpointError` unless they fill it without a gap or an overlap."""
+    """Return the tensors of one file. `CheckpointError` unless they fill it without a gap or an overlap."""
 
     def damaged(what: str) -> CheckpointError:
         return CheckpointError(
@@ -282,7 +283,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[str, Any]:
-    """Parses strictly: UTF-8, an object, no name twice in any object (readers differ on which counts)."""
+    """Parse strictly: UTF-8, an object, no name twice in any object (readers differ on which counts)."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -303,6 +304,6 @@ def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[
 
 
 def _shown(text: str) -> str:
-    """A foreign text as part of one line: shortened, and quoted when it could break the line."""
+    """Return a foreign text as part of one line: shortened, and quoted if it could break the line."""
     short = text if len(text) <= 120 else f"{text[:117]}..."
     return short if short.isprintable() and short else ascii(short)
