@@ -11,10 +11,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from hub_calls import DEMO, DOWNLOAD, complaint, content, downloaded, in_shards, python
+from click.testing import CliRunner
+from hub_calls import DEMO, DOWNLOAD, commands, complaint, content, downloaded, in_shards, python
 from hub_server import Hub
 
 import mlx_dg
+from mlx_diffusiongemma.cli import main
 
 # What a repository may hold beside a model; some of it is as large as the model.
 JUNK = [
@@ -43,19 +45,16 @@ def test_the_demo_runs_by_its_hub_id(hub: Hub, home: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("arguments", [["info"], ["convert", "--dry-run", "--recipe", "4bit"]])
-def test_a_plan_needs_the_headers_of_the_weights_only(
-    hub: Hub, home: Path, shards: int, arguments: list[str]
-) -> None:
+def test_a_plan_needs_the_headers_of_the_weights_only(hub: Hub, home: Path, shards: int) -> None:
     files = DEMO if shards == 1 else in_shards(shards)
     hub.commit("owner/demo", files | dict.fromkeys(JUNK, b"x" * 1000))
-    command = ["-m", "mlx_diffusiongemma", *arguments]
-    done = python(hub, home, *command, "owner/demo")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == python(hub, home, *command, "demo").stdout
+    plans = [["info"], ["convert", "--dry-run", "--recipe", "4bit"]]
+    results = commands(hub, home, *([*plan, "owner/demo"] for plan in plans))
+    expected = [CliRunner().invoke(main, [*plan, "demo"]).stdout for plan in plans]
+    assert [(status, stdout) for status, stdout, _ in results] == [(0, stdout) for stdout in expected]
     weights = {name: data for name, data in files.items() if name.endswith(".safetensors")}
     served = sum(hub.bytes_served[name] for name in weights)
-    assert 0 < served <= 101_000 * shards < sum(map(len, weights.values()))
+    assert 0 < served <= len(plans) * 101_000 * shards < sum(map(len, weights.values()))
 
 
 @pytest.mark.parametrize("shards", [1, 2])
