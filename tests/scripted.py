@@ -40,6 +40,9 @@ class Scripted:
         self.batches: list[int] = []  # rows of every step
         self.attempt = -1
 
+    def parameters(self) -> dict[str, mx.array]:
+        return {}
+
     def make_cache(self) -> PrefixCache:
         return PrefixCache(self.config, self.dtype)
 
