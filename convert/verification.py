@@ -173,13 +173,12 @@ class _StreamedModel:
     def _weight(self, name: str) -> mx.array:
         """Read a parameter, portion by portion into one array."""
         stored = self.weights[name]
-        dtype = DTYPES[stored.dtype]
-        if mx.issubdtype(dtype, mx.floating):
-            dtype = self.activations or dtype
-        weight = mx.zeros((stored.parameters // stored.shape[-1], stored.shape[-1]), dtype)
+        weight = mx.zeros((stored.parameters // stored.shape[-1], stored.shape[-1]), DTYPES[stored.dtype])
         for rows in chunks(stored):
-            weight[rows.target : rows.target + rows.count] = rows.read(self.source).astype(dtype)
+            weight[rows.target : rows.target + rows.count] = rows.read(self.source)
             mx.eval(weight)
+        if self.activations is not None and mx.issubdtype(weight.dtype, mx.floating):
+            weight = weight.astype(self.activations)
         return weight.reshape(stored.shape)
 
 
