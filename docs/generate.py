@@ -25,9 +25,19 @@ README = DOCS.parent / "README.md"
 _TABLE = re.compile(r"(<!-- macs: .*? -->\n).*?(<!-- end of macs -->)", re.DOTALL)
 
 
+_HEAD = """# Command line
+
+Written by `make docs` from each command's `--help`.
+
+The answer goes to standard output as blocks converge, so a pipe gets the answer alone. Thought, warnings, progress and
+statistics go to standard error. Exit status: 0 done, 1 failure, 2 bad input, 130 interrupted (blocks that have converged
+are written), 141 the reader of the output left.
+"""
+
+
 def command_line() -> str:
     """docs/cli.md, 78 columns wide as click writes on a terminal of 80."""
-    pages = ["# Command line\n\nWritten by `make docs` from each command's `--help`.\n"]
+    pages = [_HEAD]
     pages += [_page(path, command) for path, command in _documented()]
     pages.append(f"### In a chat\n\n```text\n{chat_help()}\n```\n")
     return "\n".join(pages)

@@ -28,7 +28,7 @@ KEYS = [
 ]
 POINT_KEYS = """
     prompt_tokens canvas_length prefill_seconds prefill_tokens_per_second step_seconds
-    in_step_tokens_per_second embedding_seconds body_seconds logits_seconds sampler_seconds
+    in_step_tokens_per_second body_seconds logits_seconds sampler_seconds
     soft_embedding_seconds parts_sum_seconds encode_canvas_seconds dense_soft_embedding_rows peak_memory_gb
     step_gb step_tflop bandwidth_fraction arithmetic_fraction needed
     """.split()  # noqa: SIM905

@@ -144,7 +144,7 @@ def test_the_refusal_shown_is_the_real_one(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mx, "get_active_memory", lambda: 0)
     config = real_config()
     weights = SimpleNamespace(nbytes=recipe_weight_bytes(config)[recipe])
-    model: Any = type("Model", (dict,), {"config": config, "dtype": mx.bfloat16})(weights=weights)
+    model: Any = SimpleNamespace(config=config, dtype=mx.bfloat16, parameters=lambda: {"weights": weights})
     with pytest.raises(InputError) as refused:
         check_fits(model, 32768, 1024, 2048)
     assert f"```text\n{refused.value}\n```" in (ROOT / "docs/memory.md").read_text(encoding="utf-8")

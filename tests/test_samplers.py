@@ -473,10 +473,9 @@ def test_a_part_begins_every_canvas_and_knows_its_steps(demo: Any) -> None:
             drawn.append(np.array(super().initial()))
             return mx.array(drawn[-1])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_diffusiongemma.engine.batch.SeededDraws", Spied)
-        generation = generate(model, tokenizer, "hi", n=2, sampler=part, stop=[part, Stalled()], seed=0)
-        assert generation.answer == "yes"
+    stop = [part, Stalled()]
+    generation = generate(model, tokenizer, "hi", n=2, sampler=part, stop=stop, seed=0, draws=Spied)
+    assert generation.answer == "yes"
     assert generation.stats.empty_rerolls == 1
     assert [canvas.shape for canvas in part.canvases] == [(2, 64), (2, 64)]
     np.testing.assert_array_equal(part.canvases, drawn)
