@@ -1,19 +1,19 @@
 """`mlx_dg convert` against mlx-vlm's convert on the same checkpoint, each in a process of its own.
 
-    python benchmarks/synthetic_checkpoint.py build/synthetic
-    python benchmarks/conversion.py build/synthetic [--rounds 3] [--recipe NAME] [--cold] [--scratch DIR]
+    python benchmarks/synthetic_checkpoint.py
+    python benchmarks/conversion.py [SOURCE] [--rounds 3] [--recipe NAME] [--cold] [--scratch DIR] [--smoke]
 
-The recipes are as near as they come: both store experts at 4 bits and embedding, attention and dense MLP
-at 8 (affine, groups of 64); mlx-vlm has the router at 8 bits and self-conditioning at 4, we leave the router
-alone and have self-conditioning at 8. mlx-vlm loads, quantizes and saves the model as a whole.
+The recipes are similar, not equal: both store experts in 4 bits and embedding, attention and dense MLP in 8
+(affine, groups of 64). mlx-vlm has the router in 8 bits and self-conditioning in 4. We leave the router alone
+and have self-conditioning in 8. mlx-vlm loads, quantizes and saves the model as a whole.
 
 The two take turns and swap places from round to round. Seconds are the wall time of the whole process,
-imports included; mlx_dg's include the wait until its files are on the disk (fsync), mlx-vlm's do not. CPU s
+imports included. mlx_dg's include the wait until its files are on the disk (fsync), mlx-vlm's do not. CPU s
 are of all cores together, which a busy disk does not change. Dirty pages are written out, untimed, before
-each. Peak memory is the resident set's (ru_maxrss), which on a Mac may leave out memory that only the GPU
-uses. GB/s are bytes of source weights. The source is read before each process, untimed, so that it comes
-from the page cache as far as it fits; with --cold (Linux) it is dropped from the cache instead. Asserts no
-time. Exits 2 if a converter fails.
+each process. Peak memory is the resident set's (ru_maxrss), which on a Mac may leave out memory that only the
+GPU uses. GB/s are bytes of source weights. The source is read before each process, untimed, so that it comes
+from the page cache as far as it fits. With --cold (Linux) it is dropped from the cache instead. Exits with
+status 2 if mlx-vlm is missing or a converter fails. `--smoke` converts the demo once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from common import parse
+
+from mlx_diffusiongemma.checkpoint.loading import resolve
 
 CHUNK = 1 << 26
 
@@ -52,7 +56,7 @@ def weight_bytes(directory: Path) -> int:
 
 
 def read_through(directory: Path) -> None:
-    """Reads every weight file once, which leaves it in the page cache if it fits."""
+    """Read every weight file once, which leaves it in the page cache if it fits."""
     for file in weight_files(directory):
         with file.open("rb", buffering=0) as stream:
             while stream.read(CHUNK):
@@ -66,7 +70,7 @@ def drop_from_cache(directory: Path) -> None:
 
 
 def run(command: list[str], out: Path) -> Run:
-    """Runs a converter that writes into `out`, and removes that. A failure prints its output and exits."""
+    """Run a converter that writes into `out`, and remove `out`. If it fails, print its output and exit."""
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -87,23 +91,14 @@ def run(command: list[str], out: Path) -> Run:
 def measure(
     source: Path, scratch_parent: Path, recipe: str, rounds: int, prepare: Callable[[], None]
 ) -> dict[str, list[Run]]:
-    """Every run by converter; the results come and go in a temporary directory in `scratch_parent`."""
+    """Return all runs by converter. Checkpoints come and go in a temporary directory in `scratch_parent`."""
     results: dict[str, list[Run]] = {"mlx_dg": [], "mlx-vlm": []}
     with tempfile.TemporaryDirectory(dir=scratch_parent, prefix="conversion-") as scratch:
         out = Path(scratch) / "out"
-        python, paths = sys.executable, ["--mlx-path", str(out)]
+        python, paths = [sys.executable, "-m"], ["--mlx-path", str(out)]
         commands = {
-            "mlx_dg": [
-                python,
-                "-m",
-                "mlx_diffusiongemma",
-                "convert",
-                str(source),
-                *paths,
-                "--recipe",
-                recipe,
-            ],
-            "mlx-vlm": [python, "-m", "mlx_vlm", "convert", "--model", str(source), *paths, "-q"],
+            "mlx_dg": [*python, "mlx_diffusiongemma", "convert", str(source), *paths, "--recipe", recipe],
+            "mlx-vlm": [*python, "mlx_vlm", "convert", "--model", str(source), *paths, "-q"],
         }
         for index in range(rounds):
             for name in sorted(results, reverse=bool(index % 2)):
@@ -115,16 +110,15 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="mlx_dg convert against mlx-vlm's on the same checkpoint.")
-    parser.add_argument("source", type=Path, help="a Hugging Face checkpoint's directory")
+    parser.add_argument("source", nargs="?", type=Path, default=Path("build/synthetic"), help="a checkpoint")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipe", default="mixed-4bit", help="mlx_dg's")
     parser.add_argument("--cold", action="store_true", help="drop the source from the page cache before each")
     parser.add_argument("--scratch", type=Path, help="where results come and go; default: beside the source")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    smoke = {"source": Path(resolve("demo")), "scratch": Path(tempfile.gettempdir()), "rounds": 1}
+    options = parse(parser, smoke, needs_mlx_vlm=True)
     if not weight_files(options.source):
-        parser.error(f"{options.source}: no safetensors files in it; give a checkpoint's directory")
+        parser.error(f"{options.source}: no safetensors files in it; synthetic_checkpoint.py writes some")
     if options.cold and not hasattr(os, "posix_fadvise"):
         parser.error("--cold needs posix_fadvise, which only Linux has")
 
@@ -135,7 +129,7 @@ def main() -> None:
     results = measure(source, scratch, options.recipe, options.rounds, lambda: prepare(source))
     state = "dropped from the page cache" if options.cold else "read into the page cache"
     files = len(weight_files(source))
-    print(f"{size:.2f} GB in {files} files, {state} before each run; {options.rounds} rounds")
+    print(f"{size:.3g} GB in {files} files, {state} before each run; {options.rounds} rounds")
     print(f"{'':10}{'seconds':>10}{'min..max':>16}{'CPU s':>8}{'GB/s':>8}{'peak GB':>10}{'GB written':>12}")
     for name, runs in results.items():
         seconds = [one.seconds for one in runs]

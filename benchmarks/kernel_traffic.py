@@ -1,25 +1,28 @@
-"""Bytes that the sampling of one denoising step moves at the real shapes: kernels beside array operations.
+"""Bytes that the sampler of one denoising step moves at the real shapes: kernels beside array operations.
 
-    python benchmarks/kernel_traffic.py
+    python benchmarks/kernel_traffic.py [--vocab 262144] [--width 2816] [--smoke]
 
-Kernels: every load and store of every thread, counted while the generated Metal source runs on the tests'
-emulator for a few rows, times the rows of a canvas. Caches are not modelled: rows of the embedding table
-that several positions read count once for each. Array operations: the graph is traced, not run; each
-operation reads its inputs once and writes its outputs once, views cost nothing, a broadcast scalar is a
-scalar. That is what eager MLX does; `mx.compile` would fuse the element-wise operations among them.
+Kernels: every load and store of every thread, counted while the tests' emulator runs the generated Metal
+source for a few rows, times the rows of a canvas. Caches are not modelled: a row of the embedding table
+counts once for each position that reads it. Array operations: the graph is traced, not run. Each operation
+reads its inputs once and writes its outputs once, views cost nothing, a broadcast scalar is a scalar. That is
+eager MLX. `mx.compile` would fuse the element-wise operations among them.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from common import parse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -32,24 +35,16 @@ from mlx_diffusiongemma.ops.metal import Kernel
 from mlx_diffusiongemma.ops.row_statistics import row_statistics_kernel, row_statistics_reference
 from mlx_diffusiongemma.ops.soft_embedding import soft_embedding_kernel, soft_embedding_reference
 
-CANVAS, VOCAB, WIDTH, SOFTCAP, TEMPERATURE = 256, 262144, 2816, 30.0, 0.6
+CANVAS, SOFTCAP, TEMPERATURE = 256, 30.0, 0.6
 ROWS = 2  # emulated; traffic is proportional to rows
-LOGITS_BYTES = CANVAS * VOCAB * 2
 VIEWS = {
-    "Broadcast",
-    "Reshape",
-    "Squeeze",
-    "ExpandDims",
-    "Flatten",
-    "Unflatten",
-    "Transpose",
-    "Slice",
+    "Broadcast", "Reshape", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "Transpose", "Slice",
     "AsStrided",
-}
+}  # fmt: skip
 
 
 def kernel_traffic(call: Callable[[], Any], scale: float) -> tuple[float, float]:
-    """Bytes read and written by the one launch in `call`, times `scale`."""
+    """Return the bytes read and written by the one launch in `call`, times `scale`."""
     seen = []
     launch_on_metal = Kernel.__call__
 
@@ -66,7 +61,7 @@ def kernel_traffic(call: Callable[[], Any], scale: float) -> tuple[float, float]
 
 
 def array_traffic(function: Callable[..., Any], *inputs: mx.array) -> tuple[float, float]:
-    """Bytes read and written by the operations that `function` is traced to."""
+    """Return the bytes read and written by the operations that `function` is traced to."""
     size: dict[str, int] = {}
     read = written = 0
 
@@ -90,73 +85,64 @@ def array_traffic(function: Callable[..., Any], *inputs: mx.array) -> tuple[floa
     return read, written
 
 
-def logits_with_support(tokens: int) -> mx.array:
-    """Rows whose probability lies on this many tokens."""
+def logits_with_support(tokens: int, vocab: int) -> mx.array:
+    """Return rows whose probability lies on this number of tokens."""
     rng = np.random.default_rng(0)
-    rows = np.full((ROWS, VOCAB), -30.0, dtype=np.float32)
+    rows = np.full((ROWS, vocab), -30.0, dtype=np.float32)
     for row in rows:
-        row[rng.choice(VOCAB, size=tokens, replace=False)] = 20.0
+        row[rng.choice(vocab, size=tokens, replace=False)] = 20.0
     return mx.array(rows).astype(mx.bfloat16)
 
 
-def shape_only(dtype: mx.Dtype = mx.bfloat16) -> mx.array:
-    return mx.broadcast_to(mx.array(0, dtype=dtype), (CANVAS, VOCAB))
+def embedding_table(vocab: int, width: int) -> nn.QuantizedEmbedding:
+    table = nn.QuantizedEmbedding(64, 64, 64, 8)
+    table.weight = mx.full((vocab, width // 4), 0x01020304, dtype=mx.uint32)
+    table.scales = table.biases = mx.full((vocab, width // 64), 0.01, dtype=mx.bfloat16)
+    return table
 
 
 def main() -> None:
-    uniforms = mx.full((ROWS,), 0.5)
-    packed = mx.broadcast_to(mx.array(0x01020304, dtype=mx.uint32), (VOCAB, WIDTH // 4))
-    groups = mx.broadcast_to(mx.array(0.01, dtype=mx.bfloat16), (VOCAB, WIDTH // 64))
-    table = nn.QuantizedEmbedding(64, 64, 64, 8)
-    table.weight, table.scales, table.biases = (mx.contiguous(x) for x in (packed, groups, groups))
+    parser = argparse.ArgumentParser(description="Bytes that the sampler of one denoising step moves.")
+    parser.add_argument("--vocab", type=int, default=262144, help="at least 2000")
+    parser.add_argument("--width", type=int, default=2816, help="of the embedding table, a multiple of 64")
+    options = parse(parser, smoke={"vocab": 8192, "width": 128})
+    vocab, width = options.vocab, options.width
+    if vocab < 2000 or width % 64:
+        parser.error("--vocab must be at least 2000 and --width a multiple of 64")
+
+    table = embedding_table(vocab, width)
+    canvas_logits = mx.broadcast_to(mx.array(0, dtype=mx.bfloat16), (CANVAS, vocab))  # traced for its shape
+    uniforms, scale = mx.full((ROWS,), 0.5), CANVAS / ROWS
 
     noise = mx.zeros((1, CANVAS), dtype=mx.int32)
     before = initial_state(noise, soft_embedding=mx.zeros((1,)))
     flags = mx.zeros((1, CANVAS), dtype=mx.bool_)
     entropies = mx.full((1, CANVAS), 0.01)
     proposal = Proposal(entropies, noise, noise, flags, confidences=mx.exp(-entropies))
-    accept = (proposal, noise, before.pins, before.acceptance, Bounds(0.1, 1, 0.005))
+    rest = (noise, before.pins, before.acceptance, Bounds(0.1, 1, 0.005))
 
-    rows: list[tuple[str, tuple[float, float]]] = []
-    logits = logits_with_support(100)
-    statistics = row_statistics_reference(logits, uniforms, TEMPERATURE, SOFTCAP)
-    scale = CANVAS / ROWS
-    rows.append(
-        (
-            "row_statistics, kernel",
-            kernel_traffic(lambda: row_statistics_kernel(logits, uniforms, TEMPERATURE, SOFTCAP), scale),
-        )
-    )
-    rows.append(
-        (
-            "row_statistics, array operations",
-            array_traffic(
-                lambda x, u: list(row_statistics_reference(x, u, TEMPERATURE, SOFTCAP)),
-                shape_only(),
-                mx.zeros((CANVAS,)),
-            ),
-        )
-    )
-    rows.append(("accept_and_renoise, kernel", kernel_traffic(lambda: accept_and_renoise_kernel(*accept), 1)))
-    rows.append(
-        (
-            "accept_and_renoise, array operations",
-            array_traffic(
-                lambda entropies: list(
-                    accept_and_renoise_reference(proposal._replace(entropies=entropies), *accept[1:])
-                ),
-                proposal.entropies,
-            ),
-        )
-    )
+    def statistics_by_arrays(x: mx.array, u: mx.array) -> list[mx.array]:
+        return list(row_statistics_reference(x, u, TEMPERATURE, SOFTCAP))
+
+    def acceptance_by_arrays(entropies: mx.array) -> list[mx.array]:
+        return list(accept_and_renoise_reference(proposal._replace(entropies=entropies), *rest))
+
+    logits = logits_with_support(100, vocab)
+    rows = {
+        "row_statistics, kernel": kernel_traffic(
+            lambda: row_statistics_kernel(logits, uniforms, TEMPERATURE, SOFTCAP), scale
+        ),
+        "row_statistics, array operations": array_traffic(
+            statistics_by_arrays, canvas_logits, mx.zeros((CANVAS,))
+        ),
+        "accept_and_renoise, kernel": kernel_traffic(lambda: accept_and_renoise_kernel(proposal, *rest), 1),
+        "accept_and_renoise, array operations": array_traffic(acceptance_by_arrays, entropies),
+    }
     for tokens in (1, 100, 2000):
-        logits = logits_with_support(tokens)
-        statistics = row_statistics_reference(logits, uniforms, TEMPERATURE, SOFTCAP)
-
-        def soft(logits: mx.array = logits, statistics: RowStatistics = statistics) -> Any:
-            return soft_embedding_kernel(logits, statistics, TEMPERATURE, SOFTCAP, table, mx.bfloat16)
-
-        rows.append((f"soft_embedding, kernel, {tokens} tokens a row", kernel_traffic(soft, scale)))
+        some = logits_with_support(tokens, vocab)
+        statistics = row_statistics_reference(some, uniforms, TEMPERATURE, SOFTCAP)
+        call = partial(soft_embedding_kernel, some, statistics, TEMPERATURE, SOFTCAP, table, mx.bfloat16)
+        rows[f"soft_embedding, kernel, {tokens} tokens a row"] = kernel_traffic(call, scale)
     whole = RowStatistics(*(mx.zeros((CANVAS, *field.shape[1:])) for field in statistics))
 
     def sparse(x: mx.array) -> mx.array:
@@ -165,13 +151,14 @@ def main() -> None:
     def dense(x: mx.array) -> mx.array:
         return dense_soft_embedding(processed_logits(x, TEMPERATURE, SOFTCAP), table, mx.bfloat16)
 
-    rows.append(("soft_embedding, array operations", array_traffic(sparse, shape_only())))
-    rows.append(("soft_embedding, dense product", array_traffic(dense, shape_only())))
+    rows["soft_embedding, array operations"] = array_traffic(sparse, canvas_logits)
+    rows["soft_embedding, dense product"] = array_traffic(dense, canvas_logits)
 
-    print(f"[{CANVAS}, {VOCAB}] bf16 logits ({LOGITS_BYTES / 1e6:.0f} MB), 8-bit table of width {WIDTH}")
+    logits_bytes = CANVAS * vocab * 2
+    print(f"[{CANVAS}, {vocab}] bf16 logits ({logits_bytes / 1e6:.0f} MB), 8-bit table of width {width}")
     print(f"{'':44}{'MB read':>10}{'MB written':>12}{'x logits':>10}")
-    for name, (read, written) in rows:
-        total = (read + written) / LOGITS_BYTES
+    for name, (read, written) in rows.items():
+        total = (read + written) / logits_bytes
         print(f"{name:44}{read / 1e6:10.2f}{written / 1e6:12.2f}{total:10.3f}")
 
 

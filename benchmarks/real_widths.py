@@ -1,67 +1,79 @@
-"""One denoising step of the whole 26B model's shapes, with random 4-bit weights: what it takes.
+"""Two denoising steps of the 26B model's shapes, with random 4-bit weights: their parts and memory peaks.
 
-    python benchmarks/real_widths.py [--layers 30] [--prompt-tokens 64]
+    python benchmarks/real_widths.py [--layers 30] [--prompt-tokens 64] [--smoke]
 
-Builds `synthetic:26b`, encodes a prompt and takes one step of a full canvas behind it, cold, with a barrier
-after each part. Prints one line of JSON: seconds of each, and peaks in 10^9 bytes, MLX's and the process's.
-On MLX's CPU backend this takes half an hour and 17 GB; `mlx_dg bench` measures more where a step takes less.
+Builds `synthetic:26b`, encodes a prompt and denoises one full canvas, with a barrier after each part. Prints
+one line of JSON: seconds of each part in the first, cold step and in the second, which is the canvas's last
+and computes no soft embedding; peaks of MLX and of the process in 10^9 bytes. MLX's CPU backend needs three
+quarters of an hour and 19 GB for it. Where a step takes less, `mlx_dg bench` measures more. `--smoke` takes
+the demo's shapes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from common import parse, resident_bytes
 
 from mlx_diffusiongemma.bench import synthetic
-from mlx_diffusiongemma.bench.measure import PartClock, step_in_parts
+from mlx_diffusiongemma.bench.measure import PartClock
+from mlx_diffusiongemma.checkpoint.loading import resolve
+from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.config.released import REAL_LAYERS, real_config
+from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.memory import check_fits
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
-from mlx_diffusiongemma.engine.state import initial_state
+from mlx_diffusiongemma.engine.settings import Settings
+from mlx_diffusiongemma.ops import TOLERANCE
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One denoising step of the 26B model's shapes.")
-    parser.add_argument("--layers", type=int, default=synthetic.REAL_LAYERS)
+    parser = argparse.ArgumentParser(description="Two denoising steps of the 26B model's shapes.")
+    parser.add_argument("--layers", type=int, default=REAL_LAYERS)
     parser.add_argument("--prompt-tokens", type=int, default=64)
-    options = parser.parse_args()
-    if not 1 <= options.layers <= synthetic.REAL_LAYERS or options.prompt_tokens < 1:
-        parser.error(f"--layers must be from 1 to {synthetic.REAL_LAYERS}, --prompt-tokens at least 1")
+    options = parse(parser, smoke={"prompt_tokens": 8})
+    if options.layers > REAL_LAYERS:
+        parser.error(f"--layers must be at most {REAL_LAYERS}")
 
     start = time.perf_counter()
-    config = synthetic.real_config(options.layers)
+    config = ModelConfig.load(resolve("demo")) if options.smoke else real_config(options.layers)
     model = synthetic.build(config, seed=0, dtype=synthetic.default_dtype())
-    seconds = {"build": time.perf_counter() - start}
+    build = time.perf_counter() - start
     vocab, length = config.text.vocab_size, config.canvas_length
-    check_fits(model, options.prompt_tokens, length, model.generation_config.prefill_step_size)
+    settings = Settings.of(model.generation_config, max_denoising_steps=2, confidence_threshold=0.0)
+    check_fits(model, options.prompt_tokens, length, settings.prefill_step_size)
 
     cache = model.make_cache()
     prompt = mx.array(np.random.default_rng(0).integers(vocab, size=(1, options.prompt_tokens)))
     start = time.perf_counter()
     model.encode(prompt, cache)
-    seconds["prefill"] = time.perf_counter() - start
+    prefill = time.perf_counter() - start
 
-    draws = SeededDraws([NoiseKey(0, 0, 0, 0)], length, vocab)
-    noise = draws.initial()
+    dense_rows = 0
     clock = PartClock()
-    state = initial_state(noise, model.zero_self_conditioning(noise.shape))
-    state, dense_rows = step_in_parts(model, cache, state, model.generation_config, draws, 0, clock)
-    seconds |= {name: times[0] for name, times in clock.times.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def lap(name: str, *results: Any) -> None:
+        nonlocal dense_rows
+        clock.lap(name, *results)
+        if name == "soft_embedding":
+            dense_rows = (results[1] > TOLERANCE).sum().item()
+
+    canvas = denoise(model, cache, settings, SeededDraws([NoiseKey(0, 0, 0, 0)], length, vocab), lap=lap)
     figures = {
-        "layers": options.layers,
+        "layers": config.text.num_hidden_layers,
         "prompt_tokens": options.prompt_tokens,
+        "build_seconds": round(build, 3),
+        "prefill_seconds": round(prefill, 3),
+        "part_seconds": {name: [round(one, 4) for one in times] for name, times in clock.times.items()},
         "dense_rows": dense_rows,
-        "seconds": {name: round(taken, 3) for name, taken in seconds.items()},
-        "step_seconds": round(sum(times[0] for times in clock.times.values()), 3),
-        "mean_entropy_nats": state.acceptance.mean_entropy.item(),
-        "mlx_peak_gb": round(mx.get_peak_memory() / 1e9, 2),
-        "process_peak_gb": round(peak / 1e9, 2),
+        "mean_entropy_nats": canvas.mean_entropy[0],
+        "mlx_peak_gb": round(mx.get_peak_memory() / 1e9, 3),
+        "process_peak_gb": round(resident_bytes(peak=True) / 1e9, 3),
     }
     print(json.dumps(figures))
 

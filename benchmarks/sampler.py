@@ -1,21 +1,21 @@
 """The sampler of a denoising step against mlx-vlm's, on the same logits, in one process.
 
-    python benchmarks/sampler.py [--rows 256] [--vocab 262144] [--rounds 5] [--dtype float32|bfloat16]
+    python benchmarks/sampler.py [--rows 256] [--vocab 262144] [--rounds 5] [--dtype float32] [--smoke]
 
 Both sides start from the same random raw logits `[rows, vocab]` and end with the next canvas, evaluated:
 
-- mlx_dg: `row_statistics` and `accept_and_renoise`, with the uniforms and noise they take. Includes the
-  stopping rule, which mlx-vlm's side lacks. Metal kernels where they can run, plain MLX elsewhere.
-- mlx-vlm: what `stream_diffusion_generate` does in a step with `diffusion_sampler="entropy-bound"`: division
-  by the step's temperature, argmax, sample, entropy, acceptance mask, renoise; made of its own functions.
-  Its `temperature` is 1, which samples from the step's distribution as we do; its default, 0, would take
-  the argmax instead. Its check for stability is left out: it reads from the device and seldom does more.
+- mlx_dg: `row_statistics` and `accept_and_renoise`, with their uniforms and noise. This includes the stop
+  rule, which mlx-vlm's side lacks. Metal kernels where they can run, plain MLX elsewhere.
+- mlx-vlm: the step of `stream_diffusion_generate` with `diffusion_sampler="entropy-bound"`, made of its own
+  functions: division by the step's temperature, argmax, sample, entropy, acceptance mask, renoise. Its
+  `temperature` is 1, which samples from the step's distribution as we do. Its default, 0, takes the argmax.
+  Its check for stability is left out. It reads from the device and seldom does more.
 
 "with softcap": each side caps the raw logits, mlx-vlm with its compiled softcap (`mx.compile`, which on the
 CPU needs a C++ compiler). "without": neither does, and mlx-vlm's side casts to fp32 as its softcap would.
 
 After one untimed call each, the sides take turns, and swap places from round to round. A ratio is
-mlx-vlm's time over ours in the same round. Exits 2 if mlx-vlm is missing. Asserts no time.
+mlx-vlm's time over ours in the same round. Exits with status 2 if mlx-vlm is missing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+from common import parse
 
 from mlx_diffusiongemma.engine.step import proposal_of
 from mlx_diffusiongemma.ops import FREE, Acceptance, Bounds, accept_and_renoise, row_statistics
@@ -98,9 +98,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=262144)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    options = parser.parse_args()
-    if min(options.rows, options.vocab, options.rounds) < 1:
-        parser.error("--rows, --vocab and --rounds must be at least 1")
+    options = parse(parser, smoke={"rows": 8, "vocab": 4096, "rounds": 1}, needs_mlx_vlm=True)
 
     logits = raw_logits(options.rows, options.vocab, getattr(mx, options.dtype))
     variants = [
@@ -117,17 +115,11 @@ def main() -> None:
                 taken = seconds(steps[side])
                 if index >= 0:
                     times[side].append(1e3 * taken)
-        ours, theirs = (statistics.median(side) for side in times)
-        ratios = [b / a for a, b in zip(*times, strict=True)]
-        print(f"{name:16}{ours:12.1f}{theirs:12.1f}{statistics.median(ratios):8.2f}", end="")
+        medians = [statistics.median(side) for side in times]
+        ratios = [theirs / ours for ours, theirs in zip(*times, strict=True)]
+        print(f"{name:16}{medians[0]:12.1f}{medians[1]:12.1f}{statistics.median(ratios):8.2f}", end="")
         print(f"   {min(ratios):.2f}..{max(ratios):.2f}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "mlx_vlm":
-            raise
-        print(f"{error}: install what this compares with, pip install mlx-vlm==0.7.10", file=sys.stderr)
-        sys.exit(2)
+    main()

@@ -1,11 +1,12 @@
-"""Writes a Hugging Face checkpoint with the real tensor names and shapes and random weights.
+"""Write a Hugging Face checkpoint with the real tensor names and shapes and random weights.
 
-    python benchmarks/synthetic_checkpoint.py OUT [--layers 4]
+    python benchmarks/synthetic_checkpoint.py [OUT] [--layers 4] [--smoke]
 
-As google/diffusiongemma-26B-A4B-it in bf16, but with fewer layers, of which every fourth is a full-attention
-layer, and with the demo's narrow vision tower and tokenizer. Four layers are 8.05 GB in 5 shards: one of what
-belongs to no layer, which is mostly the embedding, and one of each layer. Holds less than 1 GB of memory
-whatever the size, and writes the same bytes on every run.
+Shapes and dtype, bf16, are those of google/diffusiongemma-26B-A4B-it, with fewer layers, of which every
+fourth has full attention, and with the demo's narrow vision tower and tokenizer. Four layers are 8.05 GB in 5
+shards: one for each layer, and one for the rest, which is mostly the embedding. Needs less than 1 GB of
+memory at any size and writes the same bytes on every run. `--smoke` writes small shapes into a temporary
+directory.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import shutil
 import statistics
 import struct
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from common import parse
 from mlx.utils import tree_flatten
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -37,40 +41,51 @@ CHUNK = 1 << 24  # elements generated and written at a time
 Shapes = dict[str, tuple[int, ...]]
 
 
-def real_sizes(layers: int) -> dict[str, Any]:
-    """config.json in the original dialect."""
-    spec = tiny.TinySpec(
-        "real sizes",
-        seed=0,
-        logit_gain=1,
-        branch_gain=1,
-        conditioning_gain=1,
-        layer_types=tuple("full_attention" if i % 4 == 3 else "sliding_attention" for i in range(layers)),
-        hidden=2816,
-        dense=2112,
-        expert=704,
-        experts=128,
-        top_k=8,
-        heads=16,
-        kv_heads=8,
-        head_dim=256,
-        full_kv_heads=2,
-        full_head_dim=512,
-        window=1024,
-        canvas=256,
-        vocab=262144,
-    )
-    return config_of(spec)
+WEIGHTS = {"seed": 0, "logit_gain": 1, "branch_gain": 1, "conditioning_gain": 1}  # not used here
+REAL = tiny.TinySpec(
+    "real",
+    **WEIGHTS,
+    hidden=2816,
+    dense=2112,
+    expert=704,
+    experts=128,
+    top_k=8,
+    heads=16,
+    kv_heads=8,
+    head_dim=256,
+    full_kv_heads=2,
+    full_head_dim=512,
+    window=1024,
+    canvas=256,
+    vocab=262144,
+)
+SMALL = tiny.TinySpec(
+    "small",
+    **WEIGHTS,
+    hidden=128,
+    dense=256,
+    expert=64,
+    experts=32,
+    top_k=4,
+    heads=4,
+    head_dim=32,
+    full_head_dim=64,
+    window=1024,
+    canvas=256,
+    vocab=1024,
+)
 
 
-def config_of(spec: tiny.TinySpec) -> dict[str, Any]:
-    """config.json of these sizes in the original dialect: bf16, with the demo's vision tower."""
+def config_of(spec: tiny.TinySpec, layers: int) -> dict[str, Any]:
+    """Return config.json of these sizes in the original dialect: bf16, with the demo's vision tower."""
+    kinds = tuple("full_attention" if i % 4 == 3 else "sliding_attention" for i in range(layers))
     vision = json.loads((demo.DIRECTORY / "config.json").read_text())["vision_config"]
-    return tiny.config(spec, "original") | {"dtype": "bfloat16", "vision_config": vision}
+    config = tiny.config(replace(spec, layer_types=kinds), "original")
+    return config | {"dtype": "bfloat16", "vision_config": vision}
 
 
 def shapes_by_shard(config: ModelConfig) -> list[Shapes]:
-    """What belongs to no layer, then each layer; the names are Hugging Face's."""
+    """Shapes by Hugging Face's names: first what belongs to no layer, then each layer."""
     shards: list[Shapes] = [{} for _ in range(1 + config.text.num_hidden_layers)]
     model = DiffusionGemma(config, GenerationConfig())  # lazy: its weights are never computed
     parameters: Any = tree_flatten(model.parameters())
@@ -88,14 +103,17 @@ def shapes_by_shard(config: ModelConfig) -> list[Shapes]:
 
 
 def normal_bits(mean: float) -> np.ndarray:
-    """uint16 [65536]: the quantiles of a normal distribution, deviation 0.02, as bits of bf16."""
+    """Quantiles of a normal distribution of deviation 0.02, as bits of bf16: uint16 [65536]."""
     distribution = statistics.NormalDist(mean, 0.02)
     quantiles = [distribution.inv_cdf((i + 0.5) / 65536) for i in range(65536)]
     return ((np.array(quantiles, dtype=np.float32).view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
 
 
 def write_shard(file: BinaryIO, shapes: Shapes, rng: np.random.Generator) -> int:
-    """Writes a safetensors file, vectors (norms and scales) around 1, all else around 0; its data's bytes."""
+    """Write a safetensors file and return the bytes of its data.
+
+    Vectors (norms and scales) lie around 1, everything else around 0.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -115,7 +133,7 @@ def write_shard(file: BinaryIO, shapes: Shapes, rng: np.random.Generator) -> int
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any]) -> int:
-    """Writes the checkpoint of this config.json; returns the bytes of its tensors."""
+    """Write the checkpoint of this config.json and return the bytes of its tensors."""
 
     def write_json(name: str, content: Any) -> None:
         (directory / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -141,18 +159,18 @@ def write_checkpoint(directory: Path, config: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes a checkpoint of the real shapes, random weights.")
-    parser.add_argument("out", type=Path, help="a directory that does not exist yet")
+    parser = argparse.ArgumentParser(description="Write a checkpoint of the real shapes with random weights.")
+    parser.add_argument("out", nargs="?", type=Path, default=Path("build/synthetic"), help="a new directory")
     parser.add_argument("--layers", type=int, default=4, help="of 1.6 GB each; the real model has 30")
-    options = parser.parse_args()
-    if options.layers < 1:
-        parser.error("--layers must be at least 1")
-    if options.out.exists():
+    options = parse(parser, smoke={"layers": 1})
+    if options.out.exists() and not options.smoke:
         parser.error(f"{options.out} exists already; remove it or name another directory")
-    start = time.perf_counter()
-    gigabytes = write_checkpoint(options.out, real_sizes(options.layers)) / 1e9
-    seconds = time.perf_counter() - start
-    print(f"{options.out}: {gigabytes:.2f} GB in {seconds:.0f} s ({gigabytes / seconds:.2f} GB/s)")
+    with tempfile.TemporaryDirectory() as scratch:
+        out, spec = (Path(scratch) / "small", SMALL) if options.smoke else (options.out, REAL)
+        start = time.perf_counter()
+        gigabytes = write_checkpoint(out, config_of(spec, options.layers)) / 1e9
+        seconds = time.perf_counter() - start
+    print(f"{out}: {gigabytes:.3g} GB in {seconds:.3g} s ({gigabytes / seconds:.2g} GB/s)")
 
 
 if __name__ == "__main__":

@@ -1,37 +1,38 @@
 """mlx_dg against mlx-vlm: steps, prefill, sampler, memory and whole generations, side by side.
 
     python benchmarks/versus_mlx_vlm.py [--only ROW ...] [--rounds 3] [--steps 4] [--vocab 262144]
-                                        [--work DIR] [--write-json FILE]
+                                        [--prompt-tokens 4096] [--items 3] [--work DIR] [--smoke]
 
-Every figure comes from a fresh process that runs one side and takes one measurement (`versus_sides.py` says
-how); the sides take turns and swap places from round to round. A ratio is mlx_dg's figure over mlx-vlm's in
-the same round. Both load the same converted directories, compute in float32, and sample entropy-bound.
+Every figure comes from a fresh process that runs one side and takes one measurement (see `versus_sides.py`).
+The sides take turns and swap places from round to round. A ratio is mlx_dg's figure over mlx-vlm's in the
+same round. Both load the same converted directories, compute in float32, sample entropy-bound, and denoise no
+canvas again.
 
 - step, step-flat: seconds per denoising step behind a prompt of 64 tokens. A generation of 2 + `--steps`
-  steps less one of 2, so that what the first and the last step leave out counts for neither side. Neither
-  may converge; mlx-vlm still reads from the device once a step. The temperature stays at 0.8.
-- step-4096: the same behind 4096 tokens. prefill: seconds until 4096 tokens are in the cache.
-- sampler: what `sampler.py` compares, with softcap, on random logits [256, vocab].
-- memory: of a process that loads and denoises one canvas behind 64 tokens, 2 + `--steps` steps: MLX's
-  peak since the weights were there, and the resident set's, libraries and loading included.
-- generation: the demo checkpoint in 4 bits, seconds for all answers to held-out prompts of its tasks, the
-  settings those of its generation_config.json; both are graded alike. Each round has a seed of its own.
+  steps less one of 2, so that what the first and the last step leave out counts for neither side. Neither may
+  converge. mlx-vlm still reads from the device once a step. The temperature stays at 0.8.
+- step-long: the same behind `--prompt-tokens`. prefill: seconds until so long a prompt is in the cache.
+- sampler: the step of `sampler.py`, with softcap, on random logits [256, vocab].
+- memory: of a process that loads and denoises one canvas behind 64 tokens, 2 + `--steps` steps. MLX's peak
+  counts from the loaded weights on, the resident set's includes libraries and loading.
+- generation: the demo checkpoint in 4 bits, seconds for all answers to held-out prompts of its tasks,
+  `--items` for each task and thinking mode, with the settings of its generation_config.json. Both are graded
+  alike. Each round has its own seed.
 
-The synthetic weights: hidden 128, 4 layers (3 sliding, 1 full), 32 experts of 64, top 4, canvas 256; 4-bit
-experts, 8-bit rest. As they are drawn ("flat"), no token is likelier than another: 12.4 nats. The others
-("peaked": step, step-4096, prefill, memory) differ in norms alone: the last one times 14, those that close
+The synthetic weights: hidden 128, 4 layers (3 sliding, 1 full), 32 experts of 64, top 4, canvas 256. Experts
+have 4 bits, the rest 8. As they are drawn ("flat"), no token is likelier than another: 12.4 nats. The others
+("peaked": step, step-long, prefill, memory) differ in norms alone: the last one times 14, those that close
 attention and feed-forward branches times 0.25. With the whole vocabulary that leaves 0.003 nats a position,
 all below 0.1, and 1 - 1e-4 of the probability on 3 tokens (median; the worst tenth of the positions: 800 to
-1700). The demo, which is trained, has 0.002 to 0.005 nats in its first steps, 99 % of the positions below
-0.1, and 1 token (the worst of all: 34). With a small `--vocab` logits are more peaked yet.
+1700). The demo, which is trained, has 0.002 to 0.005 nats in its first steps, 99% of the positions below 0.1,
+and 1 token (the worst of all: 34). With a small `--vocab` logits are more peaked yet.
 
-`--work` keeps the checkpoints for the next run. Asserts no time. Exits 2 if mlx-vlm is missing.
+`--work` keeps the checkpoints for the next run. Exits with status 2 if mlx-vlm is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -39,7 +40,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -47,8 +47,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from synthetic_checkpoint import config_of, write_checkpoint
-from versus_sides import SIDES, STEPS_BEFORE
+from common import parse
+from synthetic_checkpoint import SMALL, config_of, write_checkpoint
+from versus_sides import SIDES, STEPS_BEFORE, Job
 
 from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.converter import convert
@@ -56,44 +57,28 @@ from mlx_diffusiongemma.demo import tasks
 from mlx_diffusiongemma.text.channels import ChannelParser
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from oracle import tiny
-
-ROWS = ("step", "step-flat", "step-4096", "sampler", "prefill", "memory", "generation")
-SIZES = tiny.TinySpec(
-    "versus",
-    seed=0,
-    logit_gain=1,
-    branch_gain=1,
-    conditioning_gain=1,
-    layer_types=("sliding_attention",) * 3 + ("full_attention",),
-    hidden=128,
-    dense=256,
-    expert=64,
-    experts=32,
-    top_k=4,
-    heads=4,
-    head_dim=32,
-    full_head_dim=64,
-    window=1024,
-    canvas=256,
-)
+ROWS = ("step", "step-flat", "step-long", "sampler", "prefill", "memory", "generation")
 CONTEXT = 8192
 PEAKED_LAST_NORM, PEAKED_BRANCHES = 14.0, 0.25
-SHORT, LONG = 64, 4096  # tokens of a prompt
-ITEMS = 3  # held-out prompts per task and thinking mode: 42 together
+BRANCHES = (".post_attention_layernorm.weight", ".post_feedforward_layernorm.weight")
+SHORT = 64  # tokens of a prompt
+SMOKE = {
+    "only": ["step", "memory", "generation"],
+    "rounds": 1,
+    "steps": 1,
+    "vocab": 1024,
+    "prompt_tokens": 128,
+    "items": 1,
+}
 UNITS = {"seconds": "s", "mlx_gb": "GB, MLX", "resident_gb": "GB, resident"}
-
-Job = dict[str, Any]
 
 
 @dataclass
 class Row:
-    """What one row measures, and what came of it.
+    """A job and its results.
 
     figures: by metric and side, one a round. right, steps: of all answers together, by side, one a round.
-    mean_entropy: nats, ours, at the last step of the short and of the long generation.
+    mean_entropy: mlx_dg's, nats, at the last step of the short and of the long generation.
     """
 
     name: str
@@ -110,10 +95,10 @@ class Row:
 class Demo:
     """The demo's held-out prompts, as token ids, and their grader."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, items: int) -> None:
         self.tokenizer = Tokenizer.load(directory)
         self.stop_ids = GenerationConfig.load(directory).eos_token_id
-        self.items = tasks.held_out_items(ITEMS, seed=0)
+        self.items = tasks.held_out_items(items, seed=0)
         self.prompts = [
             self.tokenizer.prompt_ids(list(item.messages), thinking=item.thinking, tools=item.declarations)
             for item in self.items
@@ -123,7 +108,7 @@ class Demo:
         return sum(self._is_right(*each) for each in zip(self.items, self.prompts, answers, strict=True))
 
     def _is_right(self, item: tasks.Item, prompt: list[int], token_ids: list[int]) -> bool:
-        """As the suite `demo` grades: ended by itself, right, and thought about exactly when asked to."""
+        """True if it ended by itself, is right, and has a thought exactly when asked to: the suite `demo`."""
         parser = ChannelParser(self.tokenizer, prompt)
         seen = parser.feed(token_ids) + parser.finish()
         calls = [(call.name, call.arguments) for call in seen.tool_calls]
@@ -133,10 +118,10 @@ class Demo:
 
 
 def flat_checkpoint(work: Path, vocab: int) -> Path:
-    """The synthetic weights as they are drawn, converted."""
+    """Convert the synthetic weights as they are drawn."""
     target = work / f"flat-{vocab}"
     if not target.exists():
-        config = config_of(replace(SIZES, vocab=vocab))
+        config = config_of(replace(SMALL, vocab=vocab), layers=4)
         config["text_config"]["max_position_embeddings"] = CONTEXT
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             write_checkpoint(Path(scratch) / "source", config)
@@ -145,7 +130,7 @@ def flat_checkpoint(work: Path, vocab: int) -> Path:
 
 
 def peaked_checkpoint(flat: Path, work: Path, vocab: int) -> Path:
-    """The same with other norms, whose distributions look like a trained model's."""
+    """Copy `flat` with other norms, so that distributions look like a trained model's."""
     target = work / f"peaked-{vocab}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=work) as scratch:
@@ -154,10 +139,8 @@ def peaked_checkpoint(flat: Path, work: Path, vocab: int) -> Path:
             for file in copy.glob("*.safetensors"):
                 tensors: Any = mx.load(str(file))
                 for name in tensors:
-                    if name.endswith(
-                        (".post_attention_layernorm.weight", ".post_feedforward_layernorm.weight")
-                    ):
-                        tensors[name] = tensors[name] * PEAKED_BRANCHES
+                    if name.endswith(BRANCHES):
+                        tensors[name] *= PEAKED_BRANCHES
                 tensors["model.decoder.norm.weight"] *= PEAKED_LAST_NORM
                 mx.eval(tensors)
                 mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
@@ -165,27 +148,27 @@ def peaked_checkpoint(flat: Path, work: Path, vocab: int) -> Path:
     return target
 
 
-def all_rows(models: dict[str, str], demo: Demo, steps: int, vocab: int) -> dict[str, Row]:
+def all_rows(models: dict[str, str], demo: Demo, options: argparse.Namespace) -> list[Row]:
     rng = np.random.default_rng(0)
-    short, long = (rng.integers(10, demo.tokenizer.vocab_size, size).tolist() for size in (SHORT, LONG))
-
+    lengths = SHORT, options.prompt_tokens
+    short, long = (rng.integers(10, demo.tokenizer.vocab_size, length).tolist() for length in lengths)
     at_short = {"model": models["peaked"], "prompt": short}
     at_long = {"model": models["peaked"], "prompt": long}
-    answers = {"measure": "generation", "model": models["demo"], "prompts": demo.prompts}
+    step = {"measure": "step", "steps": options.steps}
     jobs: dict[str, Job] = {
-        "step": at_short | {"measure": "step", "steps": steps},
-        "step-flat": at_short | {"measure": "step", "steps": steps, "model": models["flat"]},
-        "step-4096": at_long | {"measure": "step", "steps": steps},
-        "sampler": {"measure": "sampler", "rows": SIZES.canvas, "vocab": vocab},
+        "step": at_short | step,
+        "step-flat": at_short | step | {"model": models["flat"]},
+        "step-long": at_long | step,
+        "sampler": {"measure": "sampler", "rows": SMALL.canvas, "vocab": options.vocab},
         "prefill": at_long | {"measure": "prefill"},
-        "memory": at_short | {"measure": "memory", "steps": STEPS_BEFORE + steps},
-        "generation": answers,
+        "memory": at_short | {"measure": "memory", "steps": STEPS_BEFORE + options.steps},
+        "generation": {"measure": "generation", "model": models["demo"], "prompts": demo.prompts},
     }
-    return {name: Row(name, jobs[name]) for name in ROWS}
+    return [Row(name, jobs[name]) for name in ROWS if name in options.only]
 
 
 def run(job: Job) -> dict[str, Any]:
-    """What a fresh process makes of the job. Its stderr is ours; when it fails, so do we."""
+    """Run the job in a fresh process and return its answer. Its stderr is ours. Exits if it fails."""
     command = [sys.executable, str(Path(__file__).with_name("versus_sides.py"))]
     done = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -195,7 +178,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def measure(row: Row, index: int, demo: Demo) -> None:
-    """Round `index` of one row."""
+    """Run round `index` of one row."""
     seeds = {"seed": 1000 * index} if row.name == "generation" else {}
     for side in sorted(SIDES, reverse=bool(index % 2)):
         seen = run(row.job | seeds | {"side": side})
@@ -232,59 +215,35 @@ def compare(options: argparse.Namespace, work: Path) -> None:
         convert("demo", demo, dtype="float32")
     flat = flat_checkpoint(work, options.vocab)
     models = {"flat": flat, "peaked": peaked_checkpoint(flat, work, options.vocab), "demo": demo}
-    prompts = Demo(demo)
+    prompts = Demo(demo, options.items)
     paths = {name: str(path.resolve()) for name, path in models.items()}
-    rows = all_rows(paths, prompts, options.steps, options.vocab)
 
-    versions = {name: version(name) for name in ("mlx", "mlx-vlm")}
-    print(", ".join(f"{name} {number}" for name, number in versions.items()), end="")
-    print(f", {mx.default_device()}, {os.cpu_count()} cores, vocabulary {options.vocab}, ", end="")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-vlm"))
+    print(f"{versions}, {mx.default_device()}, {os.cpu_count()} cores, vocabulary {options.vocab}, ", end="")
     print(f"{options.steps} steps, {options.rounds} rounds; ratio: mlx_dg / mlx-vlm, median and range")
     print(f"{'':26}{'mlx_dg':>10}{'mlx-vlm':>10}{'ratio':>8}", flush=True)
-    chosen = [rows[name] for name in ROWS if name in options.only]
-    for row in chosen:
+    for row in all_rows(paths, prompts, options):
         for index in range(options.rounds):
             measure(row, index, prompts)
         print_row(row, len(prompts.items))
-    if options.write_json:
-        settings = {name: getattr(options, name) for name in ("vocab", "steps", "rounds")}
-        settings["items"] = len(prompts.items)
-        results = {
-            row.name: row.figures
-            | {"ratios": {metric: row.ratios(metric) for metric in row.figures}}
-            | {"right": row.right, "denoising_steps": row.steps, "mean_entropy": row.mean_entropy}
-            for row in chosen
-        }
-        content = {
-            "versions": versions,
-            "device": str(mx.default_device()),
-            "settings": settings,
-            "rows": results,
-        }
-        options.write_json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="mlx_dg against mlx-vlm, side by side.")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps that are timed")
-    parser.add_argument(
-        "--vocab", type=int, default=262144, help="of the synthetic checkpoint; 4096 is quick"
-    )
-    parser.add_argument("--work", type=Path, help="where the checkpoints stay; default: nowhere")
-    parser.add_argument("--write-json", type=Path, metavar="FILE", help="every round's figures")
-    options = parser.parse_args()
-    if min(options.rounds, options.steps) < 1:
-        parser.error("--rounds and --steps must be at least 1")
+    add = parser.add_argument
+    add("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=", ".join(ROWS))
+    add("--rounds", type=int, default=3)
+    add("--steps", type=int, default=4, help="denoising steps that are timed")
+    add("--vocab", type=int, default=262144, help="of the synthetic checkpoint; 4096 is quick")
+    add("--prompt-tokens", type=int, default=4096, help="of the long prompt")
+    add("--items", type=int, default=3, help="demo prompts for each task and thinking mode; 3 make 42")
+    add("--work", type=Path, help="keep the checkpoints in this directory")
+    options = parse(parser, SMOKE, needs_mlx_vlm=True)
     if options.vocab < 1024:
         parser.error("--vocab must be at least 1024: the tokenizer has 704 tokens")
-    if importlib.util.find_spec("mlx_vlm") is None:
-        print("No module named 'mlx_vlm': pip install mlx-vlm==0.7.10 to compare with it", file=sys.stderr)
-        sys.exit(2)
 
-    with ExitStack() as stack:
-        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as scratch:
+        work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         compare(options, work)
 

@@ -1,20 +1,21 @@
-"""One measurement of one side, in a process of its own: what `versus_mlx_vlm.py` starts.
+"""One measurement of one side, in a process of its own. `versus_mlx_vlm.py` starts it.
 
     python benchmarks/versus_sides.py < job.json
+    python benchmarks/versus_sides.py --smoke
 
-A job is a JSON object with `side` ("mlx_dg" or "mlx-vlm"), `measure` (a key of `MEASURES`), `model` (a
-converted directory whose floating-point tensors are all float32) and what the measure takes besides; the
-answer is one line of JSON on stdout. Both sides get the same token ids. Ours makes its text, mlx-vlm is
-spared its detokenizer. Its generation is `Model.generate` with what its command line passes, but for
-`diffusion_sampler="entropy-bound"`, `temperature=1` (its default, 0, takes argmaxes instead of samples) and
-`diffusion_full_canvas=True`; its stop ids are those of generation_config.json.
+A job is a JSON object with `side` ("mlx_dg" or "mlx-vlm"), `measure` (a key of `MEASURES`) and the other
+arguments of that measure. `model` is a converted directory whose floating-point tensors are all float32. The
+answer is one line of JSON on stdout. Both sides get the same token ids, and no canvas is denoised again. Ours
+makes its text, mlx-vlm runs without its detokenizer. Its generation is `Model.generate` with what its command
+line passes, except `diffusion_sampler="entropy-bound"`, `temperature=1` (its default, 0, takes argmaxes
+instead of samples) and `diffusion_full_canvas=True`. Its stop ids are those of generation_config.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
-import resource
 import statistics
 import sys
 import time
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import sampler
+from common import parse, resident_bytes
 from mlx.utils import tree_flatten
 
 from mlx_diffusiongemma import generate, load
@@ -33,13 +35,15 @@ from mlx_diffusiongemma.evaluation.runners.vlm import Silent
 MAX_NEW_TOKENS = 256
 PREFILL_STEP_SIZE = 2048  # what mlx-vlm's command line passes
 STEPS_BEFORE = 2  # denoising steps of the shorter generation that a longer one is compared with
-# Where a real schedule of 48 steps begins. It stays there, so that longer generations repeat shorter ones.
+# A real schedule of 48 steps begins here. This one stays, so that longer generations repeat shorter ones.
 TEMPERATURE = 0.8
+Job = dict[str, Any]
+SMOKE: Job = {"side": "mlx_dg", "measure": "prefill", "model": "demo", "prompt": [2, 105, 106]}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A whole generation. seconds: all of it; of these, prefill. mean_entropy: nats, last step; ours only."""
+    """A whole generation. seconds include prefill. mean_entropy: nats at the last step, None for mlx-vlm."""
 
     seconds: float
     prefill: float
@@ -50,7 +54,7 @@ class Run:
 
 class Side(Protocol):
     def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
-        """Generates. steps: exactly so many for every canvas, at `TEMPERATURE`; None: until it converges."""
+        """Generate. steps: their number for every canvas, at `TEMPERATURE`. None: until it converges."""
         ...
 
 
@@ -60,6 +64,7 @@ class Ours:
 
     def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
         settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS}
+        settings |= {"guard_empty": False, "guard_unconverged": False}
         if steps is not None:  # no mean entropy is below 0
             settings |= {"max_denoising_steps": steps, "confidence_threshold": 0.0}
             settings |= {"t_min": TEMPERATURE, "t_max": TEMPERATURE}
@@ -72,7 +77,7 @@ class Ours:
 
 
 def never_converged(argmax: mx.array, *_: Any) -> bool:
-    """For mlx-vlm's check of convergence: what it reads from the device at every step, and no more."""
+    """Replace mlx-vlm's check of convergence. Reads from the device at every step, as that does."""
     return bool(mx.any(argmax < 0).item())
 
 
@@ -83,7 +88,7 @@ class Theirs:
         utils: Any = importlib.import_module("mlx_vlm.utils")
         self.model = utils.load_model(Path(directory))
         parameters: Any = tree_flatten(self.model.parameters())
-        for name, array in parameters:  # dtypes are those of the weights
+        for name, array in parameters:  # it computes in the dtype of the weights
             if mx.issubdtype(array.dtype, mx.floating) and array.dtype != mx.float32:
                 sys.exit(f"{directory}: {name} is {array.dtype}, not float32; convert with dtype float32")
 
@@ -116,10 +121,10 @@ SAMPLERS = {"mlx_dg": sampler.our_step, "mlx-vlm": sampler.their_step}
 
 
 def step(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]:
-    """Seconds of a step: by how much `steps` more make a generation longer, both behind an untimed one.
+    """Seconds of a step: time that `steps` more add to a generation, both behind an untimed one.
 
-    mlx-vlm leaves its last step after the argmax. That one, and the first, which has no belief to start
-    from, are in both generations, so that the difference holds whole steps only. So it is with ours.
+    The first step has no self-conditioning, and the last one ends early on both sides. Both are in both
+    generations, so the difference holds whole steps only.
     """
     run = SIDES[side](model)
     run(prompt, 0, STEPS_BEFORE)
@@ -131,14 +136,14 @@ def step(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]
 
 
 def prefill(side: str, model: str, prompt: list[int]) -> dict[str, Any]:
-    """Seconds from the call until the prompt is in the cache: median of three, behind an untimed one."""
+    """Seconds from the call until the prompt is in the cache. Median of three, behind an untimed one."""
     run = SIDES[side](model)
     times = [run(prompt, 0, steps=1).prefill for _ in range(4)]
     return {"seconds": statistics.median(times[1:])}
 
 
 def sampling(side: str, rows: int, vocab: int) -> dict[str, Any]:
-    """Seconds of what `sampler.py` compares, with softcap: median of three, behind an untimed one."""
+    """Seconds of a step of `sampler.py`, with softcap. Median of three, behind an untimed one."""
     logits = sampler.raw_logits(rows, vocab, mx.float32)
     mx.eval(logits)
     one_step = SAMPLERS[side](logits, sampler.SOFTCAP)
@@ -147,15 +152,15 @@ def sampling(side: str, rows: int, vocab: int) -> dict[str, Any]:
 
 
 def memory(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]:
-    """Peaks of a process that loads and generates once: MLX's since it loaded, and the resident set's."""
+    """Peak memory of a process that loads and generates once. MLX's peak counts from the loaded model on."""
     run = SIDES[side](model)
     mx.reset_peak_memory()
     run(prompt, 0, steps)
-    return {"mlx_gb": mx.get_peak_memory() / 1e9, "resident_gb": peak_resident() / 1e9}
+    return {"mlx_gb": mx.get_peak_memory() / 1e9, "resident_gb": resident_bytes(peak=True) / 1e9}
 
 
 def answers(side: str, model: str, prompts: list[list[int]], seed: int) -> dict[str, Any]:
-    """Seconds of all whole generations together, behind an untimed one, and what each generated."""
+    """Seconds of all generations together, behind an untimed one, and the ids of each."""
     run = SIDES[side](model)
     run(prompts[0], seed)
     runs = [run(prompt, seed + index) for index, prompt in enumerate(prompts)]
@@ -164,15 +169,6 @@ def answers(side: str, model: str, prompts: list[list[int]], seed: int) -> dict[
         "denoising_steps": sum(one.denoising_steps for one in runs),
         "token_ids": [one.token_ids for one in runs],
     }
-
-
-def peak_resident() -> int:
-    """Bytes. Not ru_maxrss where there is better: on Linux it starts at what the parent process held."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -184,6 +180,14 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="One measurement of one side. Reads a job, JSON, from stdin."
+    )
+    job = SMOKE if parse(parser, smoke={}).smoke else json.load(sys.stdin)
+    measure = MEASURES[job["measure"]]
+    print(json.dumps(measure(**{name: value for name, value in job.items() if name != "measure"})))
+
+
 if __name__ == "__main__":
-    job = json.load(sys.stdin)
-    print(json.dumps(MEASURES[job.pop("measure")](**job)))
+    main()

@@ -1,0 +1,40 @@
+"""Command line and memory reading that the benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def parse(
+    parser: argparse.ArgumentParser, smoke: dict[str, Any], needs_mlx_vlm: bool = False
+) -> argparse.Namespace:
+    """Parse the command line. Numbers must be at least 1. Exits with status 2 if something is wrong.
+
+    smoke: defaults that `--smoke` sets. Such a run takes seconds. It shows that the script works, and its
+    figures mean nothing.
+    """
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see in seconds that it works")
+    if "--smoke" in sys.argv:
+        parser.set_defaults(**smoke)
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        if type(value) is int and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+    if needs_mlx_vlm and importlib.util.find_spec("mlx_vlm") is None:
+        parser.error("mlx-vlm is missing; pip install mlx-vlm==0.7.10 to compare with it")
+    return options
+
+
+def resident_bytes(peak: bool = False) -> int:
+    """Resident memory of this process. Where there is no /proc, always its peak."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss of Linux starts at the parent's memory
+        name = "VmHWM:" if peak else "VmRSS:"
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
