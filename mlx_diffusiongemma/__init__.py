@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.engine.state import Step
     from mlx_diffusiongemma.engine.stats import Stats
     from mlx_diffusiongemma.engine.trace import Trace
+    from mlx_diffusiongemma.evaluation.run import evaluate
     from mlx_diffusiongemma.filling.fill import Filling, fill
     from mlx_diffusiongemma.generation import Generation, generate, generate_batch
     from mlx_diffusiongemma.model import DiffusionGemma
@@ -81,6 +82,7 @@ __all__ = [
     "Trace",
     "__version__",
     "convert",
+    "evaluate",
     "fill",
     "generate",
     "generate_batch",
@@ -111,6 +113,7 @@ _MODULE_OF = {
     "ToolCall": "text.channels",
     "Trace": "engine.trace",
     "convert": "converter",
+    "evaluate": "evaluation.run",
     "fill": "filling.fill",
     "generate": "generation",
     "generate_batch": "generation",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .answer import Answer, Block
 from .config.ranges import in_range
+from .console.messages import count
 from .control.pins import Pins
-from .engine.noise import checked_seed
+from .engine.noise import DrawsOf, checked_seed
 from .engine.prompt_cache import PromptCache
 from .engine.row import FinishReason, RowKey
 from .engine.settings import Settings, SettingsDict
@@ -55,6 +56,7 @@ def generate(
     trace: bool = False,
     on_step: Callable[[Step], None] | None = None,
     prompt_cache: PromptCache | None = None,
+    draws: DrawsOf | None = None,
     timeout: float | None = None,
     allow_special_tokens: bool = False,
     **settings: Unpack[SettingsDict],
@@ -80,6 +82,8 @@ def generate(
         on_step: called with a `Step` after every denoising step. It brings canvases to the host, so leave it
             out if nobody watches.
         prompt_cache: keeps what is encoded for the next generation.
+        draws: function from the keys of a canvas's rows, its length and the size of the vocabulary to its
+            `engine.noise.Draws`. None takes `SeededDraws`.
         timeout: seconds, from the first step on. When they are over, the generation ends with its blocks so
             far and `finish_reason` "length".
         allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be
@@ -96,7 +100,7 @@ def generate(
         )
     if prompt_cache is not None and prompt_cache.model is not model:
         raise InputError("prompt_cache belongs to another model; make one with PromptCache(model)")
-    first, count = in_range("candidate", candidate), in_range("n", n)
+    first, rows = in_range("candidate", candidate), in_range("n", n)
     seconds = None if timeout is None else in_range("timeout", timeout)
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
     request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
@@ -104,13 +108,14 @@ def generate(
     encoded = tokenizer.encode_prompt(
         prompt, thinking=thinking, system=system, tools=tools, allow_special_tokens=allow_special_tokens
     )
-    request.shrink_default(len(encoded), count, prompt_cache.nbytes if prompt_cache is not None else 0)
+    request.shrink_default(len(encoded), rows, prompt_cache.nbytes if prompt_cache is not None else 0)
     start = ChannelParser(tokenizer, encoded.ids)
     more = request.draft(draft, noise_level, start), request.pinned(pins) if pins is not None else None
     chosen = checked_seed(seed)
-    keys = [RowKey(chosen, first + number) for number in range(count)]
+    keys = [RowKey(chosen, first + number) for number in range(rows)]
     answers = [request.answer(encoded, start, key, *more) for key in keys]
-    return _generations(Writer(model, answers, on_step, prompt_cache, seconds), schema)[0]
+    writer = Writer(model, answers, on_step, prompt_cache, seconds, draws=draws)
+    return _generations(writer, schema)[0]
 
 
 @takes_settings
@@ -442,8 +447,8 @@ class Generation:
     def __repr__(self) -> str:
         state, blocks = self.state, len(self.blocks)
         ended = f"ended ({self._answer.finish_reason})" if state == "ended" else state
-        count = f"{blocks} block{'s' if blocks != 1 else ''}, {self.stats.new_tokens} tokens"
-        return f"<Generation: {ended}, {count}, seed {self.seed}>"
+        written = f"{count(blocks, 'block')}, {self.stats.new_tokens} tokens"
+        return f"<Generation: {ended}, {written}, seed {self.seed}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """Jupyter's view. include, exclude: kinds of it, which IPython selects itself."""

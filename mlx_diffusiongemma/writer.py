@@ -11,6 +11,7 @@ import mlx.core as mx
 from .answer import Answer
 from .engine.batch import Batch, Event, Finished, Prefill
 from .engine.denoise import Stepped
+from .engine.noise import DrawsOf, SeededDraws
 from .engine.prompt_cache import PromptCache
 from .engine.state import Step
 from .errors import GenerationError
@@ -32,10 +33,11 @@ class Writer:
         prompt_cache: PromptCache | None = None,
         timeout: float | None = None,
         on_end: Callable[[int], object] | None = None,
+        draws: DrawsOf | None = None,
     ):
         self.answers, self.on_step, self.timeout, self.on_end = answers, on_step, timeout, on_end
         watched = on_step is not None or any(answer.trace is not None for answer in answers)
-        batch = Batch(model, [answer.row for answer in answers], prompt_cache, watched)
+        batch = Batch(model, [answer.row for answer in answers], prompt_cache, watched, draws or SeededDraws)
         self._of_row = {id(answer.row): answer for answer in answers}
         self._events = batch.run()
         self._busy = False

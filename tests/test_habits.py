@@ -18,6 +18,7 @@ from mlx_diffusiongemma.engine.settings import Settings
 # They register their keywords when they are imported.
 importlib.import_module("mlx_diffusiongemma.generation")
 importlib.import_module("mlx_diffusiongemma.filling.fill")
+importlib.import_module("mlx_diffusiongemma.evaluation.run")
 
 
 def refused(*arguments: str) -> str:
@@ -81,9 +82,9 @@ def test_unknown_settings(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("n", "'n' is not a setting but a keyword of generate; fill and generate_batch cannot take it"),
-        ("thinking", "a keyword of generate and generate_batch; fill cannot take it"),
-        ("template", "a keyword of fill; generate and generate_batch cannot take it"),
+        ("n", "not a setting but a keyword of evaluate and generate; fill and generate_batch cannot take it"),
+        ("thinking", "a keyword of generate and generate_batch; evaluate and fill cannot take it"),
+        ("template", "a keyword of fill; evaluate and generate and generate_batch cannot take it"),
     ],
 )
 def test_keywords_of_another_function(name: str, message: str) -> None:

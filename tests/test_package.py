@@ -117,7 +117,7 @@ def test_wheel_holds_everything_and_nothing_else(source: Path, wheel: Path) -> N
     expected |= {
         str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma/demo/checkpoint").iterdir()
     }
-    for data in ("display/*.html", "evaluation/suites/*.json"):
+    for data in ("display/*.html", "evaluation/suites/*.json", "evaluation/suites/*.txt"):
         expected |= {str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma").glob(data)}
     converter, kernels = source / "convert", source / "kernels"
     expected |= {f"mlx_diffusiongemma/converter/{p.relative_to(converter)}" for p in converter.rglob("*.py")}

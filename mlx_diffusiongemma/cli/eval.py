@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
+from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners import LOCAL
 from mlx_diffusiongemma.evaluation.suites import SUITES
 
-LADDER = (
-    "The prompts of a suite at step caps 8 to 48 and entropy bounds 0.02 to 0.4, and a plot (PNG) of quality "
-    "against tokens per forward."
-)
+LADDER = "The prompts of a suite at step caps 8 to 48 and entropy bounds 0.02 to 0.4."
 
 
 @click.group("eval")
 def evaluate() -> None:
     """Measure quality and speed on tasks, graded strictly.
 
-    Every answer goes to a file as a line of JSON, with its seed, settings and grade. A table comes at the
-    end. After an interrupt, the same command continues with the file.
+    Every answer goes to a file as a line of JSON, with its prompt, seed, settings and grade. A table comes at
+    the end. After an interrupt, the same command continues with the file.
     """
 
 
@@ -30,7 +32,8 @@ _OPTIONS = (
     click.Option(
         ["--model"],
         metavar="demo|DIR|HUB_ID",
-        help="The model. Required, except with --endpoint, where it is the name that the server knows.",
+        required=True,
+        help="The model; with --endpoint, the name that the server knows.",
     ),
     click.Option(
         ["--runs"],
@@ -47,6 +50,13 @@ _OPTIONS = (
         default=0,
         show_default=True,
         help="Seed that each answer's seed is derived from.",
+    ),
+    click.Option(
+        ["--set", "settings"],
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting of generate, such as entropy_bound=0.2 or 'sampler=ConfidenceThreshold(0.9)'. May be "
+        "given several times.",
     ),
     click.Option(
         ["--thinking-budget"],
@@ -77,7 +87,7 @@ _OPTIONS = (
         metavar="URL",
         help="Ask an OpenAI-compatible server instead; OPENAI_API_KEY is its key.",
     ),
-    click.Option(["--unsafe-exec"], is_flag=True, help="Run generated code even where nothing limits it."),
+    click.Option(["--unsafe-exec"], is_flag=True, help="Run generated code even where nothing contains it."),
 )
 _PROMPTS = click.Option(
     ["--prompts"],
@@ -108,9 +118,10 @@ def compare(first: Path, second: Path) -> None:
 
 def _run(
     suite: str,
-    model: str | None,
+    model: str,
     runs: int,
     seed: int,
+    settings: tuple[str, ...],
     thinking_budget: int | None,
     n: int,
     limit: int | None,
@@ -120,46 +131,84 @@ def _run(
     unsafe_exec: bool,
     prompts: str | None = None,
 ) -> None:
-    from mlx_diffusiongemma.evaluation import ladder, plan, runners
-    from mlx_diffusiongemma.evaluation.loop import ask
+    from mlx_diffusiongemma.evaluation import run, runners
     from mlx_diffusiongemma.evaluation.results import Results
     from mlx_diffusiongemma.evaluation.table import table
 
-    # What can be refused is refused before minutes of loading.
-    if prompts is None:
-        tasks, settings = plan.planned(suite, limit, thinking_budget)
-    else:
-        tasks, settings = plan.climbing(prompts, limit, thinking_budget)
-    for missing in plan.unheld(tasks, unsafe_exec):
-        click.echo(f"mlx_dg: warning: generated code runs without {missing}", err=True)
+    # Bad input is refused before minutes of loading.
+    given = read_settings(settings)
+    if thinking_budget is not None:
+        given["thinking_budget"] = thinking_budget
+    tasks, header = run.planned(prompts or suite, limit, given)
+    if prompts is not None:
+        tasks, header = run.rungs(tasks), header | {"suite": suite, "prompts": prompts}
+    if problem := run.check_contained(tasks, unsafe_exec):
+        click.echo(f"mlx_dg: warning: generated code runs with resource limits only: {problem}", err=True)
     chosen = runners.choose(runner or ("mlx_dg" if endpoint is None else "endpoint"), model, endpoint)
-    tasks, objections = plan.possible(tasks, chosen)
+    tasks, objections = run.possible(tasks, chosen)
     for objection, count in objections.items():
         click.echo(f"mlx_dg: left out {count} prompts: {objection}", err=True)
     identity = chosen.identity()
-    path = out or plan.default_path(suite, identity)
-    picture = ladder.picture_of(path) if prompts is not None else None
-    results = Results(path, settings | {"seed": seed, "n": n} | identity)
-    try:
-        lines = ask(tasks, chosen, results, seed, runs, n)
-    except BaseException:
-        there = sum((task.name, run) in results.answers for task in tasks for run in range(runs))
-        if there:
-            click.echo(
-                f"mlx_dg: {path} keeps {there} of {len(tasks) * runs} prompts' answers; "
-                "the same command goes on from there",
-                err=True,
-            )
-        raise
-    finally:
-        results.close()
+    path = out or _default_path(suite, identity)
+    with closing(Results(path, header | {"seed": seed, "n": n} | identity)) as results:
+        try:
+            lines = run.ask(tasks, chosen, results, runs, unsafe_exec)
+        except BaseException:
+            there = sum((task.name, number) in results.answers for task in tasks for number in range(runs))
+            if there:
+                click.echo(
+                    f"mlx_dg: {path} keeps {there} of {len(tasks) * runs} prompts' answers; "
+                    "the same command continues from there",
+                    err=True,
+                )
+            raise
     click.echo(table(lines, n))
-    click.echo(f"mlx_dg: answers, seeds and grades: {path}", err=True)
-    if picture is not None:
-        ladder.plot(lines, f"{prompts}, {identity['model']}, {chosen.name}", picture)
-        click.echo(f"mlx_dg: plot: {picture}", err=True)
+    click.echo(f"mlx_dg: prompts, answers, seeds and grades: {path}", err=True)
 
 
-for _suite in SUITES.values():
-    evaluate.add_command(_command(_suite.name, _suite.about))
+def _default_path(suite: str, identity: dict[str, Any]) -> Path:
+    """Return the file of an evaluation in the current directory."""
+    model = re.sub(r"[^\w.-]+", "-", Path(identity["model"]).name or "model")
+    runner = "" if identity["runner"] == "mlx_dg" else f"-{identity['runner']}"
+    return Path(f"eval-{suite}-{model}{runner}.jsonl")
+
+
+def read_settings(given: tuple[str, ...]) -> dict[str, Any]:
+    """Return settings from texts NAME=VALUE.
+
+    A value is a number, true, false, or a part of `engine.samplers` as Python spells it. Several values of
+    `stop` are several rules.
+    """
+    settings: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            read = _value(ast.parse(value.strip(), mode="eval").body)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"--set {text}: not NAME=VALUE; give --set entropy_bound=0.2, "
+                "or --set 'sampler=ConfidenceThreshold(0.9)', say"
+            ) from None
+        settings[name.strip()] = [*settings.get(name, []), read] if name == "stop" else read
+    return settings
+
+
+def _value(node: ast.expr) -> Any:
+    from mlx_diffusiongemma.engine import samplers
+
+    if isinstance(node, ast.Name) and node.id in ("true", "false"):
+        return node.id == "true"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        part = getattr(samplers, node.func.id, None) if not node.func.id.startswith("_") else None
+        if not isinstance(part, type) or part.__module__ != samplers.__name__:
+            raise ValueError
+        keywords = {each.arg: _value(each.value) for each in node.keywords if each.arg}
+        return part(*map(_value, node.args), **keywords)
+    return ast.literal_eval(node)
+
+
+for _suite, _about in SUITES.items():
+    evaluate.add_command(_command(_suite, _about))
 evaluate.add_command(_command("ladder", LADDER, _PROMPTS))

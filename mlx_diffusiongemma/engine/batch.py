@@ -17,7 +17,7 @@ from .constraint import Look
 from .denoise import Stepped, denoiser_of
 from .ids import check_ids
 from .memory import check_fits, wired_limit
-from .noise import SeededDraws
+from .noise import Draws, DrawsOf, SeededDraws
 from .prompt_cache import PromptCache
 from .row import Committed, Row
 from .state import CanvasInit
@@ -64,8 +64,10 @@ class Batch:
         rows: Sequence[Row],
         prompt_cache: PromptCache | None = None,
         watched: bool = False,
+        draws: DrawsOf = SeededDraws,
     ):
         self.model, self.rows, self.prompt_cache, self.watched = model, list(rows), prompt_cache, watched
+        self.draws_of = draws
         self.settings, self.spec = rows[0].settings, rows[0].spec
         self._longest = max(len(row.prompt) for row in rows)
         self._canvases = math.ceil(self.settings.max_new_tokens / self.spec.length)
@@ -152,10 +154,10 @@ class Batch:
             clock.resume(canvas.seconds)
             self._check_cache()
 
-    def _draws(self, rows: Sequence[Row]) -> SeededDraws:
-        return SeededDraws([row.noise_key for row in rows], self.spec.length, self.spec.vocab_size)
+    def _draws(self, rows: Sequence[Row]) -> Draws:
+        return self.draws_of([row.noise_key for row in rows], self.spec.length, self.spec.vocab_size)
 
-    def _init(self, rows: list[Row], draws: SeededDraws) -> CanvasInit:
+    def _init(self, rows: list[Row], draws: Draws) -> CanvasInit:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)
         draft = rows[0].draft
         if draft is None:

@@ -1,1 +1,1 @@
-"""What `mlx_dg eval` does: suites of prompts, graders, the sandbox for generated code, runners, tables."""
+"""`mlx_dg eval` and `mlx_dg.evaluate`: suites, graders, the sandbox for generated code, runners, tables."""

@@ -1,9 +1,8 @@
-"""The file of an evaluation: JSON lines, one for its settings, then one an answer.
+"""File of an evaluation: JSON lines, first its settings, then one line an answer.
 
-A run that was killed goes on where it stopped: every answer is on disk before the next begins, a line that
-was half written is cut, and what is there is not asked for again. All candidates of a task's run are there
-together or not at all. A file holds one evaluation: what would mix two, other settings or another process
-that writes, is refused.
+Every answer is on disk before the next prompt. An interrupted evaluation continues with its file: a line that
+was half written is cut, and prompts with all their candidates are not asked again. A file holds one
+evaluation. Other settings, and another process that writes, are refused.
 """
 
 from __future__ import annotations
@@ -11,86 +10,89 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from mlx_diffusiongemma.errors import InputError
-
+from ..errors import InputError
 from .task import OUTCOMES
 
-FORMAT = 1
+FORMAT = 2
+_MOST = 2**53  # of any number in a line
+_TEXTS, _FLAGS, _PLACES = ("task", "group", "reason"), ("strict", "lenient"), ("run", "candidate")
+_COUNTS = ("new_tokens", "answer_tokens", "blocks", "denoising_steps")
 Line = dict[str, Any]
 Key = tuple[str, int]  # task, run
 
 
 class Results:
-    """An evaluation's file, open for writing: `answers` so far, and `add`. It begins with an answer."""
+    """File of an evaluation, open for writing. It is created with the first answer.
 
-    def __init__(self, path: Path, settings: Line):
-        """settings: what has to be the same for a run to go on, ready for JSON.
+    path: None keeps answers in memory. settings: must be the same to continue, ready for JSON.
 
-        Raises `InputError` for a file that holds something else, is being written, or cannot be.
-        """
-        self.path = path
-        self.answers: dict[Key, list[Line]] = {}
-        self._header: Line = json.loads(json.dumps({"kind": "settings", "format": FORMAT} | settings))
+    Raises `InputError` for a file that holds something else, is being written, or cannot be.
+    """
+
+    def __init__(self, path: Path | None, settings: Line):
+        self.path, self.answers = path, dict[Key, list[Line]]()
+        self.settings: Line = json.loads(json.dumps({"kind": "settings", "format": FORMAT} | settings))
         self._file: IO[bytes] | None = None
-        if not path.exists():
-            if not path.parent.is_dir():
-                raise InputError(f"{path}: no such directory; give another --out")
-            if not os.access(path.parent, os.W_OK):
-                raise InputError(f"{path}: its directory cannot be written; give another --out")
+        if path is None:
             return
-        if not path.is_file():
-            raise InputError(f"{path}: is no file; give another --out")
-        try:
-            self._go_on()
-        except BaseException:
-            self.close()
-            raise
+        if path.is_file():
+            try:
+                self._resume(self._open(path, "r+b"), path)
+            except BaseException:
+                self.close()
+                raise
+        elif path.exists() or not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: not a file, or not in a directory to write to; give another --out")
 
-    def _go_on(self) -> None:
-        self._open("r+b")
-        assert self._file is not None
-        raw, first, end = self._file.read(), _encoded(self._header), 0
-        if raw and not (b"\n" not in raw and first.startswith(raw)):  # else it is empty, or half a first line
-            found = _parsed(raw, self.path)
-            _check_settings(found.settings, self._header, self.path)
-            self.answers, end = found.answers, found.without_half_answered(self._header["n"])
-        self._file.truncate(end)
-        self._file.seek(end)
+    def _resume(self, file: IO[bytes], path: Path) -> None:
+        raw, first, end = file.read(), _encoded(self.settings), 0
+        if raw and not (b"\n" not in raw and first.startswith(raw)):  # otherwise empty, or half a first line
+            settings, self.answers, end = _parsed(raw, path)
+            for key, was, now in differing({key: settings.get(key) for key in self.settings}, self.settings):
+                found = f"{path}: holds an evaluation with {key} {was}, not {now}"
+                raise InputError(f"{found}; give the same settings to go on with it, or another --out")
+        file.truncate(end)
+        file.seek(end)
 
-    def _open(self, mode: str) -> None:
-        taken = f"{self.path}: another process is writing to it; wait for that, or give another --out"
+    def _open(self, path: Path, mode: str) -> IO[bytes]:
         try:
-            self._file = self.path.open(mode, buffering=0)
-        except FileExistsError:
-            raise InputError(taken) from None
-        except OSError as error:
-            raise InputError(f"{self.path}: {error.strerror}; give another --out") from None
-        try:
+            self._file = path.open(mode, buffering=0)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(taken) from None
-        except OSError:  # a file system without locks
-            return
+        except (FileExistsError, BlockingIOError):
+            self.close()
+            found = f"{path}: another process writes to it, or it is a broken link"
+            raise InputError(f"{found}; give another --out") from None
+        except OSError as error:
+            if self._file is None:  # otherwise a file system without locks
+                raise InputError(f"{path}: {error.strerror}; give another --out") from None
+        return self._file
 
     def add(self, key: Key, lines: list[Line]) -> None:
-        """All candidates' answers to one task in one run; on disk when this returns."""
-        if self._file is None:
-            self._open("xb")
-        assert self._file is not None
-        marked = [{"kind": "answer"} | line for line in lines]
-        new = [self._header, *marked] if self._file.tell() == 0 else marked
+        """Add the answers of all candidates to one task in one run. They are on disk when this returns."""
+        new = [{"kind": "answer"} | line for line in lines]
+        if self.path is not None:
+            self._write(self.path, new)
+        self.answers[key] = new
+
+    def _write(self, path: Path, new: list[Line]) -> None:
+        file = self._file
+        if file is None or not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            self.close()  # it is new, or it was moved or removed: then all answers go to another one
+            file = self._open(path, "xb")
+            new = [line for lines in self.answers.values() for line in lines] + new
+        if file.tell() == 0:
+            new = [self.settings, *new]
         data = b"".join(map(_encoded, new))
         try:
             while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-        self.answers[key] = marked
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
     def close(self) -> None:
         if self._file is not None:
@@ -98,118 +100,72 @@ class Results:
 
 
 def read(path: Path) -> tuple[Line, dict[Key, list[Line]]]:
-    """Settings and answers of a file, by task and run. Raises `InputError` when it is none of ours."""
+    """Return settings and answers of a file, by task and run. `InputError` for a file of something else."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a file that mlx_dg eval wrote") from None
-    found = _parsed(raw, path)
-    found.without_half_answered(found.settings["n"])
-    return found.settings, found.answers
+    return _parsed(raw, path)[:2]
 
 
 def _encoded(line: Line) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-@dataclass
-class _Contents:
-    """end: where the last whole line ends. last: where the lines of the last key begin."""
-
-    settings: Line
-    answers: dict[Key, list[Line]] = field(default_factory=dict)
-    end: int = 0
-    last: int = 0
-
-    def take(self, line: Line) -> None:
-        """Adds an answer; any `ValueError`, `KeyError` or `TypeError` means that it is none of ours."""
-        if not _is_answer(line):
-            raise ValueError
-        key = (line["task"], line["run"])
-        siblings = self.answers.get(key, [])
-        # The same answer a second time, or one whose siblings are elsewhere.
-        if line["candidate"] != len(siblings) or (siblings and key != next(reversed(self.answers))):
-            raise ValueError
-        if not siblings:
-            self.last = self.end
-        self.answers[key] = [*siblings, line]
-
-    def without_half_answered(self, candidates: int) -> int:
-        """Drops the last key unless all its candidates are there; returns where the file then ends."""
-        if self.answers and len(self.answers[next(reversed(self.answers))]) < candidates:
-            self.answers.popitem()
-            return self.last
-        return self.end
+def _parsed(raw: bytes, path: Path) -> tuple[Line, dict[Key, list[Line]], int]:
+    """Return settings, answers of keys with all their candidates, and where these end in the file."""
+    header, *lines = raw.split(b"\n")[:-1] or [b""]  # the last has no end, so it was half written
+    try:
+        settings: Line = json.loads(header)
+        version, candidates = settings["format"], settings["n"]
+        known = settings["kind"] == "settings" and _is_count(candidates)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        known = False
+    if not known:
+        raise InputError(f"{path}: not a file that mlx_dg eval wrote; give another")
+    if version != FORMAT:
+        raise InputError(f"{path}: its format is {version!r}, this version has {FORMAT}; give another file")
+    answers, group, end, at = dict[Key, list[Line]](), list[Line](), len(header) + 1, len(header) + 1
+    for number, text in enumerate(lines, 2):
+        try:
+            line = json.loads(text)
+            key = (line["task"], line["run"])
+            alone = not group or key == (group[0]["task"], group[0]["run"])
+            if not _is_answer(line) or line["candidate"] != len(group) or key in answers or not alone:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            found = f"{path}: line {number} is not an answer that belongs there"
+            raise InputError(f"{found}; remove it, or give another file") from None
+        group.append(line)
+        at += len(text) + 1
+        if len(group) == candidates:
+            answers[key], group, end = group, [], at
+    return settings, answers, end
 
 
 def _is_answer(line: Line) -> bool:
-    counts = (line[name] for name in ("new_tokens", "answer_tokens", "blocks", "denoising_steps"))
     return (
         line["kind"] == "answer"
-        and all(isinstance(line[name], str) for name in ("task", "group", "reason"))
-        and all(isinstance(line[name], bool) for name in ("strict", "lenient"))
+        and all(isinstance(line[name], str) for name in _TEXTS)
+        and all(isinstance(line[name], bool) for name in _FLAGS)
+        and all(_is_count(line[name]) for name in _PLACES)
+        and all(line[name] is None or _is_count(line[name]) for name in _COUNTS)
         and line["outcome"] in OUTCOMES
-        and all(count is None or _is_count(count) for count in counts)
-        and all(_is_count(line[name]) for name in ("run", "candidate"))
         and isinstance(line["details"], dict)
-        and isinstance(line["seconds"], (int, float))
-        and line["seconds"] >= 0
+        and type(line["seconds"]) in (int, float)
+        and 0 <= line["seconds"] < _MOST
     )
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and 0 <= value < _MOST
 
 
-def _parsed(raw: bytes, path: Path) -> _Contents:
-    """What a file holds, but for a last line without its end, which was half written."""
-    *lines, _ = raw.split(b"\n")
-    settings = _header(lines[0] if lines else b"", path)
-    contents = _Contents(settings, end=len(lines[0]) + 1)
-    for number, text in enumerate(lines[1:], 2):
-        try:
-            contents.take(json.loads(text, parse_constant=_refuse))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(
-                f"{path}: line {number} is no answer that belongs there; mend it, or give another file"
-            ) from None
-        contents.end += len(text) + 1
-    return contents
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _header(text: bytes, path: Path) -> Line:
-    try:
-        settings: Line = json.loads(text)
-        known, version = settings["kind"] == "settings" and _is_count(settings["n"]), settings["format"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        known, version = False, None
-    if not known:
-        raise InputError(f"{path}: not a file that mlx_dg eval wrote; give another")
-    if version != FORMAT:
-        raise InputError(
-            f"{path}: its format is {version!r}, and {FORMAT} is what is known here; update mlx_dg"
-        )
-    return settings
-
-
-def _check_settings(found: Line, wanted: Line, path: Path) -> None:
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
-    if differing:
-        key = differing[0]
-        was, now = (_brief(settings.get(key), other.get(key)) for settings, other in
-                    ((found, wanted), (wanted, found)))  # fmt: skip
-        raise InputError(
-            f"{path}: holds an evaluation with {key} {was}, not {now}; "
-            "give the same settings to go on with it, or another --out"
-        )
-
-
-def _brief(value: Any, other: Any) -> str:
-    """`value` as JSON; of an object, what differs from `other`."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        value = {key: part for key, part in value.items() if part != other.get(key)}
-    return json.dumps(value)
+def differing(first: Line, second: Line) -> Iterator[tuple[str, str, str]]:
+    """Yield the keys of settings that differ, and both values as JSON: of objects the parts that differ."""
+    for key in dict.fromkeys([*first, *second]):
+        a, b = first.get(key), second.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            a, b = ({k: v for k, v in x.items() if v != y.get(k)} for x, y in ((a, b), (b, a)))
+        if a != b:
+            yield key, json.dumps(a), json.dumps(b)

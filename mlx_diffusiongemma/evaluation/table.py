@@ -1,143 +1,109 @@
-"""Answers as one table: how many are right, how fast they came, and whether they came at all."""
+"""Answers of an evaluation as a table: shares of right answers, speeds, and what was not delivered."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mlx_diffusiongemma.console.tables import aligned
-
+from ..console.messages import one_line
+from ..console.tables import aligned
 from .intervals import wilson
-from .results import Key, Line
+from .results import Line
+
+_MISSING = {"stuck": "ended inside the thought", "cut": "cut", "empty": "empty", "error": "failed"}
+# Speed: (what, per what) of a `Row`.
+SPEEDS = {
+    "net tokens/s": ("answer_tokens", "seconds"),
+    "tokens/forward": ("new_tokens", "denoising_steps"),
+    "steps/block": ("denoising_steps", "blocks"),
+}
 
 
 @dataclass
 class Row:
-    """Counts of one line. Sums of what a runner did not tell are None from then on."""
+    """Answers of one line of the table."""
 
     name: str
     lines: list[Line] = field(default_factory=list)
-
-    @property
-    def answers(self) -> int:
-        return len(self.lines)
 
     def count(self, key: str, value: object = True) -> int:
         return sum(line[key] == value for line in self.lines)
 
     def share(self, key: str, value: object = True) -> float:
-        return self.count(key, value) / self.answers
+        return self.count(key, value) / len(self.lines)
+
+    def best(self, key: str) -> list[float]:
+        """Return the largest value among the candidates of each task and run."""
+        best: dict[tuple[str, int], float] = {}
+        for line in self.lines:
+            place = (line["task"], line["run"])
+            best[place] = max(best.get(place, 0), line[key])
+        return list(best.values())
 
     def total(self, key: str) -> float | None:
+        """Return a sum, None if the runner does not report one. Candidates run together, so the longest
+        seconds count."""
+        if key == "seconds":
+            return sum(self.best("seconds"))
         values = [line[key] for line in self.lines if line["outcome"] != "error"]
         return None if None in values else sum(values)
 
-    @property
-    def seconds(self) -> float:
-        """Candidates run together: of each group, the longest."""
-        longest: dict[Key, float] = {}
-        for line in self.lines:
-            key = (line["task"], line["run"])
-            longest[key] = max(longest.get(key, 0.0), line["seconds"])
-        return sum(longest.values())
-
-    @property
-    def net_tokens_per_second(self) -> float | None:
-        return ratio(self.total("answer_tokens"), self.seconds)
-
-    @property
-    def tokens_per_forward(self) -> float | None:
-        return ratio(self.total("new_tokens"), self.total("denoising_steps"))
-
-    @property
-    def steps_per_block(self) -> float | None:
-        return ratio(self.total("denoising_steps"), self.total("blocks"))
-
-    @property
-    def any_of_candidates(self) -> float:
-        """Share of the runs of a task in which a candidate is strictly right."""
-        best: dict[Key, bool] = {}
-        for line in self.lines:
-            key = (line["task"], line["run"])
-            best[key] = best.get(key, False) or line["strict"]
-        return sum(best.values()) / len(best)
-
-
-def ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
+    def speed(self, name: str) -> float | None:
+        """Return one of SPEEDS, or None where there is nothing to divide."""
+        part, whole = map(self.total, SPEEDS[name])
+        return part / whole if part is not None and whole else None
 
 
 def rows(lines: Iterable[Line]) -> list[Row]:
-    """One a group, in the order in which they come, and all together under "all"."""
-    groups: dict[str, Row] = {}
-    everything = Row("all")
-    for line in lines:
+    """Return a row for each group, in order, and one for all, "all"."""
+    groups, everything = dict[str, Row](), Row("all", list(lines))
+    for line in everything.lines:
         groups.setdefault(line["group"], Row(line["group"])).lines.append(line)
-        everything.lines.append(line)
     return [*groups.values(), everything]
 
 
-def table(lines: Sequence[Line], candidates: int) -> str:
-    """The table of an evaluation. Raises nothing, also with no answers."""
+def table(lines: Sequence[Line], candidates: int = 1) -> str:
+    """Return the table of an evaluation."""
     if not lines:
         return "no answers"
-    header = ["task", "answers", "strict", "lenient", "delivered", "stuck", "net tokens/s", "tokens/forward",
-              "steps/block"]  # fmt: skip
-    if candidates > 1:
-        header.insert(3, f"any of {candidates}")
-    cells = [header]
-    found = rows(lines)
-    for row in found:
-        shares = [row.share("strict"), row.share("lenient")]
-        if candidates > 1:
-            shares.insert(1, row.any_of_candidates)
-        shares += [row.share("outcome", "delivered"), row.share("outcome", "stuck")]
-        figures = (row.net_tokens_per_second, row.tokens_per_forward, row.steps_per_block)
-        cells.append(
-            [row.name, str(row.answers), *map(percent, shares), *(number(figure) for figure in figures)]
-        )
-    everything = found[-1]
-    right = everything.count("strict")
-    low, high = wilson(right, everything.answers)
-    summary = (
-        f"strict: {right} of {everything.answers}, {percent(right / everything.answers)} "
-        f"(95% interval {percent(low)} to {percent(high)})"
-    )
-    parts = [aligned(cells, left=1), "", summary, *_not_delivered(everything), *_details(found[:-1])]
-    return "\n".join(parts)
+    several = [f"any of {candidates}"] if candidates > 1 else []
+    cells = [["task", "answers", "strict", *several, "lenient", "delivered", "stuck", *SPEEDS]]
+    *groups, row = rows(lines)
+    for each in (*groups, row):
+        best = each.best("strict")
+        shares = [each.share("strict"), *([sum(best) / len(best)] if several else []), each.share("lenient")]
+        shares += [each.share("outcome", "delivered"), each.share("outcome", "stuck")]
+        figures = [number(each.speed(name)) for name in SPEEDS]
+        cells.append([one_line(each.name), str(len(each.lines)), *map(percent, shares), *figures])
+    low, high = wilson(row.count("strict"), len(row.lines))
+    share, interval = percent(row.share("strict")), f"95% interval {percent(low)} to {percent(high)}"
+    summary = f"strict: {row.count('strict')} of {len(row.lines)}, {share} ({interval})"
+    return "\n".join([aligned(cells, left=1), "", summary, *_not_delivered(row), *_details(groups)])
 
 
 def _not_delivered(row: Row) -> list[str]:
-    """What else came than answers, in words, and the most frequent error."""
-    meanings = {
-        "stuck": "ended inside the thought",
-        "cut": "ended inside the answer",
-        "empty": "said nothing",
-        "error": "failed",
-    }
-    counts = Counter(line["outcome"] for line in row.lines)
-    listed = [f"{counts[outcome]} {meaning}" for outcome, meaning in meanings.items() if counts[outcome]]
+    """Return the outcomes besides answers in words, and the most frequent error."""
+    counts = [(row.count("outcome", key), text) for key, text in _MISSING.items()]
+    listed = ", ".join(f"{count} {text}" for count, text in counts if count)
     errors = Counter(line["reason"] for line in row.lines if line["outcome"] == "error")
-    most = [f"most frequent failure: {reason}" for reason, _ in errors.most_common(1)]
-    return ([f"not delivered: {', '.join(listed)}"] if listed else []) + most
+    most = [f"most frequent failure: {one_line(reason)}" for reason, _ in errors.most_common(1)]
+    return [f"not delivered: {listed}", *most] if listed else []
 
 
-def _details(found: Sequence[Row]) -> list[str]:
-    """What graders say beyond right and wrong, as far as it is yes or no: in how many answers it is yes."""
-    told = []
-    for row in found:
-        said = [item for line in row.lines for item in line["details"].items()]
-        names = dict.fromkeys(name for name, value in said if isinstance(value, bool))
-        counts = [f"{name} {sum(line['details'].get(name) is True for line in row.lines)}" for name in names]
+def _details(groups: Sequence[Row]) -> Iterator[str]:
+    """Yield the number of answers for which a detail of the grader is true, for each such detail."""
+    for row in groups:
+        details = [item for line in row.lines for item in line["details"].items()]
+        names = dict.fromkeys(name for name, value in details if isinstance(value, bool))
+        counts = ", ".join(f"{name} {details.count((name, True))}" for name in names)
         if counts:
-            told.append(f"{row.name}, of {row.answers}: {', '.join(counts)}")
-    return told
+            yield one_line(f"{row.name}, of {len(row.lines)}: {counts}")
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

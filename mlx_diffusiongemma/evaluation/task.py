@@ -1,4 +1,4 @@
-"""A task, what came back for it, and what that is worth: what suites, runners and graders share."""
+"""Tasks, replies and grades: what suites, runners and graders share."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+INSTALL = "pip install 'mlx-diffusiongemma[eval]'"
 OUTCOMES = ("delivered", "stuck", "cut", "empty", "error")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a reply took; None: its runner does not tell.
-
-    seconds: from the prompt to the last token, prefill included. new_tokens: thought, answer and stop id.
-    answer_tokens: those that reached the reader as answer or tool call. blocks: committed canvases.
-    denoising_steps: decoder passes.
-    """
+    """Cost of a reply. None where the runner does not report it. new_tokens: thought, answer and stop id.
+    answer_tokens: those of the answer or tool call. blocks: committed canvases."""
 
     seconds: float
     new_tokens: int | None = None
@@ -27,12 +24,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model made of a task's prompt.
+    """A model's reply to the prompt of a task.
 
-    finish_reason: "stop" when it ended by itself, "length" when max_new_tokens ended it. tool_calls: (name,
-    arguments). blocks: what each canvas added to the answer; empty when the runner knows of no canvases.
-    settings: what it ran with, instead of or beyond what the task asks for. error: why there is nothing to
-    grade, such as a prompt beyond the context.
+    finish_reason: "stop" when it ended by itself, "length" when max_new_tokens ended it. blocks: text that
+    each canvas added to the answer, empty if the runner has no canvases. settings: those it ran with, where
+    they differ from the task's. error: why there is no reply, such as a prompt beyond the context.
     """
 
     answer: str
@@ -46,8 +42,7 @@ class Reply:
 
     @property
     def outcome(self) -> str:
-        """One of OUTCOMES: delivered; stuck, ended inside the thought; cut, inside the answer; empty, said
-        nothing; error."""
+        """One of OUTCOMES. stuck: ended inside the thought; cut: ended inside the answer."""
         if self.error is not None:
             return "error"
         if self.answer.strip() or self.tool_calls:
@@ -57,9 +52,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Grade:
-    """strict: right to the letter of the task. lenient: right, but wrapped in what was not asked for, such as
-    a fence or a sentence (what is strictly right is leniently right, too). reason: what is wrong, in a few
-    words; empty when nothing is. details: measurements of the answer, ready for JSON."""
+    """Result of a grader.
+
+    strict: right to the letter of the task. lenient: right without a code fence around the answer or a full
+    stop behind it. An answer that is strictly right is leniently right, too. reason: the mistake in a few
+    words, empty if there is none. details: measurements of the answer, ready for JSON.
+    """
 
     strict: bool
     lenient: bool
@@ -74,9 +72,9 @@ Grader = Callable[[Reply], Grade]
 class Task:
     """One prompt of a suite and its grader.
 
-    name: unique in its suite. prompt: a question, or chat messages. group: its line in the table (its own by
-    default). settings: of the generation, such as max_new_tokens. schema: the answer is held to it.
-    executes: the grader runs generated code, so the sandbox has to hold.
+    name: unique in its suite. prompt: a question, or chat messages. group: its line in the table. settings:
+    of the generation. schema: JSON Schema that the answer is held to. executes: the grader runs generated
+    code, so it needs the sandbox.
     """
 
     name: str

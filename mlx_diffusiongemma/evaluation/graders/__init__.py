@@ -1,1 +1,1 @@
-"""What a reply is worth: plain functions `Reply -> Grade`, and functions that make them."""
+"""Graders: functions from a reply to its grade, and functions that make them."""

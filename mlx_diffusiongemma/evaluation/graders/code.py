@@ -1,82 +1,92 @@
-"""Programs in a reply, executed in the sandbox. What is right never enters it: results are compared here."""
+"""Programs, patterns and queries in a reply, run in the sandbox. Results are compared outside of it."""
 
 from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlx_diffusiongemma.evaluation.graders.json_text import same_json
-from mlx_diffusiongemma.evaluation.graders.text import fences, is_fence, shortened, unfenced, unusable
-from mlx_diffusiongemma.evaluation.sandbox import call
-from mlx_diffusiongemma.evaluation.task import Grade, Grader, Reply
+from .. import sandbox
+from ..task import Grader
+from .json_text import same_json
+from .text import graded, shortened, unfenced
 
-_DEFINES = (
-    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
-    *(ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign),
-)
-Case = tuple[Sequence[Any], Any]  # arguments, result
+_DEFINITIONS = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef,
+    ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
+)  # fmt: skip
+_PATTERN = """
+import re
+
+def matches(pattern, text):
+    return re.fullmatch(pattern, text) is not None
+"""
+# Each fixture is a database of its own in memory. SQLite runs one statement only.
+_QUERY = """
+import sqlite3
+
+def rows(fixture, query):
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(fixture)
+    return [list(row) for row in connection.execute(query).fetchmany(1000)]
+"""
 
 
-def program(text: str) -> tuple[str, bool]:
-    """The program in a reply, and whether the reply is nothing else: bare, or in one code fence.
+def executed(function: str, cases: Sequence[tuple[Sequence[Any], Any]], harness: str = "") -> Grader:
+    """Grade an answer that has to be Python code whose `function` gives the result of every case.
 
-    ValueError, in a few words: there is none, or more than one.
+    cases: (arguments, result); results are compared in value and type, tuples count as lists. harness: code
+    that is appended to the answer's. The answer may be in a code fence, and must hold definitions only.
     """
-    if reason := unusable(text.strip()):
-        raise ValueError(reason)
-    if any("\ud800" <= mark <= "\udfff" for mark in text):
-        raise ValueError("half a surrogate pair")
-    found = len(fences(text))
-    if found > 1:
-        raise ValueError(f"{found} code fences")
-    return unfenced(text), not found or is_fence(text)
+
+    def judge(text: str) -> tuple[str, dict[str, Any]]:
+        reason, details = _run(text + harness, function, cases)
+        more = not reason and not _only_defines(text)
+        return "more than the code that was asked for" if more else reason, details
+
+    return graded(judge, fence_allowed=True)
 
 
-def only_defines(source: str) -> bool:
-    """Whether Python code does nothing but import, define and assign: no examples of use, no words."""
+def fullmatch(verdicts: Mapping[str, bool]) -> Grader:
+    """Grade an answer that has to be a pattern. verdicts: texts, and whether `re.fullmatch` matches them."""
+    return graded(
+        lambda text: _run(_PATTERN, "matches", [((text, each), right) for each, right in verdicts.items()])
+    )
+
+
+def query(fixtures: Sequence[tuple[str, list[list[Any]]]]) -> Grader:
+    """Grade an answer that has to be one SQL query, bare or in a code fence.
+
+    fixtures: SQLite scripts, and the rows that it gives on each, in order.
+    """
+
+    return graded(
+        lambda text: _run(_QUERY, "rows", [((script, text), rows) for script, rows in fixtures]),
+        fence_allowed=True,
+    )
+
+
+def _run(
+    source: str, function: str, cases: Sequence[tuple[Sequence[Any], Any]]
+) -> tuple[str, dict[str, Any]]:
+    outcome = sandbox.call(source, function, [arguments for arguments, _ in cases])
+    if outcome.results is None:
+        return outcome.failure, {}
+    wrong = [
+        f"{function}({', '.join(map(shortened, arguments))}) gave {shortened(result)}, not {shortened(right)}"
+        for (arguments, right), result in zip(cases, outcome.results, strict=True)
+        if not same_json(result, right)
+    ]
+    return wrong[0] if wrong else "", {"cases": len(cases), "passed": len(cases) - len(wrong)}
+
+
+def _only_defines(source: str) -> bool:
+    """True if Python code does nothing but import, define and assign: no examples of use."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an escape that Python will refuse one day
-            body = ast.parse(source).body
+            warnings.simplefilter("ignore")  # invalid escapes, which a later Python refuses
+            body = ast.parse(unfenced(source)).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(isinstance(statement, _DEFINES) for statement in body)
-
-
-def executed(function: str, cases: Sequence[Case], harness: str = "") -> Grader:
-    """The answer is Python code, and `function`, of that or of the `harness` behind it, gives every case's
-    result, in value and type.
-
-    Tuples count as lists. Strict: only definitions, bare or in one fence. Lenient: also with examples of use,
-    or with words around the fence.
-    """
-
-    def grade(reply: Reply) -> Grade:
-        try:
-            source, alone = program(reply.answer)
-        except ValueError as error:
-            return Grade(False, False, str(error))
-        outcome = call(source + harness, function, [arguments for arguments, _ in cases])
-        if outcome.results is None or len(outcome.results) != len(cases):
-            return Grade(False, False, outcome.failure or "no results")
-        wrong = [
-            f"{function}({', '.join(map(shortened, arguments))}) {gave(result)}, not {shortened(right)}"
-            for (arguments, right), result in zip(cases, outcome.results, strict=True)
-            if not same_json(result, right)
-        ]
-        details = {"cases": len(cases), "passed": len(cases) - len(wrong)}
-        if wrong:
-            return Grade(False, False, wrong[0], details)
-        strict = alone and only_defines(source)
-        return Grade(strict, True, "" if strict else "more than the code that was asked for", details)
-
-    return grade
-
-
-def gave(result: Any) -> str:
-    """What a call came to, for a reason."""
-    if isinstance(result, dict) and list(result) == ["raised"]:
-        return f"raised {shortened(str(result['raised']), 100)[1:-1]}"
-    return f"gave {shortened(result)}"
+    return all(isinstance(statement, _DEFINITIONS) for statement in body)

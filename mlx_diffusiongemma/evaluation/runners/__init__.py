@@ -1,9 +1,8 @@
-"""What answers a task: this package, mlx-vlm, or a server that speaks OpenAI's chat completions.
+"""Runners: this package, mlx-vlm, or a server that speaks OpenAI's chat completions.
 
-All are treated alike. They get the same messages and the seed of the task, thought and answer are told apart
-before anything is graded, and the first call of a runner answers `WARM_UP`, briefly and untimed: loading,
-building kernels and whatever else a first generation takes count for nobody. (What a later prompt of
-another length makes a runner build anew counts.)
+All get the same messages and the seed of the task, and thought and answer are separated before grading. The
+first call of a runner answers `WARM_UP`, briefly and untimed, so that loading and building kernels do not
+count.
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ from ..task import Reply, Task
 
 LOCAL = ("mlx_dg", "mlx-vlm")
 NAMES = (*LOCAL, "endpoint")
-WARM_UP = "Hello"  # no task's prompt, so that no server has that in its cache
+WARM_UP = "Hello"  # not the prompt of any task, so that no server has it in its cache
 
 
 class Runner(Protocol):
-    """identity: what determines its answers, ready for JSON. objection: why it cannot run a task as it is
-    meant, None when it can. Called, it gives `n` candidates; what the prompt or the model is to blame for is
-    a reply's `error`, everything else is raised."""
+    """identity: what determines its answers, ready for JSON. objection: why it cannot run a task, or None.
+
+    Called, it returns `n` candidates. A failure that the prompt or the model causes is a reply's `error`,
+    everything else is raised.
+    """
 
     name: str
 
@@ -33,22 +34,18 @@ class Runner(Protocol):
 
 
 def choose(name: str, model: str | None, endpoint: str | None) -> Runner:
-    """The runner of that name. Local ones load their model at the first call.
+    """Return the runner of that name. Local ones load their model at the first call.
 
-    model: a directory, hub id or "demo"; of an endpoint, the name of the model that the server knows.
+    name: one of NAMES. model: a directory, hub id or "demo"; for an endpoint the server's name of it.
     """
-    if name not in NAMES:
-        raise InputError(f"runner {name!r}: there is none; choose from {', '.join(NAMES)}")
+    if not model:
+        raise InputError("no --model given; name a directory, a hub id, or demo (or the endpoint's model)")
+    if (name == "endpoint") != bool(endpoint):
+        raise InputError("runner endpoint and --endpoint URL belong together; give both, or neither")
     if name == "endpoint":
         from .endpoint import Endpoint
 
-        if not endpoint:
-            raise InputError("runner endpoint: no --endpoint given; name its URL")
-        return Endpoint(endpoint, model)
-    if endpoint is not None:
-        raise InputError(f"--endpoint is for the runner endpoint, not for {name}; leave one of them out")
-    if not model:
-        raise InputError("no --model given; name a directory, a hub id, or demo")
+        return Endpoint(endpoint or "", model)
     if name == "mlx-vlm":
         from .vlm import Vlm
 
@@ -58,11 +55,15 @@ def choose(name: str, model: str | None, endpoint: str | None) -> Runner:
     return Native(model)
 
 
-def check_single(name: str, n: int) -> None:
-    """`InputError` unless one candidate is asked for."""
+def unsupported(name: str, task: Task, known: frozenset[str]) -> str | None:
+    """Return the objection to settings of a task that a runner lacks, or None."""
+    unknown = sorted({name for name, value in task.settings.items() if value is not None} - known)
+    return f"{name} has no setting {', '.join(unknown)}" if unknown else None
+
+
+def check_single(runner: Runner, task: Task, n: int) -> None:
+    """`InputError` if a runner cannot run a task, or is asked for several candidates."""
     if n != 1:
-        raise InputError(f"n {n}: runner {name} makes one candidate at a time; leave --n at 1")
-
-
-def one_line(text: object) -> str:
-    return " ".join(str(text).split())
+        raise InputError(f"n {n}: runner {runner.name} makes one candidate at a time; leave --n at 1")
+    if objection := runner.objection(task):
+        raise InputError(f"{task.name}: {objection}; choose another runner")

@@ -1,4 +1,4 @@
-"""What of a checkpoint and of this machine decides its answers, for results that are compared later."""
+"""Fingerprints of checkpoint and machine, recorded with results so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -8,69 +8,73 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
 
 from ...checkpoint.tied_weights import model_tensors
 from ...checkpoint.weights import weight_files
 from ...config.model import ModelConfig
+from ...model import DiffusionGemma
 
 _FILES = (
-    *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
-)
+    "config.json", "generation_config.json", "chat_template.jinja", "chat_template.json",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+)  # fmt: skip
 _EDGE = 2**20  # bytes of each end of a weight file; headers are at the front
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def fingerprint(directory: Path) -> str:
-    """SHA-256 over names and contents of the small files, and over name, size and both ends of each weight
-    file. It tells checkpoints apart in a moment; a change in the middle of a file alone escapes it."""
-    digest = hashlib.sha256()
-    for name in _FILES:
-        file = directory / name
-        if file.is_file():
-            _add(digest, name, file.read_bytes())
+    """Return the SHA-256 of the small files, and of name, size and both ends of each weight file.
+
+    A change in the middle of a weight file alone escapes it.
+    """
+    parts = [(name, (directory / name).read_bytes()) for name in _FILES if (directory / name).is_file()]
     for path in sorted(weight_files(directory)):
         size = path.stat().st_size
         with path.open("rb") as stream:
             first = stream.read(_EDGE)
             stream.seek(max(0, size - _EDGE))
-            _add(digest, path.name, size.to_bytes(8, "big") + first + stream.read())
+            parts.append((f"{path.name} {size}", first + stream.read()))
+    return _digest(parts)
+
+
+def fingerprint_of(model: DiffusionGemma) -> str:
+    """Return the SHA-256 of configuration and of name, shape, dtype and both ends of each weight."""
+    parts = [("", f"{model.config} {model.generation_config}".encode())]
+    weights: Any = tree_flatten(model.parameters())
+    for name, array in sorted(weights, key=lambda each: each[0]):
+        flat = array.reshape(-1)
+        ends = np.array(mx.concatenate([flat[:64], flat[-64:]]).astype(mx.float32))
+        parts.append((f"{name} {array.shape} {array.dtype}", ends.tobytes()))
+    return _digest(parts)
+
+
+def _digest(parts: list[tuple[str, bytes]]) -> str:
+    digest = hashlib.sha256()
+    for name, content in parts:
+        digest.update(f"{len(name.encode())} {name} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
 
-def _add(digest: Any, name: str, content: bytes) -> None:
-    """With their lengths, so that nothing can move from one to the next unseen."""
-    for part in (name.encode(), content):
-        digest.update(len(part).to_bytes(8, "big") + part)
-
-
-def stored_dtypes(directory: Path) -> list[str]:
-    """Floating-point dtypes of the tensors, by name."""
-    return sorted(
-        {_DTYPES[info.dtype] for info in model_tensors(directory).values() if info.dtype in _DTYPES}
-    )
+def stored_dtype(directory: Path) -> str:
+    """Return the floating-point dtypes of the tensors in words."""
+    stored = {info.dtype for info in model_tensors(directory).values()}
+    return " and ".join(sorted(_DTYPES[dtype] for dtype in stored if dtype in _DTYPES))
 
 
 def room(config: ModelConfig, prompt_tokens: int, max_new_tokens: int) -> int:
-    """Of `max_new_tokens`, those whose canvases fit into the context behind a prompt.
-
-    Tasks ask for what the large model may need. 0 where not even one canvas fits.
-    """
+    """Return the part of `max_new_tokens` whose canvases fit into the context behind a prompt, or 0."""
     canvases = (config.text.max_position_embeddings - prompt_tokens) // config.canvas_length
     return min(max_new_tokens, max(0, canvases) * config.canvas_length)
 
 
-def on_cpu() -> bool:
-    return bool(mx.default_device() == mx.Device(mx.cpu))
-
-
 def device() -> str:
-    """MLX's default device and its chip."""
-    kind = mx.default_device().type.name
-    chip = mx.device_info().get("device_name")
+    """Return MLX's default device and its chip."""
+    kind, chip = mx.default_device().type.name, mx.device_info().get("device_name")
     return f"{kind}, {chip}" if chip else kind
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of these, MLX and the tokenizer's library."""
+    """Return the versions of these packages, of MLX and of tokenizers."""
     return {name: metadata.version(name) for name in (*packages, "mlx", "tokenizers")}

@@ -1,81 +1,78 @@
-"""A server that speaks OpenAI's chat completions as a runner: `POST URL/chat/completions`.
+"""A server that speaks OpenAI's chat completions as a runner, through the `openai` client.
 
-It is told the messages, the seed, `max_tokens`, tools, the schema and, for chat templates that ask,
-`enable_thinking`; sampling is the server's own. Seconds are those of the HTTP exchange, so they hold queue,
-network and detokenizer. It knows of no canvases.
+The server gets the messages, the seed, `max_tokens`, tools, the schema and, for its chat template,
+`enable_thinking`. Sampling is the server's own. Seconds are those of the HTTP exchange, so they include
+queue, network and detokenizer. The server has no canvases.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-import re
+import os
+import threading
+import time
 from collections.abc import Iterable
 from importlib import metadata
+from itertools import count
 from typing import Any
+from urllib.parse import urlsplit
 
-from ...errors import InputError
-from ..task import Cost, Reply, Task
-from . import WARM_UP, check_single
-from .server import Answer, Server
+from ...console.messages import one_line
+from ...errors import EndpointError, InputError
+from ..task import INSTALL, Cost, Reply, Task
+from . import WARM_UP, check_single, unsupported
 
-_COMPLETIONS = "/chat/completions"
+KEY_VARIABLE = "OPENAI_API_KEY"
+_SILENCE, _TOTAL = 1800.0, 7200.0  # seconds; a local model may think for long
+_MOST_BYTES = 64 * 2**20  # of a reply
 _PROMPTS_FAULT = (400, 413, 422)
 _HARMLESS = [{"role": "user", "content": WARM_UP}]
-_CHANNEL = re.compile(
-    r"<\|channel>(?:[ \t]*(?P<name>[\w.-]{0,32})[ \t]*\n)?(?P<text>.*?)(?:<channel\|>|\Z)", re.DOTALL
-)
-_THINK = re.compile(r"\s*<think>(?P<thought>.*?)(?:</think>(?P<answer>.*)|\Z)", re.DOTALL)
+# What opens and closes a thought in a text, where the server leaves the markers.
+_MARKERS = (("<|channel>thought", "<channel|>"), ("<think>", "</think>"))
 
 
 class Endpoint:
-    """model: as the server calls it; None takes the only one that it lists."""
+    """model: the server's name of it. A URL without a path means `/v1`. The key is `OPENAI_API_KEY`."""
 
     name = "endpoint"
 
-    def __init__(self, url: str, model: str | None = None) -> None:
-        self._server = Server(url)
-        self._model = model or self._only_model()
-        self._warm = False
+    def __init__(self, url: str, model: str):
+        try:
+            self._openai: Any = importlib.import_module("openai")
+        except ImportError:
+            raise InputError(f"the endpoint runner needs openai, which is not installed; {INSTALL}") from None
+        self._url, self._key = _base_url(url), os.environ.get(KEY_VARIABLE, "").strip()
+        self._client = self._bounded_client()
+        self._start = 0.0  # of the last try
+        self._model, self._warm = model, False
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "runner": self.name,
-            "model": self._model,
-            "endpoint": self._server.url,
-            "versions": {"mlx-diffusiongemma": metadata.version("mlx-diffusiongemma")},
-        }
+        versions = {"mlx-diffusiongemma": metadata.version("mlx-diffusiongemma")}
+        return {"runner": self.name, "model": self._model, "endpoint": self._url, "versions": versions}
 
     def objection(self, task: Task) -> str | None:
-        given = [name for name, value in task.settings.items() if value is not None]
-        unknown = sorted(set(given) - {"max_new_tokens"})
-        return f"an endpoint has no setting {', '.join(unknown)}" if unknown else None
+        return unsupported("an endpoint", task, frozenset({"max_new_tokens"}))
 
     def __call__(self, task: Task, seed: int, n: int = 1) -> list[Reply]:
-        check_single(self.name, n)
-        objection = self.objection(task)
-        if objection is not None:
-            raise InputError(f"{task.name}: {objection}")
-        self._warm_up()
-        answer = self._server.ask(_COMPLETIONS, self._request(task, _messages(task.messages), seed))
-        if answer.status in _PROMPTS_FAULT:
-            if self._server.ask(_COMPLETIONS, self._request(task, _HARMLESS, seed)).status != 200:
-                raise self._server.refused(answer)  # not the prompt's fault, but that of what goes with it
-            return [Reply("", error=self._server.complaint(answer) or f"HTTP {answer.status}")]
-        if answer.status != 200:
-            raise self._server.refused(answer)
+        check_single(self, task, n)
+        if not self._warm:  # the server loads its model; its reply does not matter
+            self._ask({"model": self._model, "messages": _HARMLESS, "max_tokens": 16})
+            self._warm = True
+        status, whole, seconds = self._ask(self._request(task, _messages(task.messages), seed))
+        if status in _PROMPTS_FAULT and self._ask(self._request(task, _HARMLESS, seed))[0] == 200:
+            return [Reply("", error=self._complaint(whole) or f"HTTP {status}")]
+        if status != 200:
+            raise self._refused(status, whole)
         try:
-            return [_reply(answer)]
+            return [_reply(whole, seconds)]
         except (KeyError, IndexError, TypeError, AttributeError):
-            found = f"no chat completion in its answer ({self._server.complaint(answer) or 'nothing'})"
-            raise self._server.error(found, "is it OpenAI-compatible?") from None
+            found = f"no chat completion in its reply ({self._complaint(whole) or 'nothing'})"
+            raise EndpointError(f"{self._url}: {found}; is it OpenAI-compatible?") from None
 
     def _request(self, task: Task, messages: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": messages,
-            "seed": seed,
-            "chat_template_kwargs": {"enable_thinking": task.thinking},
-        }
+        thinking = {"chat_template_kwargs": {"enable_thinking": task.thinking}}
+        body = {"model": self._model, "messages": messages, "seed": seed, "extra_body": thinking}
         if task.settings.get("max_new_tokens") is not None:
             body["max_tokens"] = task.settings["max_new_tokens"]
         if task.tools:
@@ -85,58 +82,109 @@ class Endpoint:
             body["response_format"] = {"type": "json_schema", "json_schema": held}
         return body
 
-    def _warm_up(self) -> None:
-        """Has it load the model, once. What it says to that does not matter."""
-        if self._warm:
-            return
-        self._server.ask(_COMPLETIONS, {"model": self._model, "messages": _HARMLESS, "max_tokens": 16})
-        self._warm = True
+    def _ask(self, body: dict[str, Any]) -> tuple[int, Any, float]:
+        """Return status, JSON or text, and seconds of the reply to `body`.
 
-    def _only_model(self) -> str:
-        answer = self._server.ask("/models")
-        listed = answer.json() if answer.status == 200 else None
-        entries = listed.get("data") if isinstance(listed, dict) else None
-        if answer.status in (401, 403):
-            raise self._server.refused(answer)
-        if not isinstance(entries, list):
-            raise InputError(f"{self._server.url}: it does not list its models; name one with --model")
-        names = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
-        if len(names) != 1:
-            some = ", ".join(map(self._server.told, names[:10])) + (", ..." if len(names) > 10 else "")
-            found = f"{self._server.url}: it lists {len(names)} models"
-            raise InputError(f"{found}; name one with --model" + (f": {some}" if some else ""))
-        return names[0]
+        Busy servers and broken connections are tried three times.
+        """
+        clock = threading.Timer(_TOTAL, self._client.close)  # ends a reply that drips, or never begins
+        clock.daemon = True
+        clock.start()
+        try:
+            response = self._client.chat.completions.with_raw_response.create(**body).http_response
+        except self._openai.APIStatusError as error:
+            response = error.response
+        except (self._openai.APIConnectionError, RuntimeError, ValueError, OverflowError) as error:
+            if isinstance(error, self._openai.APITimeoutError) or clock.finished.is_set():
+                raise EndpointError(f"{self._url}: no reply in time; look at its log") from None
+            found = f"cannot be reached ({self._shown(error.__cause__ or error)}), 3 times"
+            remedy = "is it running, and is --endpoint its address?"
+            raise EndpointError(f"{self._url}: {found}; {remedy}") from None
+        finally:
+            clock.cancel()
+        seconds = time.perf_counter() - self._start
+        try:
+            return response.status_code, response.json(), seconds
+        except (ValueError, RecursionError):
+            return response.status_code, response.text, seconds
+
+    def _bounded_client(self) -> Any:
+        """Return a client that bounds replies and follows no redirects: the key is for one server."""
+
+        def start(request: Any) -> None:
+            self._start = time.perf_counter()
+
+        def read(response: Any) -> None:
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise ValueError(f"a reply of more than {_MOST_BYTES >> 20} MB")
+            response._content = bytes(body)  # where `response.read()` keeps it
+
+        http = self._openai.DefaultHttpxClient(
+            follow_redirects=False,
+            trust_env=urlsplit(self._url).hostname not in ("localhost", "127.0.0.1", "::1"),
+            event_hooks={"request": [start], "response": [read]},
+        )
+        options = {"api_key": self._key or "none", "timeout": _SILENCE, "max_retries": 2}
+        return self._openai.OpenAI(base_url=self._url, http_client=http, **options)
+
+    def _refused(self, status: int, whole: Any) -> EndpointError:
+        found = f"{self._url}: answered HTTP {status} ({self._complaint(whole) or 'nothing'})"
+        remedy = f"set {KEY_VARIABLE}" if status in (401, 403) else "check --endpoint, --model and its log"
+        return EndpointError(f"{found}; {remedy}")
+
+    def _complaint(self, whole: Any) -> str:
+        for key in ("error", "message", "detail"):  # {"error": {"message": ...}}, {"detail": ...} and so on
+            if isinstance(whole, dict) and whole.get(key):
+                whole = whole[key]
+        return self._shown(whole)
+
+    def _shown(self, text: object) -> str:
+        """Return a text of the server for a message, without the key."""
+        return one_line(str(text).replace(self._key, "***") if self._key else text, 200)
+
+
+def _base_url(given: str) -> str:
+    try:
+        parts = urlsplit(given.strip())
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or not given.isascii() or parts.username or parts.query or parts.fragment:
+        raise InputError(  # it may hold a password, so it is not shown
+            "--endpoint: not an http or https URL without user and query; "
+            f"give one such as http://localhost:8000/v1, and the key as {KEY_VARIABLE}"
+        )
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path if parts.path.strip('/') else '/v1'}"
 
 
 def _messages(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With what OpenAI's servers insist on: ids of tool calls, and their arguments as text."""
-    out: list[dict[str, Any]] = []
-    made = answered = 0
+    """Return messages as OpenAI's servers want them: ids of tool calls, and their arguments as text."""
+    out, made, answered = list[dict[str, Any]](), count(), count()
     for message in messages:
         message = dict(message)
         if message.get("tool_calls"):
-            calls = []
-            for call in message["tool_calls"]:
-                function = dict(call["function"])
-                if not isinstance(function["arguments"], str):
-                    function["arguments"] = json.dumps(function["arguments"])
-                calls.append({"id": f"call_{made}", **call, "function": function})
-                made += 1
+            functions = [call["function"] for call in message["tool_calls"]]
+            texts = [each | {"arguments": json.dumps(each["arguments"])} for each in functions]
+            calls = [{"type": "function", "id": f"call_{next(made)}", "function": each} for each in texts]
             message["tool_calls"] = calls
-        elif message["role"] == "tool" and "tool_call_id" not in message:
-            message["tool_call_id"] = f"call_{answered}"
-            answered += 1
+        elif message["role"] == "tool":
+            message["tool_call_id"] = f"call_{next(answered)}"
         out.append(message)
     return out
 
 
-def _reply(answer: Answer) -> Reply:
-    """Raises what a missing or malformed field raises."""
-    whole = answer.json()
+def _reply(whole: Any, seconds: float) -> Reply:
+    """Return the reply in a chat completion. A field that is missing or malformed raises."""
     choice = whole["choices"][0]
     message, reason = choice["message"], choice.get("finish_reason")
-    content = _text(message.get("content"))
-    thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    content = message.get("content") or ""
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
+    if not isinstance(content, str) or not isinstance(thought, str):
+        raise TypeError("not a text")
     calls = message.get("tool_calls") or ()
     if not thought:
         thought, content = _split(content, bool(calls))
@@ -146,56 +194,29 @@ def _reply(answer: Answer) -> Reply:
         answer=content,
         thought=thought,
         finish_reason="length" if reason == "length" else "stop",
-        tool_calls=tuple(_call(call) for call in calls),
-        cost=_cost(answer.seconds, whole.get("usage"), bool(thought.strip())),
+        tool_calls=tuple(_call(call["function"]) for call in calls),
+        cost=_cost(seconds, whole.get("usage"), bool(thought.strip())),
     )
-
-
-def _text(content: Any) -> str:
-    """A text, or the texts of content parts."""
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type") == "text")
-    if content is not None and not isinstance(content, str):
-        raise TypeError("content is neither text nor parts")
-    return content or ""
 
 
 def _split(content: str, has_calls: bool = False) -> tuple[str, str]:
     """Return thought and answer of a server that leaves the markers in the text.
 
-    has_calls: tool calls follow, so a thought that the prompt has opened may have no answer behind it.
+    has_calls: tool calls follow, so there may be no answer behind a thought that the prompt opened.
     """
-    begun, closed, rest = content.partition("<channel|>")
-    header = re.match(r"\s*thought[ \t]*\n", begun)  # the prompt had begun to open the thought
-    if closed and "<|channel>" not in begun and (rest.strip() or has_calls or header):
-        thought, answer = _split(rest)
-        begun = begun[header.end() :] if header else begun
-        return "\n".join(filter(None, (begun.strip(), thought))), answer.strip()
-    if "<|channel>" in content:
-        thoughts = []
-
-        def take(match: re.Match[str]) -> str:
-            if match["name"] not in (None, "", "thought"):
-                return match["text"]
-            thoughts.append(match["text"])
-            return ""
-
-        answer = _CHANNEL.sub(take, content)
-        return "".join(thoughts).strip(), answer.strip()
-    if closed and "<|channel>" not in content:  # closes nothing
-        return "", content.replace(closed, "").strip()
-    match = _THINK.fullmatch(content)
-    if match:
-        return match["thought"].strip(), (match["answer"] or "").strip()
-    if "</think>" in content and "<think>" not in content:  # the template had opened it
-        thought, _, answer = content.partition("</think>")
-        return thought.strip(), answer.strip()
+    for opening, closing in _MARKERS:
+        *pieces, rest = content.split(closing)
+        if opening not in content and not (rest.strip() or has_calls):  # a marker that closes nothing
+            return "", "".join(pieces).strip()
+        if pieces or opening in content:
+            parts = [*(piece.rpartition(opening) for piece in pieces), rest.partition(opening)]
+            thoughts = (thought.strip() for _, _, thought in parts)
+            return "\n".join(filter(None, thoughts)), "".join(before for before, _, _ in parts).strip()
     return "", content
 
 
-def _call(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments; none when they are malformed, as this package's own parser has it."""
-    function = call["function"]
+def _call(function: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments, none if they are malformed, like this package's own parser."""
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
@@ -205,17 +226,16 @@ def _call(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return str(function["name"]), arguments if isinstance(arguments, dict) else {}
 
 
-def _cost(seconds: float, usage: Any, thought: bool) -> Cost:
-    """answer_tokens: told, or all when there was no thought; a server that calls a thought 0 tokens long
-    tells nothing."""
+def _cost(seconds: float, usage: Any, has_thought: bool) -> Cost:
+    """answer_tokens: unknown if there is a thought, for which the server reports no tokens."""
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("completion_tokens_details")
     new = _count(usage.get("completion_tokens"))
     reasoning = _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
-    if new is None or (thought and not reasoning):
-        return Cost(seconds, new_tokens=new)
-    return Cost(seconds, new_tokens=new, answer_tokens=max(0, new - (reasoning or 0)))
+    if new is None or (has_thought and not reasoning):
+        return Cost(seconds, new)
+    return Cost(seconds, new, max(0, new - (reasoning or 0)))
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and 0 <= value < 2**31 else None

@@ -7,38 +7,54 @@ from functools import cached_property
 from typing import Any
 
 from ...checkpoint.loading import load, resolve
-from ...config.generation import GenerationConfig
 from ...config.model import ModelConfig
+from ...console.messages import one_line
+from ...engine.noise import DrawsOf
+from ...engine.settings import Settings
 from ...errors import GenerationError, InputError
 from ...generation import Generation, generate
+from ...model import DiffusionGemma
 from ...ops import metal
 from ...text.channels import ToolCall
+from ...text.tokenizer import Tokenizer
 from ..task import Cost, Reply, Task
-from . import WARM_UP, checkpoint, one_line
+from . import WARM_UP, checkpoint
 
 
 class Native:
     """`load` and `generate`. Seconds are from messages to text, including the compilation of a schema.
-    Candidates share steps, and each counts its share of the time."""
+
+    Candidates share steps, and each counts its share of the time.
+    """
 
     name = "mlx_dg"
+    draws: DrawsOf | None = None
 
-    def __init__(self, model: str) -> None:
-        self._given = model
+    def __init__(self, model: str):
         self._directory = resolve(model)
-        self._fingerprint = checkpoint.fingerprint(self._directory)
         self._config = ModelConfig.load(self._directory)
-        self._defaults = GenerationConfig.load(self._directory, self._config.eos_token_id)
+        self._defaults = Settings.load(self._directory, self._config.eos_token_id)
+        dtype = checkpoint.stored_dtype(self._directory) if metal.on_gpu() else "float32"
+        prints = checkpoint.fingerprint(self._directory)
+        self._model = {"model": model, "checkpoint": prints, "dtype": dtype}
+
+    @classmethod
+    def of(cls, model: DiffusionGemma, tokenizer: Tokenizer, draws: DrawsOf | None = None) -> Native:
+        """Return the runner of a model that is loaded."""
+        runner = cls.__new__(cls)
+        runner._config, runner._defaults = model.config, Settings.of(model.generation_config)
+        prints, dtype = checkpoint.fingerprint_of(model), str(model.dtype).removeprefix("mlx.core.")
+        runner._model = {"model": "a loaded model", "checkpoint": prints, "dtype": dtype}
+        runner.draws, runner._loaded = draws, _warmed_up(model, tokenizer)
+        return runner
 
     def identity(self) -> dict[str, Any]:
-        dtypes = ["float32"] if checkpoint.on_cpu() else checkpoint.stored_dtypes(self._directory)
         return {
             "runner": self.name,
-            "model": self._given,
-            "checkpoint": self._fingerprint,
-            "dtype": " and ".join(dtypes),
+            **self._model,
             "device": checkpoint.device(),
             "kernels": metal.enabled(),
+            "draws": self.draws and getattr(self.draws, "__qualname__", repr(self.draws)),
             "versions": checkpoint.versions("mlx-diffusiongemma", "llguidance"),
         }
 
@@ -50,7 +66,7 @@ class Native:
         try:
             generation, setup = self._start(task, task.messages, seed, n)
         except InputError as error:
-            self._start(task, WARM_UP, seed, n)  # raises unless it was the prompt's fault
+            self._start(task, WARM_UP, seed, n)  # raises unless the prompt is the cause
             return [Reply("", error=one_line(error))] * n
         try:
             return [_reply(candidate, setup) for candidate in generation.candidates]
@@ -60,40 +76,40 @@ class Native:
     def _start(
         self, task: Task, prompt: str | list[dict[str, Any]], seed: int, n: int
     ) -> tuple[Generation, float]:
-        """The generation, and how many seconds its making took: prompt to ids, schema to grammar."""
+        """Return the generation, and the seconds of its making: prompt to ids, schema to grammar."""
         model, tokenizer = self._loaded
         how: dict[str, Any] = {"thinking": task.thinking, "tools": list(task.tools) or None}
         length = len(tokenizer.prompt_ids(prompt, **how))
         most = self._defaults.override(**task.settings).max_new_tokens
         fitting = checkpoint.room(self._config, length, most) or most  # when none fits, `generate` says so
         how |= task.settings | {"schema": task.schema, "max_new_tokens": fitting}
+        if self.draws is not None:
+            how["draws"] = self.draws
         start = time.perf_counter()
         generation = generate(model, tokenizer, prompt, seed=seed, n=n, **how)
         return generation, time.perf_counter() - start
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        model, tokenizer = load(self._directory)
-        brief: dict[str, Any] = {"max_new_tokens": 1, "max_denoising_steps": 2, "guard_unconverged": False}
-        list(generate(model, tokenizer, WARM_UP, seed=0, **brief))
-        return model, tokenizer
+    def _loaded(self) -> tuple[DiffusionGemma, Tokenizer]:
+        return _warmed_up(*load(self._directory))
+
+
+def _warmed_up(model: DiffusionGemma, tokenizer: Tokenizer) -> tuple[DiffusionGemma, Tokenizer]:
+    brief: dict[str, Any] = {"max_new_tokens": 1, "max_denoising_steps": 2, "guard_unconverged": False}
+    list(generate(model, tokenizer, WARM_UP, seed=0, **brief))
+    return model, tokenizer
 
 
 def _reply(generation: Generation, setup: float) -> Reply:
-    blocks, stats = list(generation), generation.stats
+    blocks, stats = tuple(block.answer for block in generation), generation.stats
+    counts = (stats.new_tokens, stats.answer_tokens, stats.blocks, stats.denoising_steps)
     return Reply(
         answer=generation.answer,
         thought=generation.thought,
         finish_reason=generation.finish_reason or "length",
         tool_calls=plain_calls(generation.tool_calls),
-        blocks=tuple(block.answer for block in blocks),
-        cost=Cost(
-            seconds=setup + stats.seconds,
-            new_tokens=stats.new_tokens,
-            answer_tokens=stats.answer_tokens,
-            blocks=stats.blocks,
-            denoising_steps=stats.denoising_steps,
-        ),
+        blocks=blocks,
+        cost=Cost(setup + stats.seconds, *counts),
         settings={"max_new_tokens": generation.settings.max_new_tokens},
     )
 

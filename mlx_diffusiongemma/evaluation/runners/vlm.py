@@ -1,9 +1,7 @@
 """mlx-vlm as a runner: the same checkpoint, the same token ids in, the same parser for what comes out.
 
-It runs `Model.generate` with what its command line passes, but for the entropy-bound sampler at temperature 1
-(its default, 0, takes argmaxes instead of samples) on full canvases, and is spared its detokenizer, as ours
-makes the text for both. Settings that it lacks are objected to. What this package does by default beyond
-them, it does without: it denoises no canvas again.
+It runs `Model.generate` with what its command line passes, but with the entropy-bound sampler at temperature
+1 (its default, 0, takes argmaxes) on full canvases, and without its detokenizer. It denoises no canvas again.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,29 +17,21 @@ import mlx.core as mx
 from ...checkpoint.loading import resolve
 from ...config.generation import GenerationConfig
 from ...config.model import ModelConfig
+from ...console.messages import one_line
 from ...errors import InputError
+from ...ops import metal
 from ...text.channels import ChannelDelta, ChannelParser
 from ...text.tokenizer import Tokenizer
 from ..task import Cost, Reply, Task
-from . import WARM_UP, check_single, checkpoint, one_line
+from . import WARM_UP, check_single, checkpoint, unsupported
 from .native import plain_calls
 
-_INSTALL = "pip install mlx-vlm==0.7.10"
 _SETTINGS = frozenset(
     (
         "max_new_tokens", "max_denoising_steps", "entropy_bound", "t_min", "t_max",
         "stability_threshold", "confidence_threshold", "prefill_step_size",
     )
 )  # fmt: skip
-
-
-@dataclass
-class _Generated:
-    """What mlx-vlm gave: ids up to and including the stop id; ends: of each canvas in them, without it."""
-
-    ids: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    denoising_steps: int = 0
 
 
 class Vlm:
@@ -55,15 +44,16 @@ class Vlm:
             self._engine: Any = importlib.import_module("mlx_vlm.utils")
             self._common: Any = importlib.import_module("mlx_vlm.generate.common")
         except ImportError as error:
-            raise InputError(f"mlx-vlm cannot be imported ({one_line(error)}); {_INSTALL}") from None
-        self._given = model
-        self._directory = resolve(model)
-        self._fingerprint = checkpoint.fingerprint(self._directory)
-        self._dtypes = checkpoint.stored_dtypes(self._directory)
-        if checkpoint.on_cpu() and self._dtypes != ["float32"]:
             raise InputError(
-                f"{model} has weights in {' and '.join(self._dtypes)}, in which mlx-vlm computes; MLX's CPU "
-                f"backend wants float32: mlx_dg convert {model} --dtype float32 --mlx-path OUT"
+                f"mlx-vlm cannot be imported ({one_line(error)}); pip install mlx-vlm==0.7.10"
+            ) from None
+        self._given, self._directory = model, resolve(model)
+        self._fingerprint = checkpoint.fingerprint(self._directory)
+        self._dtype = checkpoint.stored_dtype(self._directory)
+        if not metal.on_gpu() and self._dtype != "float32":
+            raise InputError(
+                f"{model} has weights in {self._dtype}, in which mlx-vlm computes; MLX's CPU backend wants "
+                f"float32: mlx_dg convert {model} --dtype float32 --mlx-path OUT"
             )
         self._config = ModelConfig.load(self._directory)
         self._defaults = GenerationConfig.load(self._directory, self._config.eos_token_id)
@@ -73,7 +63,7 @@ class Vlm:
             "runner": self.name,
             "model": self._given,
             "checkpoint": self._fingerprint,
-            "dtype": " and ".join(self._dtypes),
+            "dtype": self._dtype,
             "device": checkpoint.device(),
             "versions": checkpoint.versions("mlx-vlm", "mlx-diffusiongemma"),
         }
@@ -81,15 +71,10 @@ class Vlm:
     def objection(self, task: Task) -> str | None:
         if task.schema is not None:
             return "mlx-vlm cannot hold an answer to a schema"
-        given = [name for name, value in task.settings.items() if value is not None]
-        unknown = sorted(set(given) - _SETTINGS)
-        return f"mlx-vlm has no setting {', '.join(unknown)}" if unknown else None
+        return unsupported(self.name, task, _SETTINGS)
 
     def __call__(self, task: Task, seed: int, n: int = 1) -> list[Reply]:
-        check_single(self.name, n)
-        objection = self.objection(task)
-        if objection is not None:
-            raise InputError(f"{task.name}: {objection}")
+        check_single(self, task, n)
         settings = self._defaults.override(**task.settings)
         model, tokenizer = self._loaded
         began = time.perf_counter()
@@ -97,14 +82,27 @@ class Vlm:
         try:
             prompt = tokenizer.prompt_ids(task.messages, **options)
         except InputError as error:
-            tokenizer.prompt_ids(WARM_UP, **options)  # raises unless it was the prompt's fault
+            tokenizer.prompt_ids(WARM_UP, **options)  # raises unless the prompt is the cause
             return [Reply("", error=one_line(error))]
         fitting = checkpoint.room(self._config, len(prompt), settings.max_new_tokens)
         if not fitting:
             return [Reply("", error=f"the prompt has {len(prompt)} tokens: no room in the context behind it")]
         settings = settings.override(max_new_tokens=fitting)
-        made = self._generate(model, prompt, settings, seed)
-        return [self._reply(ChannelParser(tokenizer, prompt), made, settings, began)]
+        ids, ends, steps = self._generate(model, prompt, settings, seed)
+        parser = ChannelParser(tokenizer, prompt)
+        blocks = [parser.feed(ids[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        blocks[-1] += parser.finish()
+        whole, seconds = sum(blocks, ChannelDelta()), time.perf_counter() - began
+        reply = Reply(
+            answer=whole.answer,
+            thought=whole.thought,
+            finish_reason="stop" if ids[-1] in settings.eos_token_id else "length",
+            tool_calls=plain_calls(list(whole.tool_calls)),
+            blocks=tuple(block.answer for block in blocks),
+            cost=Cost(seconds, len(ids), whole.answer_tokens, len(blocks), steps),
+            settings={"max_new_tokens": fitting},
+        )
+        return [reply]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Tokenizer]:
@@ -113,18 +111,27 @@ class Vlm:
             model = self._engine.load_model(self._directory)
         except (ValueError, KeyError, NotImplementedError) as error:
             raise InputError(
-                f"{self._given}: mlx-vlm cannot load it ({one_line(error)[:200]}); try --runner mlx_dg"
+                f"{self._given}: mlx-vlm cannot load it ({one_line(error, 200)}); try --runner mlx_dg"
             ) from error
         brief = self._defaults.override(max_new_tokens=1, max_denoising_steps=2)
         self._generate(model, tokenizer.prompt_ids(WARM_UP), brief, seed=0)
         return model, tokenizer
 
-    def _generate(self, model: Any, prompt: list[int], settings: GenerationConfig, seed: int) -> _Generated:
-        model.config.generation_config = _in_their_words(settings)
-        made, stats = _Generated(), dict[str, float]()
+    def _generate(
+        self, model: Any, prompt: list[int], settings: GenerationConfig, seed: int
+    ) -> tuple[list[int], list[int], int]:
+        """Return ids up to and including the stop id, where canvases end in them, and denoising steps."""
+        # As generation_config.json spells them where mlx-vlm looks first.
+        model.config.generation_config = {
+            "eos_token_id": list(settings.eos_token_id),
+            "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", **_of(settings, "entropy_bound")},
+            "linear_temperature_schedule_config": _of(settings, "t_min", "t_max"),
+            "diffusion_stopping_config": _of(settings, "stability_threshold", "confidence_threshold"),
+        }
+        ends, stats = list[int](), dict[str, float]()
 
         def on_block(ids: list[int]) -> bool:
-            made.ends.append(len(ids))
+            ends.append(len(ids))
             return True
 
         mx.random.seed(seed)
@@ -141,49 +148,11 @@ class Vlm:
                 diffusion_sampler="entropy-bound",
                 prefill_step_size=settings.prefill_step_size,
             )
-            made.ids = tokens[0].tolist()
-        made.denoising_steps = round(stats["diffusion_denoising_steps"])
-        return made
-
-    def _reply(
-        self, parser: ChannelParser, made: _Generated, settings: GenerationConfig, began: float
-    ) -> Reply:
-        blocks = []
-        for start, end in zip([0, *made.ends], made.ends, strict=False):
-            blocks.append(parser.feed(made.ids[start:end]))
-        blocks[-1] += parser.finish()
-        whole = sum(blocks, ChannelDelta())
-        return Reply(
-            answer=whole.answer,
-            thought=whole.thought,
-            finish_reason="stop" if made.ids[-1] in settings.eos_token_id else "length",
-            tool_calls=plain_calls(list(whole.tool_calls)),
-            blocks=tuple(block.answer for block in blocks),
-            cost=Cost(
-                seconds=time.perf_counter() - began,
-                new_tokens=len(made.ids),
-                answer_tokens=whole.answer_tokens,
-                blocks=len(blocks),
-                denoising_steps=made.denoising_steps,
-            ),
-            settings={"max_new_tokens": settings.max_new_tokens},
-        )
+            return tokens[0].tolist(), ends, round(stats["diffusion_denoising_steps"])
 
 
-def _in_their_words(settings: GenerationConfig) -> dict[str, Any]:
-    """As generation_config.json spells them where mlx-vlm looks first."""
-    return {
-        "eos_token_id": list(settings.eos_token_id),
-        "sampler_config": {
-            "_cls_name": "EntropyBoundSamplerConfig",
-            "entropy_bound": settings.entropy_bound,
-        },
-        "linear_temperature_schedule_config": {"t_min": settings.t_min, "t_max": settings.t_max},
-        "diffusion_stopping_config": {
-            "stability_threshold": settings.stability_threshold,
-            "confidence_threshold": settings.confidence_threshold,
-        },
-    }
+def _of(settings: GenerationConfig, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}
 
 
 class Silent:
@@ -201,10 +170,7 @@ class Silent:
     def __call__(self, token: int) -> bool:
         return token in self._stop_ids
 
-    def reset(self) -> None:
-        """Nothing to forget."""
+    def reset(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
 
-    finalize = reset
-
-    def add_token(self, token: int, skip_special_token_ids: Any = ()) -> None:
-        """Nothing to spell."""
+    finalize = add_token = reset

@@ -1,25 +1,14 @@
-"""Runs generated code in a process of its own, so that whatever it does is a result and never an accident.
+"""Generated code in a process of its own, so that whatever it does is a result.
 
     from mlx_diffusiongemma.evaluation import sandbox
 
     sandbox.call("def double(x):\\n    return 2 * x", "double", [[1], ["ab"]]).results    # [2, "abab"]
 
-The process is an isolated interpreter without environment variables but TMPDIR, in an empty temporary folder
-that is removed afterwards. Limited are processor and wall time, memory, the size of a file and of all files,
-output and answer (`Limits`). Refused are other processes, threads, folders, the network, every file outside
-that folder but the interpreter's own library, and signals to anybody else; what the audit hook refuses makes
-the whole outcome a failure, whether the code goes on or not. Three layers see to it:
-
-- everywhere: resource limits, this module's watch over the process, and a Python audit hook (`child.py`);
-- Linux: Landlock and seccomp (`linux.py`), which hold without the audit hook, for root and native code too;
-- macOS: sandbox-exec where it works, and a watch over the memory, which no limit there holds (`macos.py`).
-
-What this is: a guard against careless generated code - loops, bombs, deleted files, a stray request. What
-it is not: a jail for an adversary. Names, sizes and dates of files outside can be seen (contents cannot); the
-interpreter's folder, site-packages included, can be read; the code shares its process with the program that
-reports its results, so malice could forge them; the kernel is shared, and its faults are not guarded against;
-where only the audit hook holds, Python that means to get around it does. `missing()` tries the promises on
-this machine and names those that do not hold. The macOS part has not been run on a Mac yet.
+The process is an isolated interpreter with resource limits, an empty directory and an empty environment. It
+runs inside bubblewrap (`bwrap`) on Linux and `sandbox-exec` on macOS: no network, no other processes, no file
+but the interpreter's library and the system's. It guards against careless code. Malice could forge results.
+Where neither works, `call` refuses, unless `allow_uncontained` is set, which leaves resource limits only. The
+macOS part has not been run on a Mac yet.
 """
 
 from __future__ import annotations
@@ -27,8 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import selectors
 import signal
 import subprocess
 import sys
@@ -36,231 +23,157 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from shutil import which
+from typing import Any
 
-from mlx_diffusiongemma.evaluation.sandbox import macos
+from ...console.messages import one_line
+from ...errors import InputError
 
-ON_MACOS = sys.platform == "darwin"
-CHILD = Path(__file__).with_name("child.py")
-TICK = 0.02  # seconds between two looks at the folder
-MEMORY_TICK = 0.1  # and at the memory, which starts a program
-DEEPEST = (
-    100  # levels of lists and objects in a result: nobody who compares them runs into the recursion limit
-)
+_PYTHON = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c"]
+_CHILD = Path(__file__).with_name("child.py").read_text("utf-8")
+_ON_MACOS = sys.platform == "darwin"
+_TICK = 0.02  # seconds between two looks at the process
+# On macOS: files of people and temporary ones of other programs. The rest of the disk is the system.
+_PRIVATE = ("/Users", "/Volumes", "/private/etc", "/private/tmp", "/private/var/folders", "/private/var/root")
+REMEDY = "run it on a machine of no value, such as a container, with --unsafe-exec (unsafe_exec=True)"
+allow_uncontained = False
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one `call` may use.
-
-    memory_mb: address space on Linux, resident memory on macOS. disk_mb, files: all files together.
-    output_kb: stdout and stderr. result_kb: the results as JSON.
-    """
+    """Limits of one `call`. file_mb: one file, or the results. disk_mb: all files."""
 
     cpu_seconds: int = 5
     wall_seconds: float = 10
     memory_mb: int = 512
     file_mb: int = 1
     disk_mb: int = 16
-    files: int = 64
-    output_kb: int = 64
-    result_kb: int = 256
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """results: one JSON value per call, {"raised": "ValueError: ..."} for one that raised; None when the
-    program failed as a whole. failure: why, in one line. printed: its stdout and stderr, cut at the limit."""
+    """results: a JSON value for each call, {"raised": "ValueError: ..."} for one that raised. None when the
+    program failed as a whole, for the reason `failure`, one line."""
 
     results: list[Any] | None
-    failure: str | None = None
-    printed: str = ""
+    failure: str = ""
 
 
-def missing() -> list[str]:
-    """What this machine does not hold a program to, in plain words; [] when all holds. Tried once.
-
-    InputError where generated code cannot run at all.
-    """
-    from mlx_diffusiongemma.evaluation.sandbox import canaries
-
-    return list(canaries.broken_promises())
+@cache
+def problem() -> str:
+    """Return why generated code cannot be contained on this machine, or an empty text."""
+    tool = "sandbox-exec" if _ON_MACOS else "bwrap"
+    if not which(tool):
+        return f"there is no {tool}" + ("" if _ON_MACOS else " (apt install bubblewrap)")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*_container(folder, Limits()), *_PYTHON, "pass"]
+        done = subprocess.run(command, env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return f"{tool} does not work here ({one_line(done.stderr, 200)})" if done.returncode else ""
 
 
 def call(
-    source: str, function: str, arguments: Sequence[Sequence[Any]], *, limits: Limits | None = None
+    source: str, function: str, arguments: Sequence[Sequence[Any]], limits: Limits = Limits()
 ) -> Outcome:
-    """Executes `source`, then calls `function(*args)` for each `args` of JSON values.
+    """Execute `source`, then call `function(*args)` for each `args` of JSON values.
 
-    Results are JSON, too: tuples come back as lists, keys as strings, what is not JSON as {"raised": ...}.
-    Each call gets fresh copies of its arguments, and its result is written down before the next call.
+    Results are JSON: tuples come back as lists, values that JSON lacks as {"raised": ...}. Each call gets
+    fresh copies of its arguments, and its result is written down before the next call.
     """
-    limits = limits or Limits()
-    token = secrets.token_hex(16)
-    request = {
-        "source": source,
-        "function": function,
-        "arguments": [json.dumps(list(a)) for a in arguments],
-        "token": token,
-    }
+    if problem() and not allow_uncontained:
+        raise InputError(f"generated code cannot be contained: {problem()}; {REMEDY}")
+    texts = [json.dumps(list(each)) for each in arguments]
+    nobody = not problem() and os.geteuid() == 0  # because no process limit holds root
+    request = {"source": source, "function": function, "arguments": texts, "limits": asdict(limits)}
     with (
         tempfile.TemporaryDirectory(prefix="mlx-dg-sandbox-", ignore_cleanup_errors=True) as folder,
         tempfile.TemporaryFile() as stdin,
+        tempfile.TemporaryFile() as stdout,
     ):
-        stdin.write(json.dumps(request).encode())
+        stdin.write(json.dumps(request | {"nobody": nobody}).encode())
         stdin.seek(0)
-        answer, printed, failure = execute(folder, stdin, limits)
-    results = None
-    if failure is None:
-        results, failure = read_answer(answer, token, len(arguments))
-    return Outcome(results, failure and one_line(failure), printed.decode(errors="replace"))
-
-
-def execute(folder: str, stdin: IO[bytes], limits: Limits) -> tuple[bytes, bytes, str | None]:
-    """Runs the child to its end or to a limit: its answer, what it printed, and why there is no answer."""
-    result_read, result_write = os.pipe()
-    command = [sys.executable, "-I", "-S", "-B", "-u", "-X", "utf8", str(CHILD)]
-    command += [json.dumps(asdict(limits)), str(result_write)]
-    if ON_MACOS:
-        command = [*macos.prefix(folder), *command]
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={},
-            pass_fds=(result_write,),
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(result_read)
-        raise
-    finally:
-        os.close(result_write)
-    assert child.stdout is not None
-    answer, printed = bytearray(), bytearray()
-    with child.stdout as output, open(result_read, "rb", buffering=0) as result:
+        command = [*([] if problem() else _container(folder, limits)), *_PYTHON, _CHILD]
+        files: dict[str, Any] = {"stdin": stdin, "stdout": stdout, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=folder, env={}, start_new_session=True, **files)
         try:
-            failure = watch(child.pid, folder, (output, printed), (result, answer), limits)
+            failure = _watch(process, folder, limits)
         finally:
-            # Before it is waited for: until then nobody else can have its number.
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # what macOS says of an ended one
-                os.killpg(child.pid, signal.SIGKILL)
-            status = child.wait()
-    failure = failure or too_much_on_disk(folder, limits)
-    if failure is None and not answer:
-        failure = ending(status, limits)
-    return bytes(answer), bytes(printed[: limits.output_kb * 1024]), failure
+            # Before it is waited for: until then its number cannot belong to another process.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        stdout.seek(0)
+        answer = stdout.read()
+    return Outcome(None, failure) if failure else _outcome(answer, len(texts), status, limits)
 
 
-def watch(
-    pid: int,
-    folder: str,
-    output: tuple[IO[bytes], bytearray],
-    result: tuple[IO[bytes], bytearray],
-    limits: Limits,
-) -> str | None:
-    """Reads both pipes until the answer's is closed; the limit that was reached before that, or None."""
-    start = time.monotonic()
-    next_look, next_memory = start, start
-    with selectors.DefaultSelector() as selector:
-        for (pipe, kept), limit, name in (
-            (output, limits.output_kb, "output"),
-            (result, limits.result_kb, "result"),
-        ):
-            os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, selectors.EVENT_READ, (kept, limit, name))
-        while True:
-            ready = [key for key, _ in selector.select(TICK)]
-            # Output first: what was printed before the answer was closed is read before the loop ends.
-            for key in sorted(ready, key=lambda key: key.data[2]):
-                kept, limit, name = key.data
-                while chunk := read(key.fd):
-                    kept += chunk
-                    if len(kept) > limit * 1024:
-                        return f"{name} limit of {limit} kB"
-                if chunk == b"":
-                    selector.unregister(key.fileobj)
-                    if name == "result":
-                        return None
-            now = time.monotonic()
-            if now - start > limits.wall_seconds:
-                return f"time limit of {limits.wall_seconds:g} s"
-            if now >= next_look:
-                next_look = now + TICK
-                if failure := too_much_on_disk(folder, limits):
-                    return failure
-            if ON_MACOS and now >= next_memory:
-                next_memory = now + MEMORY_TICK
-                if macos.resident_mb(pid) > limits.memory_mb:
-                    return f"memory limit of {limits.memory_mb} MB"
+def _container(folder: str, limits: Limits) -> list[str]:
+    """Return the command that runs another one with no more than the interpreter and an empty directory."""
+    library = list(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix]))
+    if _ON_MACOS:
+        return [which("sandbox-exec") or "", "-p", _profile(folder, library)]
+    command = [which("bwrap") or "", "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
+    if os.geteuid() == 0:  # the child becomes nobody
+        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    for parent in [parent for path in library for parent in [*Path(path).parents][-2::-1]]:
+        command += ["--perms", "0755", "--dir", str(parent)]
+    for path in dict.fromkeys(["/usr", "/bin", "/lib", "/lib64", *library]):
+        command += ["--ro-bind-try", path, path]
+    size = str(limits.disk_mb << 20)
+    command += ["--dev-bind", "/dev/null", "/dev/null", "--perms", "0777", "--size", size, "--tmpfs", "/tmp"]
+    return [*command, "--chdir", "/tmp", "--"]
 
 
-def read(pipe: int) -> bytes | None:
-    """What is there; b"" at the end of the pipe; None when nothing is there yet."""
+def _profile(folder: str, library: list[str]) -> str:
+    """Return the profile of sandbox-exec. Exceptions are parts of the rules, so their order is free."""
+
+    def paths(*names: str) -> str:
+        names = (*names, *map(os.path.realpath, names))
+        return " ".join(f"(subpath {json.dumps(name)})" for name in names)
+
+    private, own = paths(os.path.expanduser("~"), *_PRIVATE), paths(folder, *library)
+    return f"""(version 1) (allow default)
+        (deny network*) (deny process-fork) (deny signal) (allow signal (target self))
+        (deny file-write* (require-not (require-any {paths(folder)} (literal "/dev/null"))))
+        (deny file-read-data (require-all (require-any {private}) (require-not (require-any {own}))))"""
+
+
+def _watch(process: subprocess.Popen[bytes], folder: str, limits: Limits) -> str:
+    """Wait for the end of the process. Return the limit that it reached before, or an empty text."""
+    end = time.monotonic() + limits.wall_seconds
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TICK)
+            return ""
+        if time.monotonic() > end:
+            return f"time limit of {limits.wall_seconds:g} s"
+        size = 0  # 4096 bytes at least a file; bwrap has its files elsewhere
+        for path, _, names in os.walk(folder):
+            with contextlib.suppress(OSError):  # removed just now
+                size += sum(max(4096, os.lstat(os.path.join(path, name)).st_size) for name in names)
+        if size > limits.disk_mb << 20:
+            return f"disk limit of {limits.disk_mb} MB"
+        if _ON_MACOS:  # which ignores RLIMIT_AS
+            ps = subprocess.run(["ps", "-o", "rss=", "-p", str(process.pid)], capture_output=True, text=True)
+            if int(ps.stdout.strip() or 0) >> 10 > limits.memory_mb:
+                return f"memory limit of {limits.memory_mb} MB"
+
+
+def _outcome(answer: bytes, calls: int, status: int, limits: Limits) -> Outcome:
+    """Return results or failure from bytes that may be anything, and the status of the process."""
+    if not answer:
+        number = -status if status < 0 else status - 128  # bwrap reports a signal as a shell does
+        if number in (signal.SIGXCPU, signal.SIGKILL):
+            return Outcome(None, f"processor time limit of {limits.cpu_seconds} s, or another one")
+        ending = f"by signal {number}" if number > 0 else f"without a result (exit status {status})"
+        return Outcome(None, f"ended {ending}")
     try:
-        return os.read(pipe, 65536)
-    except BlockingIOError:
-        return None
-
-
-def too_much_on_disk(folder: str, limits: Limits) -> str | None:
-    """Looks at the folder, flat because the code can make no folders: a limit it is beyond, or None."""
-    size = 0
-    try:
-        with os.scandir(folder) as entries:
-            for count, entry in enumerate(entries, 1):
-                if count > limits.files:
-                    return f"limit of {limits.files} files"
-                with contextlib.suppress(FileNotFoundError):  # removed just now
-                    size += entry.stat(follow_symlinks=False).st_size
-    except OSError as error:
-        return f"its folder cannot be read any more ({error.strerror})"
-    return f"disk limit of {limits.disk_mb} MB" if size > limits.disk_mb << 20 else None
-
-
-def ending(status: int, limits: Limits) -> str:
-    """What to say about a process that left no answer."""
-    if status == -signal.SIGXCPU:
-        return f"processor time limit of {limits.cpu_seconds} s"
-    if status < 0:
-        return f"ended by signal {-status} ({signal.strsignal(-status)})"
-    return f"ended without an answer (exit status {status})"
-
-
-def read_answer(answer: bytes, token: str, calls: int) -> tuple[list[Any] | None, str | None]:
-    """Results or failure, from bytes that may be anything."""
-    try:
-        head, _, body = answer.partition(b"\n")
-        if head.decode() != token:
-            raise ValueError("not the child's answer")
-        value = json.loads(body, parse_constant=refuse_constant)
+        value = json.loads(answer)
         if isinstance(value.get("failure"), str):
-            return None, value["failure"]
-        results = value["results"]
-        if not isinstance(results, list) or len(results) != calls:
-            raise ValueError("not a result for each call")
+            return Outcome(None, one_line(value["failure"], 200))
+        if isinstance(value["results"], list) and len(value["results"]) == calls:
+            return Outcome(value["results"])
     except (ValueError, KeyError, AttributeError, RecursionError):
-        return None, "ended without a proper answer"
-    too_deep = {"raised": f"RecursionError: a result nested deeper than {DEEPEST} levels"}
-    return [too_deep if deeper_than(DEEPEST, result) else result for result in results], None
-
-
-def deeper_than(depth: int, value: Any) -> bool:
-    level = [value]
-    for _ in range(depth + 1):
-        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
-        level = [value for values in inner for value in values]
-    return bool(level)
-
-
-def refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def one_line(text: str) -> str:
-    """Printable, on one line, and short, whatever the code put into its error message."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+        pass
+    return Outcome(None, "ended without a proper result")

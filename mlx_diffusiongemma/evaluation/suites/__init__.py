@@ -1,38 +1,39 @@
-"""The suites: prompts and what a right answer to each is. One a file."""
+"""Suites of tasks: prompts and their graders, one suite a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
 from importlib import import_module
+from importlib.resources import files
 
-from mlx_diffusiongemma.evaluation.task import Task
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A list of tasks; `about` is what `--help` says of it."""
-
-    name: str
-    about: str
-
-    def tasks(self) -> list[Task]:
-        module = import_module(f"{__name__}.{self.name}")
-        load: Callable[[], list[Task]] = module.tasks
-        return load()
-
+from ..task import Task
 
 SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite(
-            "six",
-            "Six tasks: code from a spec, strict JSON, Polish, long recall, conflicting rules, arithmetic.",
-        ),
-        Suite("matrix", "Ten tasks with traps: bugs, a regex, SQL, JSON, puzzles, a trace, arithmetic."),
-        Suite("callback", "A long explanation that must return at its end to how it began."),
-        Suite("structured", "Fifty extractions into JSON, each with and without schema=."),
-        Suite("demo", "What the bundled demo checkpoint was trained on, with held-out items."),
-        Suite("probe", "Count from 1 to 200: full canvases, for throughput."),
-    )
+    "six": "Six tasks: code from a spec, strict JSON, Polish, long recall, conflicting rules, arithmetic.",
+    "matrix": "Ten tasks with traps: bugs, a regex, SQL, JSON, puzzles, a trace, arithmetic.",
+    "callback": "A long explanation that must return at its end to how it began.",
+    "structured": "Fifty extractions into JSON, each with and without schema=.",
+    "demo": "The tasks that the bundled demo checkpoint was trained on, with held-out items.",
+    "probe": "Count from 1 to 200: full canvases, for throughput.",
 }
+"""Names, with their line in `--help`."""
+
+
+def tasks_of(suite: str) -> list[Task]:
+    """Return the tasks of the suite of that name."""
+    tasks: list[Task] = import_module(f"{__name__}.{suite}").tasks()
+    return tasks
+
+
+def texts(suite: str, **more: str) -> dict[str, str]:
+    """Return the texts of SUITE.txt by name, each behind a line `=== name`.
+
+    In a text, a line `{name}` stands for an earlier one, or one of `more`.
+    """
+    parts = re.split(r"^=== (\w+)\n", files(__name__).joinpath(f"{suite}.txt").read_text("utf-8"), flags=re.M)
+    found = dict(more)
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        for earlier, part in found.items():
+            text = text.replace(f"{{{earlier}}}\n", part)
+        found[name] = text
+    return found
