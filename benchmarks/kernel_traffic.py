@@ -45,19 +45,19 @@ VIEWS = {
 
 def kernel_traffic(call: Callable[[], Any], scale: float) -> tuple[float, float]:
     """Return the bytes read and written by the one launch in `call`, times `scale`."""
-    seen = []
+    launches = []
     launch_on_metal = Kernel.__call__
 
     def launch(kernel: Kernel, inputs: Any, **how: Any) -> list[mx.array]:
-        seen.append(emulate(lambda *arrays: launch_on_metal(kernel, arrays, **how), *inputs))
-        return seen[0].outputs
+        launches.append(emulate(lambda *arrays: launch_on_metal(kernel, arrays, **how), *inputs))
+        return launches[0].outputs
 
     Kernel.__call__ = launch  # type: ignore[method-assign]
     try:
         call()
     finally:
         Kernel.__call__ = launch_on_metal  # type: ignore[method-assign]
-    return sum(seen[0].loads.values()) * scale, sum(seen[0].stores.values()) * scale
+    return sum(launches[0].loads.values()) * scale, sum(launches[0].stores.values()) * scale
 
 
 def array_traffic(function: Callable[..., Any], *inputs: mx.array) -> tuple[float, float]:

@@ -59,8 +59,8 @@ def our_step(logits: mx.array, softcap: float | None) -> Callable[[], Sequence[m
 
     def step() -> Sequence[mx.array]:
         uniforms, noise = mx.random.uniform(shape=(rows,)), mx.random.randint(0, vocab, (1, rows))
-        seen = row_statistics(logits, uniforms, TEMPERATURE, softcap)
-        return accept_and_renoise(proposal_of(seen, noise.shape, 1, 1), noise, free, before, BOUNDS)
+        per_row = row_statistics(logits, uniforms, TEMPERATURE, softcap)
+        return accept_and_renoise(proposal_of(per_row, noise.shape, 1, 1), noise, free, before, BOUNDS)
 
     return step
 
@@ -112,9 +112,9 @@ def main() -> None:
         times: list[list[float]] = [[], []]
         for index in range(-1, options.rounds):
             for side in (0, 1) if index % 2 else (1, 0):
-                taken = seconds(steps[side])
+                duration = seconds(steps[side])
                 if index >= 0:
-                    times[side].append(1e3 * taken)
+                    times[side].append(1e3 * duration)
         medians = [statistics.median(side) for side in times]
         ratios = [theirs / ours for ours, theirs in zip(*times, strict=True)]
         print(f"{name:16}{medians[0]:12.1f}{medians[1]:12.1f}{statistics.median(ratios):8.2f}", end="")

@@ -83,7 +83,7 @@ def main() -> None:
         ("step, ms", "active, MB", "resident, MB"), rounds[0], rounds[-1], strict=True
     ):
         print(f"{name:16}{first:12.3f}{last:12.3f}{last / first:8.3f}")
-    print("step, ms, round by round: " + " ".join(f"{done.step:.1f}" for done in rounds))
+    print("step, ms, round by round: " + " ".join(f"{each.step:.1f}" for each in rounds))
 
 
 if __name__ == "__main__":

@@ -110,11 +110,11 @@ class Demo:
     def _is_right(self, item: tasks.Item, prompt: list[int], token_ids: list[int]) -> bool:
         """True if it ended by itself, is right, and has a thought exactly when asked to: the suite `demo`."""
         parser = ChannelParser(self.tokenizer, prompt)
-        seen = parser.feed(token_ids) + parser.finish()
-        calls = [(call.name, call.arguments) for call in seen.tool_calls]
+        text = parser.feed(token_ids) + parser.finish()
+        calls = [(call.name, call.arguments) for call in text.tool_calls]
         ended = bool(token_ids) and token_ids[-1] in self.stop_ids
-        thought = bool(seen.thought.strip()) == item.thinking
-        return ended and thought and tasks.is_right(item, seen.answer, calls)
+        thought = bool(text.thought.strip()) == item.thinking
+        return ended and thought and tasks.is_right(item, text.answer, calls)
 
 
 def flat_checkpoint(work: Path, vocab: int) -> Path:
@@ -170,10 +170,10 @@ def all_rows(models: dict[str, str], demo: Demo, options: argparse.Namespace) ->
 def run(job: Job) -> dict[str, Any]:
     """Run the job in a fresh process and return its answer. Its stderr is ours. Exits if it fails."""
     command = [sys.executable, str(Path(__file__).with_name("versus_sides.py"))]
-    done = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{job['measure']} of {job['side']} failed with exit status {done.returncode}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"{job['measure']} of {job['side']} failed with exit status {process.returncode}")
+    answer: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return answer
 
 
@@ -181,14 +181,14 @@ def measure(row: Row, index: int, demo: Demo) -> None:
     """Run round `index` of one row."""
     seeds = {"seed": 1000 * index} if row.name == "generation" else {}
     for side in sorted(SIDES, reverse=bool(index % 2)):
-        seen = run(row.job | seeds | {"side": side})
-        for metric in UNITS.keys() & seen.keys():
-            row.figures.setdefault(metric, {name: [] for name in SIDES})[side].append(seen[metric])
-        if "token_ids" in seen:
-            row.right.setdefault(side, []).append(demo.count_right(seen["token_ids"]))
-            row.steps.setdefault(side, []).append(seen["denoising_steps"])
+        answer = run(row.job | seeds | {"side": side})
+        for metric in UNITS.keys() & answer.keys():
+            row.figures.setdefault(metric, {name: [] for name in SIDES})[side].append(answer[metric])
+        if "token_ids" in answer:
+            row.right.setdefault(side, []).append(demo.count_right(answer["token_ids"]))
+            row.steps.setdefault(side, []).append(answer["denoising_steps"])
         if side == "mlx_dg":
-            row.mean_entropy = seen.get("mean_entropy", [])
+            row.mean_entropy = answer.get("mean_entropy", [])
 
 
 def print_row(row: Row, items: int) -> None:
