@@ -29,9 +29,8 @@ from mlx_diffusiongemma.ops import on_gpu, processed_logits, row_statistics
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 from .planning import Planned, plan
-from .quantizing import chunks
 from .safetensors_source import SafetensorsSource
-from .source import DTYPES, Source
+from .source import Source
 
 # An ordinary turn. Logits of a prompt that the model never sees in use say little about its answers.
 PROMPT = "<bos><|turn>user\nExplain in two sentences why the sky is blue.<turn|>\n<|turn>model\n"
@@ -171,12 +170,9 @@ class _StreamedModel:
         self.model.load_weights([(name, self._weight(name)) for name in names], strict=False)
 
     def _weight(self, name: str) -> mx.array:
-        """Read a parameter, portion by portion into one array."""
         stored = self.weights[name]
-        weight = mx.zeros((stored.parameters // stored.shape[-1], stored.shape[-1]), DTYPES[stored.dtype])
-        for rows in chunks(stored):
-            weight[rows.target : rows.target + rows.count] = rows.read(self.source)
-            mx.eval(weight)
+        pieces = [self.source.read(piece.name, slice(0, piece.rows)) for piece in stored.pieces]
+        weight = mx.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         if self.activations is not None and mx.issubdtype(weight.dtype, mx.floating):
             weight = weight.astype(self.activations)
         return weight.reshape(stored.shape)
