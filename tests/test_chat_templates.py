@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from mlx_diffusiongemma.demo import data, tasks
+from mlx_diffusiongemma.demo import tasks
+from mlx_diffusiongemma.demo.training import data
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 

@@ -113,7 +113,9 @@ def test_wheel_holds_everything_and_nothing_else(source: Path, wheel: Path) -> N
     assert tops == {"mlx_diffusiongemma", "mlx_dg.py", dist_info}
 
     expected = {"mlx_dg.py", "mlx_diffusiongemma/py.typed"}
-    expected |= {str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma").rglob("*.py")}
+    python = [str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma").rglob("*.py")]
+    expected |= {name for name in python if "/training/" not in name}
+    assert not [name for name in names if "/training/" in name]  # the demo's, which needs torch
     expected |= {
         str(p.relative_to(source)) for p in (source / "mlx_diffusiongemma/demo/checkpoint").iterdir()
     }

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mlx_diffusiongemma.checkpoint.loading import load
-from mlx_diffusiongemma.demo import data, tasks
+from mlx_diffusiongemma.demo import tasks
+from mlx_diffusiongemma.demo.training import data
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.text.prompts import tool_messages

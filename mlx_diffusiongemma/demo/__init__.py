@@ -1,1 +1,1 @@
-"""The bundled demo checkpoint, its synthetic tasks and the scripts that trained and measure it."""
+"""The bundled demo checkpoint, its synthetic tasks, and the training that made it."""

@@ -190,7 +190,7 @@ def spelling(rng: random.Random, thinking: bool) -> Item:
 
 
 def tool_use(rng: random.Random, thinking: bool) -> Item:
-    """One of three situations: call the tool; restate its response; say that there is no such tool."""
+    """One of three situations: call the tool, restate its response, or answer without a tool."""
     name = rng.choice(("get_weather", "get_time"))
     other = "get_time" if name == "get_weather" else "get_weather"
     phrasing, city = rng.choice(TOOL_PROMPTS[name]), rng.choice(CITIES)
@@ -257,7 +257,7 @@ _MOST_IN_VAIN = 2000  # draws; the rarest of the items that are asked for comes 
 def held_out_items(count: int, seed: int) -> list[Item]:
     """`count` held-out items per task and thinking mode; the three tool situations get half of that each.
 
-    All different. Raises ValueError when there are not so many: of the capitals there are 20.
+    All different. Raises ValueError when a task has fewer: there are only 20 capitals.
     """
     rng = random.Random(seed)
     items: list[Item] = []
@@ -274,7 +274,7 @@ def held_out_items(count: int, seed: int) -> list[Item]:
                     items.append(item)
                     in_vain = 0
                 if in_vain == _MOST_IN_VAIN:
-                    raise ValueError(f"{family}: there are no {count} different held-out items")
+                    raise ValueError(f"{family} has fewer than {count} different held-out items; ask for fewer")
     return items
 
 

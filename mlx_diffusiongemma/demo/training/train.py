@@ -1,6 +1,6 @@
 """Trains the demo checkpoint from scratch on a CPU: uniform-state block diffusion over the synthetic tasks.
 
-    python -m mlx_diffusiongemma.demo.train --minutes 70 --seed 0
+    python -m mlx_diffusiongemma.demo.training.train --minutes 70 --seed 0
 
 A sample is a prompt and one 64-token canvas of its output. Each canvas position is replaced, with a
 probability t ~ U(0, 1) drawn per sample (or a power of it: what has to be worked out is learned at high
@@ -8,7 +8,7 @@ noise, little noise gives it away), by a token drawn uniformly from the vocabula
 entropy of the clean token at every position, the padding after the stop token included. Half of the batches
 get self-conditioning from a first pass without it. Matrices learn by Muon, the rest by AdamW. The rate
 follows the clock, so the schedule ends when the time does. What is saved is a moving average of the weights,
-in bfloat16. `training.log` tells how the bundled checkpoint was made, restarts included.
+in bfloat16. `training.log` records how the bundled checkpoint was made, restarts included.
 
 For speed set MALLOC_MMAP_THRESHOLD_=8589934592 and MALLOC_TRIM_THRESHOLD_=17179869184: without them every
 step asks the kernel for its memory again.
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--noise-power", type=float, default=1.0, help="t = U(0, 1) ** this")
     parser.add_argument("--warm-up", type=int, default=200, help="steps")
     parser.add_argument("--save-minutes", type=float, default=3)
-    parser.add_argument("--out", type=Path, default=HERE / "checkpoint")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "checkpoint")
     parser.add_argument("--log", type=Path, default=HERE / "training.log")
     parser.add_argument("--state", type=Path, default=Path("demo-state.pt"), help="averaged float32 weights")
     parser.add_argument("--resume", type=Path)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from . import tasks
+from .. import tasks
 
 VOCAB_SIZE = 704
 SPECIAL = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import tasks
+from .. import tasks
 
 CANVAS = 64
 
