@@ -274,7 +274,9 @@ def held_out_items(count: int, seed: int) -> list[Item]:
                     items.append(item)
                     in_vain = 0
                 if in_vain == _MOST_IN_VAIN:
-                    raise ValueError(f"{family} has fewer than {count} different held-out items; ask for fewer")
+                    raise ValueError(
+                        f"{family} has fewer than {count} different held-out items; ask for fewer"
+                    )
     return items
 
 
