@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ def parse(
     figures mean nothing.
     """
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see in seconds that it works")
-    if "--smoke" in sys.argv:
+    if parser.parse_args().smoke:
         parser.set_defaults(**smoke)
     options = parser.parse_args()
     for name, value in vars(options).items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmark_scripts import NEED_MLX_VLM, SCRIPTS, check_smoke
+from benchmark_scripts import NEED_MLX_VLM, SOURCES, check_smoke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in NEED_MLX_VLM])
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in NEED_MLX_VLM])
 def test_smoke(name: str, tmp_path: Path) -> None:
     check_smoke(name, tmp_path)
