@@ -63,7 +63,7 @@ PEAKED_LAST_NORM, PEAKED_BRANCHES = 14.0, 0.25
 BRANCHES = (".post_attention_layernorm.weight", ".post_feedforward_layernorm.weight")
 SHORT = 64  # tokens of a prompt
 SMOKE = {
-    "only": ["step-flat", "memory", "generation"],
+    "only": ["step-flat", "generation"],
     "rounds": 1,
     "steps": 1,
     "vocab": 1024,

@@ -38,7 +38,11 @@ STEPS_BEFORE = 2  # denoising steps of the shorter generation that a longer one 
 # A real schedule of 48 steps begins here. This one stays, so that longer generations repeat shorter ones.
 TEMPERATURE = 0.8
 Job = dict[str, Any]
-SMOKE: Job = {"side": "mlx_dg", "measure": "prefill", "model": "demo", "prompt": [2, 105, 106]}
+SMOKE: list[Job] = [
+    {"side": "mlx_dg", "measure": "prefill", "model": "demo", "prompt": [2, 105, 106]},
+    {"side": "mlx_dg", "measure": "memory", "model": "demo", "prompt": [2, 105, 106], "steps": 1},
+    {"side": "mlx_dg", "measure": "sampler", "rows": 8, "vocab": 1024},
+]
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="One measurement of one side. Reads a job, JSON, from stdin."
     )
-    job = SMOKE if parse(parser, smoke={}).smoke else json.load(sys.stdin)
-    measure = MEASURES[job["measure"]]
-    print(json.dumps(measure(**{name: value for name, value in job.items() if name != "measure"})))
+    jobs = SMOKE if parse(parser, smoke={}).smoke else [json.load(sys.stdin)]
+    for job in jobs:
+        arguments = {name: value for name, value in job.items() if name != "measure"}
+        print(json.dumps(MEASURES[job["measure"]](**arguments)))
 
 
 if __name__ == "__main__":
