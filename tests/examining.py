@@ -1,4 +1,4 @@
-"""What the tests of `mlx_dg doctor` share."""
+"""Runs `mlx_dg doctor` and reads its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlx_diffusiongemma.doctor import examination
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, *titles: str) -> Result:
-    """With only these checks, or all."""
+    """Run it with only these checks, or all."""
     if titles:
         chosen = {title: examination.CHECKS[title] for title in titles}
         monkeypatch.setattr(examination, "CHECKS", chosen)
@@ -26,6 +26,6 @@ def findings(result: Result, kind: str) -> list[str]:
 
 
 def facts(result: Result) -> dict[str, str]:
-    """Of indented lines, what follows two blanks by what stands before them."""
+    """Return names and values of indented lines, which two blanks or more separate."""
     lines = [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
     return {parts[0]: parts[1] for line in lines if len(parts := re.split(r" {2,}", line, maxsplit=1)) == 2}

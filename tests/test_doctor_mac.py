@@ -1,4 +1,4 @@
-"""What `mlx_dg doctor` makes of what a Mac tells, and how much of a model it says to fit."""
+"""`mlx_dg doctor` on Macs of several kinds, and the recipes that it says to fit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from mlx_diffusiongemma.doctor import memory, system
 from mlx_diffusiongemma.engine.memory import memory_needed
 from mlx_diffusiongemma.macs import gpu_limit
 
-# --- a Mac, as it would tell --------------------------------------------------------------------------------
+# --- the answers of a Mac -----------------------------------------------------------------------------------
 
-TOLD = {
+ANSWERS = {
     "sw_vers -productVersion": "15.6.1",
     "sysctl -n machdep.cpu.brand_string": "Apple M4 Pro",
     "sysctl -n sysctl.proc_translated": "0",
@@ -38,12 +38,12 @@ TOLD = {
 
 
 def wired(share: float, gigabytes: int = 24) -> str:
-    """MiB, of what macOS lets a GPU have by itself."""
+    """Return a share of what macOS lets a GPU have by default, in MiB."""
     return str(round(share * gpu_limit(gigabytes) / 2**20))
 
 
 def mac(
-    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], gigabytes: int = 24, machine: str = "arm64"
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], gigabytes: int = 24, machine: str = "arm64"
 ) -> None:
     device_info = {
         "resource_limit": 499000,
@@ -55,7 +55,7 @@ def mac(
     }
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(system, "ask", lambda *command: (TOLD | told).get(" ".join(command)))
+    monkeypatch.setattr(system, "ask", lambda *command: (ANSWERS | values).get(" ".join(command)))
     monkeypatch.setattr(mx, "device_info", lambda *_: device_info)
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
@@ -66,27 +66,27 @@ def test_a_mac_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     result = doctor(monkeypatch, "Versions", "Device", "Memory")
     assert result.exit_code == 0
     assert result.stdout.endswith("### Verdict\n\nno problem found\n")
-    told = facts(result)
-    assert told["system"] == "macOS 15.6.1, arm64"
-    assert told["chip"] == "Apple M4 Pro"
-    assert told["GPU cores"] == "20"
-    assert told["architecture"] == "applegpu_g16s"
-    assert told["default device"] == "gpu"
-    assert told["Metal"] == "available"
-    assert told["memory"] == "25.77 GB"
-    assert told["recommended working set"] == told["MLX may use"] == size(gpu_limit(24))
-    assert told["largest buffer"] == "14.50 GB"
-    assert told["iogpu.wired_limit_mb"] == "0, set by macOS"
-    assert told["low power mode"] == "off"
-    assert told["bf16"].split("  ")[-1] == "does not fit"
+    values = facts(result)
+    assert values["system"] == "macOS 15.6.1, arm64"
+    assert values["chip"] == "Apple M4 Pro"
+    assert values["GPU cores"] == "20"
+    assert values["architecture"] == "applegpu_g16s"
+    assert values["default device"] == "gpu"
+    assert values["Metal"] == "available"
+    assert values["memory"] == "25.77 GB"
+    assert values["recommended working set"] == values["MLX may use"] == size(gpu_limit(24))
+    assert values["largest buffer"] == "14.50 GB"
+    assert values["iogpu.wired_limit_mb"] == "0, set by macOS"
+    assert values["low power mode"] == "off"
+    assert values["bf16"].split("  ")[-1] == "does not fit"
     longest = longest_prompt(
         real_config(), recipe_weight_bytes(real_config())["mixed-4bit"], gpu_limit(24), 1024
     )
-    assert told["mixed-4bit"].split() == ["15.42", "GB", f"{longest:,}"]
+    assert values["mixed-4bit"].split() == ["15.42", "GB", f"{longest:,}"]
 
 
 @pytest.mark.parametrize(
-    ("told", "gigabytes", "note"),
+    ("values", "gigabytes", "note"),
     [
         ({"pmset -g": " lowpowermode 1\n"}, 24, "low power mode is on"),
         ({"pmset -g": " powermode            1"}, 24, "low power mode is on"),
@@ -94,10 +94,10 @@ def test_a_mac_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, 16, "no recipe of the 26B model fits"),
     ],
 )
-def test_a_mac_of_which_something_is_to_be_known(
-    told: dict[str, str], gigabytes: int, note: str, monkeypatch: pytest.MonkeyPatch
+def test_a_mac_with_a_note(
+    values: dict[str, str], gigabytes: int, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mac(monkeypatch, told, gigabytes)
+    mac(monkeypatch, values, gigabytes)
     result = doctor(monkeypatch, "Device", "Memory")
     (line,) = findings(result, "note")
     assert line.startswith(f"- note: {note}")
@@ -105,15 +105,15 @@ def test_a_mac_of_which_something_is_to_be_known(
 
 
 @pytest.mark.parametrize(
-    "told",
+    "values",
     [
         {"sysctl -n iogpu.wired_limit_mb": wired(0.97)},  # in MB of 10**6 bytes it would be less than 0.95
         {"sysctl -n iogpu.wired_limit_mb": wired(1.2)},
         {"pmset -g": " powermode            2"},  # high power
     ],
 )
-def test_a_mac_of_which_nothing_is_to_be_known(told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    mac(monkeypatch, told)
+def test_a_mac_without_a_note(values: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, values)
     result = doctor(monkeypatch, "Device")
     assert result.stdout.endswith("### Verdict\n\nno problem found\n")
     assert facts(result)["low power mode"] == "off"
@@ -133,7 +133,7 @@ def test_python_under_rosetta_is_one_problem(break_: Any, monkeypatch: pytest.Mo
     assert "Rosetta" in line
 
 
-def test_an_arm_python_whose_terminal_is_translated_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_python_in_a_translated_terminal_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     mac(monkeypatch, {"sysctl -n sysctl.proc_translated": "1"}, machine="arm64")
     assert doctor(monkeypatch, "Versions").exit_code == 0
 
@@ -143,9 +143,9 @@ def test_another_mlx_than_the_installed_one_is_a_problem(monkeypatch: pytest.Mon
     installed = metadata.version("mlx")
     for imported, problems in [("0.1.2", 1), (f"{installed}.dev1", 0)]:
         monkeypatch.setattr(mx, "__version__", imported)
-        told = findings(doctor(monkeypatch, "Device"), "problem")
-        assert len(told) == problems
-        assert all(f"mlx 0.1.2 is imported, but {installed} is installed" in line for line in told)
+        values = findings(doctor(monkeypatch, "Device"), "problem")
+        assert len(values) == problems
+        assert all(f"mlx 0.1.2 is imported, but {installed} is installed" in line for line in values)
 
 
 def test_the_disk_is_that_of_the_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ def test_the_disk_is_that_of_the_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     assert facts(doctor(monkeypatch, "Device"))["free disk at the hub cache"] == "2.00 GB"
 
 
-def test_a_mac_without_metal_is_a_problem_and_one_that_does_not_answer_is_none(
+def test_a_mac_without_metal_is_a_problem_and_one_without_answers_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mac(monkeypatch, dict.fromkeys(TOLD, ""))
+    mac(monkeypatch, dict.fromkeys(ANSWERS, ""))
     assert doctor(monkeypatch, "Versions", "Device").exit_code == 0
     monkeypatch.setattr(mx.metal, "is_available", lambda: False)
     result = doctor(monkeypatch)
@@ -169,7 +169,7 @@ def test_a_mac_without_metal_is_a_problem_and_one_that_does_not_answer_is_none(
     )
 
 
-def test_commands_that_are_missing_fail_or_hang_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_are_missing_or_fail_or_hang_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.is_mac() or system.ask("echo", "yes") is None
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(system, "_SECONDS", 0.2)
@@ -181,7 +181,7 @@ def test_commands_that_are_missing_fail_or_hang_are_no_answer(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
-def test_recipes_are_told_for_the_dtype_that_is_computed_in(
+def test_recipes_are_shown_for_the_dtype_that_is_computed_in(
     dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usable = 40 * 10**9
@@ -194,10 +194,10 @@ def test_recipes_are_told_for_the_dtype_that_is_computed_in(
     assert "encoded 2048 tokens at a time: a smaller prefill_step_size gives room" in result.stdout
 
 
-def test_memory_that_nobody_knows_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_is_not_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "usable_memory", lambda: None)
     result = doctor(monkeypatch, "Memory")
-    assert "    nobody knows how much memory this GPU has for MLX\n" in result.stdout
+    assert "    unknown: MLX does not say how much memory this GPU has\n" in result.stdout
     assert result.stdout.endswith("\nno problem found\n")
 
 

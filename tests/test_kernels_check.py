@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import exact
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -20,7 +21,7 @@ import mlx_dg
 from mlx_diffusiongemma.engine import denoise
 from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import GenerationError, InputError
-from mlx_diffusiongemma.ops import TOLERANCE, checked_kernels, metal, self_check, trials
+from mlx_diffusiongemma.ops import FREE, TOLERANCE, checked_kernels, metal, self_check, trials
 
 pytestmark = pytest.mark.skipif(
     ON_METAL, reason="broken kernels are for the emulator; runs wherever there is no Metal"
@@ -146,13 +147,78 @@ def test_kernels_that_are_right_pass(vocab: int, kind: str, monkeypatch: pytest.
     assert checked_kernels(table, dtype, (2, 12)) == KERNELS, metal.failures
 
 
+# Tokens, columns and bits of tables. Some defects show only where a row has many chunks, or many packs.
+TABLES = [(1100, 64, 4), (1100, 2112, 8), (70000, 64, 8)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "defect"), [(kernel, defect) for kernel, each in DEFECTS.items() for defect in each]
+)
+def test_every_planted_defect_is_found(kernel: str, defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in_emulator(monkeypatch, edits={kernel: with_defect(kernel, defect)})
+    checks = (
+        check
+        for vocab, columns, bits in TABLES
+        for check in self_check.checks_of(
+            nn.QuantizedEmbedding(vocab, columns, 64, bits), mx.bfloat16, 1, 255
+        )
+        if check.kernel == kernel
+    )
+    assert any(self_check._fault(check.make()) for check in checks)
+
+
+# --- the inputs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+@pytest.mark.parametrize("vocab", [1100, 4097, 262144])
+def test_tokens_are_drawn_in_their_middle(vocab: int, dtype: mx.Dtype) -> None:
+    """Otherwise rounding would decide, on another device in another way."""
+    trial = trials.row_statistics_trial(vocab, dtype)
+    _, _, (logits, uniforms), temperature, softcap = trial.kernel.args  # type: ignore[attr-defined]
+    samples, random = np.array(trial.expected.sample), [4, 5, *range(8, 12)]
+    p = exact.row_statistics(np.array(logits.astype(mx.float32))[random], temperature, softcap).probabilities
+    drawn = np.take_along_axis(p, samples[random, None], axis=1)[:, 0]
+    below = np.array([row[:sample].sum() for row, sample in zip(p, samples[random], strict=True)])
+    assert (drawn > 1e-3).all()
+    np.testing.assert_allclose((np.array(uniforms)[random] - below) / drawn, 0.5, atol=1e-2)
+    assert samples[6:8].tolist() == [vocab // 2 + 1, vocab - 5]  # the third of four even tokens, and the last
+
+
+@pytest.mark.parametrize("length", [12, 40, 85, 256])
+def test_sums_of_entropies_are_exact_and_no_mean_is_near_the_threshold_by_chance(length: int) -> None:
+    trial = trials.accept_and_renoise_trial(length, 262144)
+    _, _, (proposal, _, pins, _), bounds = trial.kernel.args  # type: ignore[attr-defined]
+    entropies, free = np.array(proposal.entropies), np.array(pins) == FREE
+    units = (entropies.astype(np.float64) * 2**18).astype(np.int64)
+    assert (units == entropies.astype(np.float64) * 2**18).all()
+    assert (units.sum(axis=1) / np.gcd.reduce(units, axis=1) < 2**24).all()  # float32 holds every sum
+    means = np.array([row[where].mean() for row, where in zip(entropies, free, strict=True)])
+    assert (free[-1].sum(), means[-1]) == (1, bounds.confidence_threshold)
+    assert (np.abs(means[:-1] / bounds.confidence_threshold - 1) > 1e-3).all()
+
+
 @pytest.mark.parametrize("vocab", [16, 33, 96, 1100, 16384, 32768, 65536, 262144])
-def test_what_a_trial_asks_for_is_what_both_can_do(vocab: int) -> None:
-    """The reference reads few chunks: it would leave out tokens that lie in more of them."""
-    trial = trials.soft_embedding_trial(12, nn.Embedding(vocab, 4), mx.float32, mx.float32)
-    dropped_mass = np.array(trial.reference().dropped_mass)
+def test_the_reference_can_do_what_a_trial_asks_for(vocab: int) -> None:
+    """It reads few chunks: it would leave out tokens that lie in more of them."""
+    trial = trials.soft_embedding_trial(nn.Embedding(vocab, 4), mx.float32, mx.float32)
+    dropped_mass = np.array(trial.expected.dropped_mass)
     assert (dropped_mass[:-1] <= TOLERANCE).all()
     assert (dropped_mass[-1] > TOLERANCE) == (vocab >= 16384)  # the flat row, where it is not dense
+
+
+@pytest.mark.parametrize("vocab", [1100, 4097, 262144])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_the_tail_is_above_the_threshold_and_would_be_missed(vocab: int, dtype: mx.Dtype) -> None:
+    trial = trials.soft_embedding_trial(nn.Embedding(vocab, 4), dtype, dtype)
+    _, _, (logits, _), temperature, softcap, *_ = trial.kernel.args  # type: ignore[attr-defined]
+    row = np.array(logits[-2:-1].astype(mx.float32))
+    (p,) = exact.row_statistics(row, temperature, softcap).probabilities
+    nats = np.log(p * min(2048, vocab // 16) / TOLERANCE)
+    tail = (nats > -1) & (p < 0.5)
+    assert 0.04 < nats[tail].min() <= nats[tail].max() < 0.15
+    assert TOLERANCE / 2 < p[tail].sum() < TOLERANCE  # more than twice of what is allowed
 
 
 def test_nothing_is_checked_where_kernels_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +310,7 @@ def test_ids_that_do_not_exist_are_a_difference_and_not_read(monkeypatch: pytest
         edits={"row_statistics": lambda source: source.replace("int(best);", "int(best) + (1 << 30);")},
     )
     assert "row_statistics" not in checked_kernels(nn.Embedding(96, 64), mx.float32, (1, 8))
-    assert metal.failures["row_statistics"].startswith("logit of the argmax differs by nan")
+    assert metal.failures["row_statistics"].startswith("argmax (count of values) differs by ")
 
 
 def test_damaged_weights_are_not_the_kernels_fault(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:

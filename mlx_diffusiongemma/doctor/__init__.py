@@ -1,4 +1,4 @@
-"""`mlx_dg doctor`: whether this machine runs the package as it should, told so that it can be pasted.
+"""`mlx_dg doctor`: checks whether this machine runs the package as it should, for people to paste.
 
-examination.py runs the checks, one a file beside it, each of which writes on a `Sheet`.
+examination.py runs the checks, one a file beside it. Each writes on a `Sheet`.
 """

@@ -1,4 +1,4 @@
-"""The chip, what memory it may use, and what slows it down."""
+"""The chip, how much memory it may use, and what slows it down."""
 
 from __future__ import annotations
 
@@ -13,39 +13,34 @@ from ..engine.memory import usable_memory
 from ..macs import gpu_limit
 from ..ops import metal
 from . import system
-from .sheet import Sheet, foreign
+from .sheet import Sheet
 
-_DEFAULT = "set by macOS"
 _ABOUT_THE_DEFAULT = 0.95  # of what macOS chooses, which differs from one Mac to the next
 
 
 def check(sheet: Sheet) -> None:
     info = mx.device_info()
     ok, reason = metal.available()
-    wired_mb, low_power, cores = system.wired_limit_mb(), system.low_power_mode(), system.gpu_cores()
-    usable, free = usable_memory(), _free_disk()
+    wired_mb, low_power = system.wired_limit_mb(), system.low_power_mode()
     facts = [
-        (
-            "chip",
-            foreign(str(system.sysctl("machdep.cpu.brand_string") or info.get("device_name", "unknown"))),
-        ),
-        ("GPU cores", str(cores) if cores else ""),
-        ("architecture", foreign(str(info.get("architecture", "unknown")))),
+        ("chip", str(system.sysctl("machdep.cpu.brand_string") or info.get("device_name", "unknown"))),
+        ("GPU cores", str(system.gpu_cores() or "")),
+        ("architecture", str(info.get("architecture", "unknown"))),
         ("default device", mx.default_device().type.name),
         ("Metal", "available" if ok else f"no: {reason}"),
         ("memory", _size(info.get("memory_size"))),
         ("recommended working set", _size(info.get("max_recommended_working_set_size"))),
         ("largest buffer", _size(info.get("max_buffer_length"))),
-        ("iogpu.wired_limit_mb", "" if wired_mb is None else str(wired_mb or f"0, {_DEFAULT}")),
-        ("MLX may use", size(usable) if usable is not None else "unknown"),
-        ("free disk at the hub cache", size(free) if free is not None else "unknown"),
+        ("iogpu.wired_limit_mb", "" if wired_mb is None else str(wired_mb or "0, set by macOS")),
+        ("MLX may use", _size(usable_memory()) or "unknown"),
+        ("free disk at the hub cache", _size(_free_disk()) or "unknown"),
         ("low power mode", {None: "", True: "on", False: "off"}[low_power]),
     ]
-    sheet.facts([(name, value) for name, value in facts if value])
+    sheet.facts(facts)
 
     if not system.is_mac():
-        sheet.notes.append("this is not a Mac: there is no Metal, and nothing here tells how a Mac does")
-    elif not ok and not system.is_translated():  # which check Versions tells
+        sheet.notes.append("this is not a Mac: there is no Metal, and nothing here says how a Mac does")
+    elif not ok and not system.is_translated():  # the section Versions says that
         sheet.problems.append(
             f"Metal cannot be used: {reason}; a virtual machine may have none, and Python must be arm64"
         )
@@ -53,8 +48,8 @@ def check(sheet: Sheet) -> None:
         sheet.notes.append("low power mode is on, which makes the GPU slow; System Settings, Battery")
     memory = info.get("memory_size")
     if wired_mb and memory is not None:
-        by_itself = gpu_limit(round(int(memory) / 2**30))
-        if wired_mb * 2**20 < _ABOUT_THE_DEFAULT * by_itself:
+        default = gpu_limit(round(int(memory) / 2**30))
+        if wired_mb * 2**20 < _ABOUT_THE_DEFAULT * default:
             sheet.notes.append(
                 f"iogpu.wired_limit_mb is {wired_mb}, less than what macOS 26 chooses by itself; "
                 "sudo sysctl iogpu.wired_limit_mb=0"
@@ -71,7 +66,7 @@ def _size(nbytes: int | str | None) -> str:
 
 
 def _free_disk() -> int | None:
-    """Bytes that downloads of models may take."""
+    """Return the bytes that downloads of models may take."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)

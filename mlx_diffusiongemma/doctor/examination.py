@@ -1,4 +1,4 @@
-"""Runs the checks one after the other and prints a report; nothing is sent anywhere.
+"""Runs the checks one after the other and prints a report. Nothing is sent anywhere.
 
 Each section is printed when it is done, so that a crash of the whole process shows where it happened. Lines
 are indented: Markdown shows them as they are.
@@ -10,11 +10,10 @@ from collections.abc import Callable
 from importlib import import_module
 
 from ..console.messages import count
-from ..errors import DiffusionGemmaError
 from . import system
-from .sheet import Sheet, first_line, foreign
+from .sheet import Sheet
 
-# Title -> module with a function `check(sheet)`. Imported one by one: what cannot be imported is a finding.
+# Title -> module with a function `check(sheet)`. A module that cannot be imported is a finding.
 CHECKS = {
     "Versions": "versions",
     "Device": "device",
@@ -23,22 +22,32 @@ CHECKS = {
     "Memory": "memory",
 }
 _WITHOUT_MLX = "Versions"
-_TITLE = "## mlx_dg doctor"
 
 
-def examine(show: Callable[[str], None], progress: Callable[[str], None]) -> bool:
-    """Show the report, part by part. Return True if nothing is wrong. progress: takes what runs now."""
+def examine(
+    show: Callable[[str], None], progress: Callable[[str], None], aside: Callable[[str], None]
+) -> bool:
+    """Show the report, part by part. Return True if nothing is wrong.
+
+    Args:
+        show: takes the report. progress: takes what runs now. aside: takes messages that the report omits.
+    """
     problems: dict[str, None] = {}  # in their order; what several checks meet is shown once
     notes = []
-    show(_TITLE)
+    show("## mlx_dg doctor")
     for title, module in CHECKS.items():
         progress(f"checking {title.lower()} ...")
         sheet = Sheet()
         if title == _WITHOUT_MLX or _imports_mlx(sheet):
-            _check(sheet, title, module)
+            try:
+                import_module(f"{__package__}.{module}").check(sheet)
+            except Exception as error:
+                sheet.failed(f"check {title}", error)
         show("\n".join([f"\n### {title}\n", *(f"    {line}".rstrip() for line in sheet.lines)]))
         problems |= dict.fromkeys(sheet.problems)
         notes += sheet.notes
+        for detail in sheet.details:
+            aside(detail)
     found = [f"- problem: {text}" for text in problems] + [f"- note: {text}" for text in notes]
     verdict = f"{count(len(problems), 'problem') if problems else 'no problem'} found"
     show("\n".join(["\n### Verdict\n", *found, *([""] if found else []), verdict]))
@@ -46,23 +55,13 @@ def examine(show: Callable[[str], None], progress: Callable[[str], None]) -> boo
 
 
 def _imports_mlx(sheet: Sheet) -> bool:
-    """True if MLX can be imported. Otherwise write why, unless another finding says so: Rosetta."""
+    """Return True if MLX can be imported. Otherwise write why, unless another finding says so: Rosetta."""
     try:
         import_module("mlx.core")
     except Exception as error:
         sheet.lines.append("not checked: mlx cannot be imported")
         if not system.is_translated():
-            sheet.problems.append(
-                f"mlx cannot be imported: {first_line(error)}; make a new environment and install again"
-            )
+            sheet.problems.append("mlx cannot be imported; make a new environment and install again")
+            sheet.details.append(f"import of mlx: {error}")
         return False
     return True
-
-
-def _check(sheet: Sheet, title: str, module: str) -> None:
-    try:
-        import_module(f"{__package__}.{module}").check(sheet)
-    except DiffusionGemmaError as error:
-        sheet.problems.append(foreign(str(error)))
-    except Exception as error:
-        sheet.problems.append(f"check {title} failed: {first_line(error)}; please report it with this text")

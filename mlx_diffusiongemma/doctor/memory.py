@@ -1,4 +1,4 @@
-"""Which recipes of the released model run here, and how much they may read."""
+"""The recipes of the released model that run here, and how long a prompt they may read."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ _NEW_TOKENS = 1024
 
 def check(sheet: Sheet) -> None:
     usable, config, dtype = usable_memory(), real_config(), default_dtype()
-    weights = recipe_weight_bytes(config, "bfloat16" if dtype == mx.bfloat16 else "float32")
     if usable is None:
-        sheet.lines.append("nobody knows how much memory this GPU has for MLX")
+        sheet.lines.append("unknown: MLX does not say how much memory this GPU has")
         return
-    longest = {
-        name: longest_prompt(config, nbytes, usable, _NEW_TOKENS, dtype.size)
-        for name, nbytes in weights.items()
-    }
-    rows = [
-        (name, size(nbytes), f"{longest[name]:,}" if longest[name] else "does not fit")
-        for name, nbytes in weights.items()
-    ]
-    table = aligned([("26B recipe", "weights", "longest prompt in tokens"), *rows], left=1)
-    sheet.lines += table.splitlines()
+    weights = recipe_weight_bytes(config, "bfloat16" if dtype == mx.bfloat16 else "float32")
+    rows, fits = [("26B recipe", "weights", "longest prompt in tokens")], False
+    for name, nbytes in weights.items():
+        longest = longest_prompt(config, nbytes, usable, _NEW_TOKENS, dtype.size)
+        rows.append((name, size(nbytes), f"{longest:,}" if longest else "does not fit"))
+        fits = fits or longest > 0
     sheet.lines += [
+        *aligned(rows, left=1).splitlines(),
         f"of the {size(usable)} that MLX may use, with {_NEW_TOKENS} new tokens; estimated from shapes,",
         f"with prompts encoded {PREFILL_STEP_SIZE} tokens at a time: a smaller prefill_step_size gives room",
     ]
-    if not any(longest.values()):
+    if not fits:
         sheet.notes.append(
             "no recipe of the 26B model fits in the memory that MLX may use here; "
-            "`mlx_dg info PATH` tells which Macs hold a checkpoint"
+            "`mlx_dg info PATH` shows which Macs hold a checkpoint"
         )

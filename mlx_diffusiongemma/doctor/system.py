@@ -1,4 +1,4 @@
-"""What macOS tells of itself. Elsewhere, or when it does not answer, the answer is None."""
+"""Facts that macOS gives about itself. They are None elsewhere and when it does not answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_mac() -> bool:
 
 
 def ask(*command: str) -> str | None:
-    """What a command of macOS prints; None where there is no such command or it fails."""
+    """Return what a command of macOS prints, or None if it fails."""
     if not is_mac():
         return None
     try:
@@ -31,7 +31,7 @@ def sysctl(name: str) -> str | None:
 
 
 def system_version() -> str:
-    """Such as "macOS 15.1, arm64"."""
+    """Return name, version and machine, such as "macOS 15.1, arm64"."""
     if is_mac():
         name = f"macOS {ask('sw_vers', '-productVersion') or platform.mac_ver()[0]}"
     else:
@@ -44,21 +44,21 @@ def system_version() -> str:
 
 
 def is_translated() -> bool:
-    """Whether this Python is one for Intel chips, run by Rosetta."""
+    """Return True if this Python is made for Intel chips and run by Rosetta."""
     return platform.machine() == "x86_64" and sysctl("sysctl.proc_translated") == "1"
 
 
 def gpu_cores() -> int | None:
-    found = re.search(r"Total Number of Cores: (\d+)", ask("system_profiler", "SPDisplaysDataType") or "")
-    return int(found[1]) if found else None
+    cores = re.search(r"Total Number of Cores: (\d+)", ask("system_profiler", "SPDisplaysDataType") or "")
+    return int(cores[1]) if cores else None
 
 
 def low_power_mode() -> bool | None:
-    found = re.search(r"^\s*(?:lowpowermode|powermode)\s+(\d)", ask("pmset", "-g") or "", re.MULTILINE)
-    return found[1] == "1" if found else None
+    mode = re.search(r"^\s*(?:lowpowermode|powermode)\s+(\d)", ask("pmset", "-g") or "", re.MULTILINE)
+    return mode[1] == "1" if mode else None
 
 
 def wired_limit_mb() -> int | None:
-    """MiB that the GPU may wire, when set by hand; 0 where macOS decides."""
-    found = sysctl("iogpu.wired_limit_mb")
-    return int(found) if found is not None and found.isdigit() else None
+    """Return the MiB that the GPU may wire, as set by hand. 0: macOS decides."""
+    limit = sysctl("iogpu.wired_limit_mb")
+    return int(limit) if limit is not None and limit.isdigit() else None

@@ -8,35 +8,33 @@ import re
 from importlib import metadata
 
 from . import system
-from .sheet import Sheet, foreign
+from .sheet import Sheet
 
 _PACKAGE = "mlx-diffusiongemma"
 _SHOWN = ("mlx", "mlx-lm", "transformers", "tokenizers", "huggingface_hub", "llguidance", "numpy")
 _BACKENDS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")  # each made for one version of mlx
-# Variables that change results or speed. Of any other MLX_* only the name is told: some hold keys.
-_SHOWN_VARIABLES = re.compile(
+# Variables that change results or speed. Others are counted only: names and values may be secrets.
+_VARIABLES = re.compile(
     "MLX_(?:DG_KERNELS|ENABLE_TF32|DISABLE_COMPILE|BFS_MAX_WIDTH|MAX_(?:OPS|MB)_PER_BUFFER|SDPA_BLOCKS"
-    "|USE_CUDA_GRAPHS|CUDA_GRAPH_CACHE_SIZE|CUDA_USE_CUDNN_SPDA|METAL_\\w+)"
+    "|USE_CUDA_GRAPHS|CUDA_GRAPH_CACHE_SIZE|CUDA_USE_CUDNN_SPDA|METAL_(?:FAST_SYNCH|GPU_ARCH|DEBUG|JIT))"
 )
-_SHORT = re.compile(r"[A-Za-z0-9_.+-]{0,16}")  # a number or a word
+_SAFE_VALUE = re.compile(r"auto|on|off|\d{0,9}")
 
 
 def check(sheet: Sheet) -> None:
-    least = _minimums()
+    least, of_mlx = _minimums(), _installed("mlx")
     facts = [
         ("mlx_dg", metadata.version(_PACKAGE)),
         ("Python", f"{platform.python_version()} ({platform.python_implementation()})"),
-        ("system", foreign(system.system_version())),
+        ("system", system.system_version()),
     ]
-    for name in (*_SHOWN, *_BACKENDS):
-        found = _installed(name)
+    for name in _SHOWN + _BACKENDS:
+        found, needed = _installed(name), least.get(name)
         if not found:
-            if name in least:
-                sheet.problems.append(f"{name} is not installed; {_to_install(name, least[name])}")
-            if name in _SHOWN:
-                facts.append((name, "not installed"))
+            if needed:
+                sheet.problems.append(f"{name} is not installed; {_to_install(name, needed)}")
+            facts.append((name, "not installed" if name in _SHOWN else ""))
             continue
-        needed = least.get(name)
         facts.append((name, " and ".join(found) + (f" (at least {needed})" if needed else "")))
         if len(found) > 1:
             sheet.problems.append(
@@ -45,16 +43,15 @@ def check(sheet: Sheet) -> None:
             )
         if needed and any(_release(version) < _release(needed) for version in found):
             sheet.problems.append(f"{name} {found[0]} is older than {needed}; {_to_install(name, needed)}")
-        of_mlx = _installed("mlx")
         if name in _BACKENDS and of_mlx and found != of_mlx:
             sheet.problems.append(
                 f"{name} {found[0]} does not belong to mlx {of_mlx[0]}; "
                 f"pip install --force-reinstall --no-deps mlx=={of_mlx[0]} {name}=={of_mlx[0]}"
             )
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MLX_")}
-    facts += [(foreign(name), _shown(name, value)) for name, value in variables.items()] or [
-        ("MLX_* variables", "none")
-    ]
+    known = {name: value for name, value in variables.items() if _VARIABLES.fullmatch(name)}
+    facts += [(name, value if _SAFE_VALUE.fullmatch(value) else "(set)") for name, value in known.items()]
+    facts.append(("other MLX_* variables", str(len(variables) - len(known))))
     sheet.facts(facts)
 
     if system.is_translated():
@@ -62,7 +59,10 @@ def check(sheet: Sheet) -> None:
             "this Python is made for Intel chips and runs under Rosetta, where MLX has no Metal; install one "
             "for Apple silicon (platform.machine() must be arm64) and make a new environment with it"
         )
-    if variables.get("MLX_DG_KERNELS") == "off":
+    switch = variables.get("MLX_DG_KERNELS", "auto")
+    if switch not in ("auto", "on", "off"):
+        sheet.problems.append("MLX_DG_KERNELS may be auto, on or off, but is set to something else; unset it")
+    if switch == "off":
         sheet.notes.append("MLX_DG_KERNELS=off: generations run without the Metal kernels; unset it")
 
 
@@ -70,12 +70,8 @@ def _to_install(name: str, least: str) -> str:
     return f"pip install --upgrade '{name}>={least}'"
 
 
-def _shown(name: str, value: str) -> str:
-    return foreign(value) if _SHOWN_VARIABLES.fullmatch(name) and _SHORT.fullmatch(value) else "(set)"
-
-
 def _minimums() -> dict[str, str]:
-    """Package -> the lowest version that this package's metadata allow."""
+    """Return the lowest version of each package that this package's metadata allow."""
     found = {}
     for requirement in metadata.requires(_PACKAGE) or []:
         parts = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
@@ -85,7 +81,7 @@ def _minimums() -> dict[str, str]:
 
 
 def _installed(name: str) -> list[str]:
-    """The versions that are installed; more than one where installations lie over each other."""
+    """Return the installed versions. There are several where installations lie over each other."""
     return sorted({distribution.version for distribution in metadata.distributions(name=name)})
 
 

@@ -25,8 +25,8 @@ from .table_products import Table, project
 logger = logging.getLogger(__name__)
 
 
-class _Check(NamedTuple):
-    """kernel: its name. use: all that decides which code Metal compiles. make: makes the trial."""
+class Check(NamedTuple):
+    """A kernel's name, everything that decides which code Metal compiles, and what makes its trial."""
 
     kernel: str
     use: tuple[Any, ...]
@@ -52,7 +52,7 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
     """
     if not metal.enabled():
         return ()
-    checks = _checks(table, dtype, *canvas_shape)
+    checks = checks_of(table, dtype, *canvas_shape)
     with _lock:  # a second thread waits: it must not use what is not checked yet
         for check in checks:
             if check.kernel not in metal.failures and check[:2] not in _passed:
@@ -79,23 +79,23 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
     return tuple(name for name in names if name not in failed)
 
 
-def _checks(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[_Check]:
-    """Return the checks of the kernels that a step takes."""
+def checks_of(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[Check]:
+    """Return the checks of the kernels that a step takes; see `checked_kernels`."""
     vocab, columns = table.weight.shape[0], width(table)
     # Lazy: nothing is computed.
     logits_dtype = project(mx.zeros((1, columns), dtype=dtype), table).dtype
     launch, constants = _passing(batch * length, -(-vocab // CHUNK))
     checks = [
-        _Check(
+        Check(
             "row_statistics",
             (vocab, logits_dtype, constants),
-            partial(trials.row_statistics_trial, trials.FEWEST_ROWS, vocab, logits_dtype, launch),
+            partial(trials.row_statistics_trial, vocab, logits_dtype, launch),
         )
     ]
     if suits_length(length):
         canvas_launch, canvas_constants = _passing(batch, length)
         checks.append(
-            _Check(
+            Check(
                 "accept_and_renoise",
                 (length, canvas_constants),
                 partial(trials.accept_and_renoise_trial, length, vocab, canvas_launch),
@@ -104,10 +104,10 @@ def _checks(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[_Che
     if suits_table(table):
         packing = (table["scales"].dtype, table.bits, table.group_size) if "scales" in table else None
         checks.append(
-            _Check(
+            Check(
                 "soft_embedding",
                 (vocab, columns, table.weight.dtype, packing, dtype, logits_dtype, constants),
-                partial(trials.soft_embedding_trial, trials.FEWEST_ROWS, table, dtype, logits_dtype, launch),
+                partial(trials.soft_embedding_trial, table, dtype, logits_dtype, launch),
             )
         )
     return checks
@@ -122,18 +122,20 @@ def _passing(rows: int, columns: int) -> tuple[int | None, tuple[bool, bool]]:
     return rows if rows < 8 else None, (rows < 8, rows * columns < 8)
 
 
+def too_large(trial: trials.Trial) -> str | None:
+    """Return the first difference that rounding does not explain, in words, or None. Raises MLX's errors."""
+    got = trial.kernel()
+    mx.eval(got)  # raises what the compiler says
+    mx.synchronize()  # raises what the GPU says; left alone, it would be raised by later work
+    for what, found, allowed in (each for each in trial.compare(got, trial.expected) if each.is_too_large):
+        return f"{what} differs by {found:.2g} from MLX's operations, allowed is {allowed:.2g}"
+    return None
+
+
 def _fault(trial: trials.Trial) -> str | None:
     """Return what is wrong with a kernel, in one line, or None."""
-    expected = trial.reference()
-    mx.eval(expected)
     try:
-        got = trial.kernel()
-        mx.eval(got)  # raises what the compiler says
-        mx.synchronize()  # raises what the GPU says; left alone, it would be raised by later work
-        differences = trial.compare(got, expected)
+        return too_large(trial)
     except Exception as error:
         complaint = next((line for line in str(error).splitlines() if "error:" in line), error)
         return one_line(complaint, 200)  # of a compiler, its first complaint
-    for what, found, allowed in (each for each in differences if each.is_too_large):
-        return f"{what} differs by {found:.2g} from MLX's operations, allowed is {allowed:.2g}"
-    return None
