@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Said:
-    """One reply. body: JSON, or bytes as they are. manner: "whole", "broken" (the connection ends inside the
-    body), "silent", "dripping" (a space now and then, for ever) or "endless" (spaces without pause)."""
+    """One reply. body: JSON, or bytes as they are. manner: whole, broken (the connection ends inside it),
+    silent, dripping (a space now and then, for ever) or endless (spaces without pause)."""
 
     body: Any
     status: int = 200
@@ -23,16 +24,8 @@ class Said:
     manner: str = "whole"
 
 
-@dataclass(frozen=True)
-class Asked:
-    path: str
-    headers: dict[str, str]
-    body: Any
-
-
 class OpenAI(ThreadingHTTPServer):
-    """`says` is used up from the front, and its last entry stays. A request for "Hello" is a warm-up: it gets
-    `warm_up`, and is kept in `warm_ups`."""
+    """`says` is used up from the front, and its last entry stays. "Hello" is a warm-up with replies apart."""
 
     daemon_threads = True
 
@@ -40,8 +33,7 @@ class OpenAI(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.says: list[Said] = [Said(completion("fine"))]
         self.warm_up: Said = Said(completion("Hello!"))
-        self.asked: list[Asked] = []
-        self.warm_ups: list[Asked] = []
+        self.asked, self.warm_ups = list[Any](), list[Any]()  # with path, headers and body
         self.closing = threading.Event()
 
     @property
@@ -82,11 +74,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server, warm = self.server, body["messages"] == [{"role": "user", "content": "Hello"}]
-        (server.warm_ups if warm else server.asked).append(Asked(self.path, dict(self.headers), body))
-        if warm:
-            self._say(server.warm_up)
-        else:
-            self._say(server.says.pop(0) if len(server.says) > 1 else server.says[0])
+        request = SimpleNamespace(path=self.path, headers=dict(self.headers), body=body)
+        (server.warm_ups if warm else server.asked).append(request)
+        said = server.says.pop(0) if len(server.says) > 1 and not warm else server.says[0]
+        self._say(server.warm_up if warm else said)
 
     def _say(self, said: Said) -> None:
         if said.manner == "silent":

@@ -1,4 +1,4 @@
-"""`mlx_dg eval`: a suite of tasks through a model; `mlx_dg eval compare`: two such runs."""
+"""`mlx_dg eval` runs a suite of tasks through a model. `mlx_dg eval compare` compares two runs."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ _OPTIONS = (
         multiple=True,
         metavar="NAME=VALUE",
         help="A setting of generate, such as entropy_bound=0.2 or 'sampler=ConfidenceThreshold(0.9)'. May be "
-        "given several times.",
+        "repeated.",
     ),
     click.Option(
         ["--thinking-budget"],
         type=_AT_LEAST_0,
         metavar="N",
-        help="Most tokens of thought; then it is closed.  [default: no limit]",
+        help="Maximum number of tokens of thought. A longer thought is closed.  [default: no limit]",
     ),
     click.Option(
         ["-n", "--n", "n"],
@@ -135,11 +135,11 @@ def _run(
     from mlx_diffusiongemma.evaluation.results import Results
     from mlx_diffusiongemma.evaluation.table import table
 
-    # Bad input is refused before minutes of loading.
-    given = read_settings(settings)
+    # Refuse bad input before minutes of loading.
+    parsed = read_settings(settings)
     if thinking_budget is not None:
-        given["thinking_budget"] = thinking_budget
-    tasks, header = run.planned(prompts or suite, limit, given)
+        parsed["thinking_budget"] = thinking_budget
+    tasks, header = run.planned(prompts or suite, limit, parsed)
     if prompts is not None:
         tasks, header = run.rungs(tasks), header | {"suite": suite, "prompts": prompts}
     if problem := run.check_contained(tasks, unsafe_exec):
@@ -173,14 +173,14 @@ def _default_path(suite: str, identity: dict[str, Any]) -> Path:
     return Path(f"eval-{suite}-{model}{runner}.jsonl")
 
 
-def read_settings(given: tuple[str, ...]) -> dict[str, Any]:
+def read_settings(texts: tuple[str, ...]) -> dict[str, Any]:
     """Return settings from texts NAME=VALUE.
 
-    A value is a number, true, false, or a part of `engine.samplers` as Python spells it. Several values of
-    `stop` are several rules.
+    A value is a number, true, false, or a part of `engine.samplers` in Python's spelling. `stop` may occur
+    several times, for several rules.
     """
     settings: dict[str, Any] = {}
-    for text in given:
+    for text in texts:
         name, _, value = text.partition("=")
         try:
             read = _value(ast.parse(value.strip(), mode="eval").body)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ import pytest
 from click.testing import CliRunner, Result
 from openai_server import running_openai
 
-from mlx_diffusiongemma import ConfidenceThreshold, StableAndConfident, Stalled
+from mlx_diffusiongemma import ConfidenceThreshold, StableAndConfident, Stalled, generate, load
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.cli.eval import read_settings
 from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.evaluation import run as evaluation
 from mlx_diffusiongemma.evaluation import sandbox
+from mlx_diffusiongemma.evaluation.runners import native
+from mlx_diffusiongemma.evaluation.runners.native import Native
 
 DEMO = ("--model", "demo")
+HASTY = ("--set", "max_new_tokens=64", "--set", "max_denoising_steps=2")
+_load = cache(load)
 
 
 @pytest.fixture(autouse=True)
 def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(native, "load", _load)
 
 
 def run(*arguments: str, status: int = 0) -> Result:
@@ -59,8 +66,6 @@ def _text(path: str) -> str:
 
 
 def test_an_interrupt_says_how_to_continue(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_diffusiongemma.evaluation.runners.native import Native
-
     asked: list[str] = []
     ask = Native.__call__
 
@@ -87,30 +92,22 @@ def test_a_file_has_all_it_takes_to_repeat_an_answer() -> None:
     assert {"model", "checkpoint", "dtype", "device", "versions"} <= settings.keys()
     assert [line["candidate"] for line in lines] == [0, 1]
     assert lines[0]["settings"] == {"thinking": True, **given, "max_new_tokens": 2048}
-    from mlx_diffusiongemma import generate, load
-
-    how: dict[str, Any] = {
-        "sampler": ConfidenceThreshold(0.9),
-        "thinking_budget": 9,
-        "thinking": True,
-        "n": 2,
-    }
-    same = generate(*load("demo"), lines[0]["prompt"], seed=lines[0]["seed"], **how)
+    how: dict[str, Any] = {"sampler": ConfidenceThreshold(0.9), "thinking_budget": 9, "thinking": True}
+    same = generate(*load("demo"), lines[0]["prompt"], seed=lines[0]["seed"], n=2, **how)
     assert [line["answer"] for line in lines] == [candidate.answer for candidate in same.candidates]
     assert [line["thought"] for line in lines] == [candidate.thought for candidate in same.candidates]
 
 
-def test_compare_and_the_ladder() -> None:
+def test_compare_and_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CAPS", (8,))
     for seed in "01":
         run("demo", *DEMO, "--limit", "2", "--runs", "1", "--seed", seed, "--out", f"{seed}.jsonl")
     text = run("compare", "0.jsonl", "1.jsonl").stdout
     assert "seed: 0 | 1" in text
     assert "2 pairs of answers" in text
     assert "nowhere: No such file" in run("compare", "0.jsonl", "nowhere", status=2).stderr
-    result = run(
-        "ladder", "--prompts", "demo", *DEMO, "--limit", "1", "--runs", "1", "--set", "max_new_tokens=64"
-    )
-    assert len(answers("eval-ladder-demo.jsonl")) == 20
+    result = run("ladder", "--prompts", "demo", *DEMO, "--limit", "1", "--runs", "1")
+    assert len(answers("eval-ladder-demo.jsonl")) == 5
     assert "cap 8, bound 0.02" in result.stdout
 
 
@@ -132,30 +129,25 @@ def test_settings_of_the_command_line() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["entropy_bound", "sampler=Nothing(1)", "sampler=open('x')", "sampler=_Falling()", "x=1+", "stop=Any()",
-     "sampler=mx.array(1)", "x=__import__('os')", "sampler=EntropyBound(limit=1)", "sampler=in_range(1)"],
-)  # fmt: skip
+@pytest.mark.parametrize("text", [
+    "entropy_bound", "sampler=Nothing(1)", "sampler=open('x')", "sampler=_Falling()", "x=1+", "stop=Any()",
+    "sampler=mx.array(1)", "x=__import__('os')", "sampler=EntropyBound(limit=1)", "sampler=in_range(1)",
+])  # fmt: skip
 def test_settings_that_make_no_sense(text: str) -> None:
     with pytest.raises(InputError, match=r"--set .*: not NAME=VALUE; give --set entropy_bound=0.2"):
         read_settings((text,))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("six",), "--model"),
-        (("six", "--model", "m", "--endpoint", "http://localhost:1", "--runner", "mlx-vlm"), "--endpoint"),
-        (("demo", *DEMO, "--runs", "0"), "--runs"),
-        (("seven", *DEMO), "No such command 'seven'"),
-        (("demo", *DEMO, "--out", "nowhere/x.jsonl"), "nowhere/x.jsonl"),
-        (("demo", "--model", "nowhere/at-all/of"), "nowhere"),
-        (("demo", *DEMO, "--thinking-budget", "100000"), "thinking_budget"),
-        (("demo", *DEMO, "--set", "entropy_bond=1"), "did you mean entropy_bound?"),
-        (("demo", *DEMO, "--set", "sampler=ConfidenceThreshold(2)"), "probability must be"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("six",), "--model"),
+    (("six", "--model", "m", "--endpoint", "http://localhost:1", "--runner", "mlx-vlm"), "--endpoint"),
+    (("demo", *DEMO, "--runs", "0"), "--runs"), (("seven", *DEMO), "No such command 'seven'"),
+    (("demo", *DEMO, "--out", "nowhere/x.jsonl"), "nowhere/x.jsonl"),
+    (("demo", "--model", "nowhere/at-all/of"), "nowhere"),
+    (("demo", *DEMO, "--thinking-budget", "100000"), "thinking_budget"),
+    (("demo", *DEMO, "--set", "entropy_bond=1"), "did you mean entropy_bound?"),
+    (("demo", *DEMO, "--set", "sampler=ConfidenceThreshold(2)"), "probability must be"),
+])  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_written(arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments, status=2)
     assert message in result.stderr
@@ -169,6 +161,6 @@ def test_code_is_not_run_where_nothing_contains_it(monkeypatch: pytest.MonkeyPat
     assert "runs code that the model wrote, and there is no bwrap; " in result.stderr
     assert "--unsafe-exec" in result.stderr
     run("demo", *DEMO, "--limit", "1", "--runs", "1")  # no code in it
-    said = run("matrix", *DEMO, "--limit", "1", "--runs", "1", "--unsafe-exec", "--set", "max_new_tokens=64")
+    said = run("matrix", *DEMO, "--limit", "1", "--runs", "1", "--unsafe-exec", *HASTY)
     assert "warning: generated code runs with resource limits only: there is no bwrap\n" in said.stderr
     assert len(answers("eval-matrix-demo.jsonl")) == 1

@@ -12,44 +12,19 @@ from mlx_diffusiongemma.evaluation import sandbox
 from mlx_diffusiongemma.evaluation.graders import json_text
 from mlx_diffusiongemma.evaluation.graders.code import executed, fullmatch, query
 from mlx_diffusiongemma.evaluation.graders.json_text import document, extracted, strict_json
-from mlx_diffusiongemma.evaluation.graders.text import bare, lines, shortened, unfenced
+from mlx_diffusiongemma.evaluation.graders.text import lines, shortened
 from mlx_diffusiongemma.evaluation.task import Reply
 
 YES, WRAPPED, NO = (True, True), (False, True), (False, False)
 
 
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        ("```\na\n```", "a"),
-        ("  ~~~~python\na\n\nb\n~~~~ ", "a\n\nb"),
-        ("```\n```", ""),
-        ("```\na", "```\na"),
-        ("x\n```\na\n```", "x\n```\na\n```"),
-        ("`a`", "`a`"),
-    ],
-)
-def test_a_fence_that_encloses_the_text(text: str, content: str) -> None:
-    assert unfenced(text) == content
-    assert bare(f"{text}") == content.removesuffix(".")
-
-
-@pytest.mark.parametrize(
-    ("answer", "worth"),
-    [
-        ("12", YES),
-        ("\n 12 ", YES),
-        ("12.", WRAPPED),
-        ("```\n12\n```", WRAPPED),
-        ("```text\n12.\n```\n", WRAPPED),
-        ("12 .", WRAPPED),
-        ("12..", NO),
-        ("The answer is 12", NO),
-        ("**12**", NO),
-        ("13", NO),
-        ("", NO),
-    ],
-)
+@pytest.mark.parametrize(("answer", "worth"), [
+    ("12", YES), ("\n 12 ", YES), ("12.", WRAPPED),
+    ("  ~~~~python\n12\n~~~~ ", WRAPPED), ("```\n12", NO), ("x\n```\n12\n```", NO),
+    ("```\n12\n```", WRAPPED),
+    ("```text\n12.\n```\n", WRAPPED), ("12 .", WRAPPED), ("12..", NO), ("The answer is 12", NO),
+    ("**12**", NO), ("13", NO), ("", NO),
+])  # fmt: skip
 def test_the_lenient_rule(answer: str, worth: tuple[bool, bool]) -> None:
     grade = lines("12")(Reply(answer))
     assert (grade.strict, grade.lenient) == worth
@@ -62,7 +37,6 @@ def test_lines_are_compared_one_by_one_up_to_normalization() -> None:
     assert grade(Reply("```\né.\nb\n```")).lenient
     assert grade(Reply("é\nb")).reason == r"line 1: '\xe9' is not '\xe9.'"
     assert grade(Reply("é.")).reason == "1 lines, not 2"
-    assert grade(Reply("x" * 100_001)).reason == "100001 characters"
 
 
 @pytest.mark.parametrize("value", ["a\x1b", "\ud800" * 500, 10**5000, {"x": [1]}, None], ids=type)
@@ -75,42 +49,22 @@ def test_reasons_are_short_and_printable(value: Any) -> None:
 # --- JSON -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "NaN",
-        '{"a": 1, "a": 1}',
-        "[1,]",
-        "{'a': 1}",
-        "1 2",
-        "",
-        "9" * 5000,
-        "[" * 90_000,
-        "01",
-        '"\n"',
-        "-Infinity",
-    ],
-)
+@pytest.mark.parametrize("text", [
+    "NaN", '{"a": 1, "a": 1}', "[1,]", "{'a': 1}", "1 2", "", "9" * 5000, "[" * 90_000, "01", '"\n"',
+    "-Infinity",
+])  # fmt: skip
 def test_texts_that_are_not_json(text: str) -> None:
     with pytest.raises(ValueError, match=r".") as raised:
         strict_json(text)
     assert len(str(raised.value)) < 200
 
 
-@pytest.mark.parametrize(
-    ("answer", "worth"),
-    [
-        ('{"b": [1, null], "a": 2.5}', YES),
-        ('```json\n{"a": 2.5, "b": [1, null]}\n```', WRAPPED),
-        ('{"a": 2.5, "b": [1, null]}.', WRAPPED),
-        ('Here: {"a": 2.5, "b": [1, null]}', NO),
-        ('{"a": 2.5, "b": [1.0, null]}', NO),
-        ('{"a": 2.5, "b": [true, null]}', NO),
-        ('{"a": 2.5, "b": [null, 1]}', NO),
-        ('{"a": 2.5}', NO),
-        ('{"a": 2.5, "b": [1, null], "c": 1}', NO),
-    ],
-)
+@pytest.mark.parametrize(("answer", "worth"), [
+    ('{"b": [1, null], "a": 2.5}', YES), ('```json\n{"a": 2.5, "b": [1, null]}\n```', WRAPPED),
+    ('{"a": 2.5, "b": [1, null]}.', WRAPPED), ('Here: {"a": 2.5, "b": [1, null]}', NO),
+    ('{"a": 2.5, "b": [1.0, null]}', NO), ('{"a": 2.5, "b": [true, null]}', NO),
+    ('{"a": 2.5, "b": [null, 1]}', NO), ('{"a": 2.5}', NO), ('{"a": 2.5, "b": [1, null], "c": 1}', NO),
+])  # fmt: skip
 def test_a_document_is_compared_in_types_too(answer: str, worth: tuple[bool, bool]) -> None:
     grade = document({"a": 2.5, "b": [1, None]})(Reply(answer))
     assert (grade.strict, grade.lenient) == worth
@@ -123,17 +77,11 @@ def test_differences_are_named() -> None:
     assert grade(Reply('{"a": {"b": 1}, "c": 2}')).reason == "key 'c' was not asked for"
 
 
-@pytest.mark.parametrize(
-    ("answer", "details", "worth"),
-    [
-        ('{"n": 3}', (True, True, True), YES),
-        ('{"n": 3.0}', (True, True, True), YES),
-        ('```\n{"n": 3}\n```', (True, True, True), WRAPPED),
-        ('{"n": 4}', (True, True, False), NO),
-        ('{"n": "3"}', (True, False, False), NO),
-        ('{"n": 3', (False, False, False), NO),
-    ],
-)
+@pytest.mark.parametrize(("answer", "details", "worth"), [
+    ('{"n": 3}', (True, True, True), YES), ('{"n": 3.0}', (True, True, True), YES),
+    ('```\n{"n": 3}\n```', (True, True, True), WRAPPED), ('{"n": 4}', (True, True, False), NO),
+    ('{"n": "3"}', (True, False, False), NO), ('{"n": 3', (False, False, False), NO),
+])  # fmt: skip
 def test_an_extraction(answer: str, details: tuple[bool, ...], worth: tuple[bool, bool]) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     grade = extracted({"n": 3}, schema)(Reply(answer))
@@ -163,21 +111,16 @@ def test_without_jsonschema(monkeypatch: pytest.MonkeyPatch) -> None:
 DOUBLE = "def double(x):\n    return 2 * x"
 
 
-@pytest.mark.parametrize(
-    ("answer", "worth", "reason"),
-    [
-        (DOUBLE, YES, ""),
-        (f"import math\nX = 1\n{DOUBLE}", YES, ""),
-        (f"```python\n{DOUBLE}\n```", YES, ""),
-        (f"{DOUBLE}\nprint(double(1))", NO, "more than the code"),
-        (f"Here:\n```\n{DOUBLE}\n```", NO, "SyntaxError"),
-        (DOUBLE.replace("2", "3"), NO, "double(1) gave 3, not 2"),
-        (DOUBLE.replace("2 * x", "float(2 * x)"), NO, "double(1) gave 2.0, not 2"),
-        (DOUBLE.replace("2 * x", "1 / 0"), NO, "ZeroDivisionError"),
-        (DOUBLE.replace("double", "twice"), NO, "no function named double"),
-        ("def double(x):\n    return '\ud800'", NO, "UnicodeEncodeError"),
-    ],
-)
+@pytest.mark.parametrize(("answer", "worth", "reason"), [
+    (DOUBLE, YES, ""), (f"import math\nX = 1\n{DOUBLE}", YES, ""),
+    (f"```python\n{DOUBLE}\n```", YES, ""), (f"{DOUBLE}\nprint(double(1))", NO, "more than the code"),
+    (f"Here:\n```\n{DOUBLE}\n```", NO, "SyntaxError"),
+    (DOUBLE.replace("2", "3"), NO, "double(1) gave 3, not 2"),
+    (DOUBLE.replace("2 * x", "float(2 * x)"), NO, "double(1) gave 2.0, not 2"),
+    (DOUBLE.replace("2 * x", "1 / 0"), NO, "ZeroDivisionError"),
+    (DOUBLE.replace("double", "twice"), NO, "no function named double"),
+    ("def double(x):\n    return '\ud800'", NO, "UnicodeEncodeError"),
+])  # fmt: skip
 def test_programs(answer: str, worth: tuple[bool, bool], reason: str) -> None:
     grade = executed("double", [([1], 2), (["a"], "aa")])(Reply(answer))
     assert (grade.strict, grade.lenient) == worth

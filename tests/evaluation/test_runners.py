@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from mlx.utils import tree_map
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.demo import tasks
-from mlx_diffusiongemma.errors import CheckpointError, InputError
+from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners import Runner, checkpoint, choose, native
 from mlx_diffusiongemma.evaluation.runners.native import Native
-from mlx_diffusiongemma.evaluation.task import Grade, Reply, Task
+from mlx_diffusiongemma.evaluation.task import Grade, Task
 
 DEMO = resolve("demo")
 CITIES = {"type": "array", "items": {"type": "object", "required": ["city"]}, "minItems": 1}
@@ -39,15 +38,10 @@ def demo() -> Any:
     return mlx_dg.load("demo")
 
 
-def one(replies: list[Reply]) -> Reply:
-    [reply] = replies
-    return reply
-
-
 @pytest.mark.parametrize("thinking", [True, False])
 def test_a_reply_is_that_of_generate(runner: Runner, demo: Any, thinking: bool) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 192, "entropy_bound": 0.2}
-    reply = one(runner(task("Count to 37.", thinking=thinking, settings=settings), 5))
+    [reply] = runner(task("Count to 37.", thinking=thinking, settings=settings), 5)
     same = mlx_dg.generate(*demo, "Count to 37.", thinking=thinking, seed=5, **settings)
     assert reply.answer == same.answer == " ".join(map(str, range(1, 38)))
     assert reply.thought == same.thought
@@ -69,32 +63,27 @@ def test_candidates_schemas_tools_and_limits(runner: Runner, demo: Any) -> None:
     assert [reply.answer for reply in replies] == [candidate.answer for candidate in same.candidates]
     assert json.loads(replies[0].answer)[0]["city"] == "Oslo"
     messages = ({"role": "user", "content": "What is the weather in Paris?"},)
-    reply = one(runner(task(messages, tools=(tasks.tool("get_weather"),)), 0))
+    [reply] = runner(task(messages, tools=(tasks.tool("get_weather"),)), 0)
     assert (reply.tool_calls, reply.outcome) == ((("get_weather", {"city": "Paris"}),), "delivered")
-    reply = one(runner(task("What is 345 + 78?", settings={"max_new_tokens": 8}), 0))
+    [reply] = runner(task("What is 345 + 78?", settings={"max_new_tokens": 8}), 0)
     assert (reply.outcome, reply.cost.answer_tokens, reply.cost.new_tokens) == ("stuck", 0, 8)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "error"),
-    [("caf\udce9", "not valid Unicode"), ("word " * 5000, "tokens")],
-    ids=["text", "long"],
-)
+@pytest.mark.parametrize(("prompt", "error"), [
+    ("caf\udce9", "not valid Unicode"), ("word " * 5000, "tokens"),
+], ids=["text", "long"])  # fmt: skip
 def test_a_prompt_that_cannot_be_run_is_a_reply(runner: Runner, prompt: str, error: str) -> None:
     replies = runner(task(prompt), 0, n=2)
     assert [reply.outcome for reply in replies] == ["error", "error"]
     assert all(error in str(reply.error) and "\n" not in str(reply.error) for reply in replies)
 
 
-@pytest.mark.parametrize(
-    ("more", "complaint"),
-    [
-        ({"settings": {"max_tokens": 9}}, "unknown setting 'max_tokens'"),
-        ({"settings": {"entropy_bound": -1}}, "entropy_bound must be"),
-        ({"schema": {"type": "nonsense"}}, "schema"),
-        ({"schema": CITIES, "tools": (tasks.tool("get_time"),)}, "tools: a call is not what schema"),
-    ],
-)
+@pytest.mark.parametrize(("more", "complaint"), [
+    ({"settings": {"max_tokens": 9}}, "unknown setting 'max_tokens'"),
+    ({"settings": {"entropy_bound": -1}}, "entropy_bound must be"),
+    ({"schema": {"type": "nonsense"}}, "schema"),
+    ({"schema": CITIES, "tools": (tasks.tool("get_time"),)}, "tools: a call is not what schema"),
+])  # fmt: skip
 @pytest.mark.parametrize("prompt", ["What is 1 + 1?", "caf\udce9"])
 def test_a_suite_that_is_wrong_is_not_hidden(runner: Runner, more: Any, complaint: str, prompt: str) -> None:
     with pytest.raises(InputError, match=complaint):
@@ -108,18 +97,6 @@ def test_a_model_of_nan_is_a_reply(demo: Any) -> None:
     replies = broken(task("What is 1 + 1?"), 0, n=2)
     assert [reply.outcome for reply in replies] == ["error", "error"]
     assert "NaN" in str(replies[0].error)
-
-
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, TypeError])
-def test_other_failures_are_raised(runner: Runner, monkeypatch: Any, error: type[BaseException]) -> None:
-    runner(task("Hello"), 0)
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise error("it broke")
-
-    monkeypatch.setattr(native, "generate", fail)
-    with pytest.raises(error, match="it broke"):
-        runner(task("Hello"), 0)
 
 
 def test_the_first_call_loads_and_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +124,6 @@ def test_identity_has_all_that_decides_answers(runner: Runner, demo: Any) -> Non
     identity, loaded = runner.identity(), Native.of(*demo).identity()
     for each in (identity, loaded):
         assert json.loads(json.dumps(each)) == each
-        assert each["runner"] == "mlx_dg"
         assert each["versions"]["mlx-diffusiongemma"] == mlx_dg.__version__
         assert each["dtype"] == ("bfloat16" if mx.default_device() == mx.Device(mx.gpu) else "float32")
     assert identity["model"] == "demo"
@@ -186,40 +162,20 @@ def test_the_fingerprint_of_a_directory_is_of_each_file(copy: Path, name: str) -
     assert len(prints) == 4
 
 
-def test_names_and_lengths_of_weight_files_count(copy: Path) -> None:
-    before = checkpoint.fingerprint(copy)
-    long = (copy / "model.safetensors").rename(copy / "model-a.safetensors")
-    assert checkpoint.fingerprint(copy) != before
-    long.write_bytes(b"a" * 2**22)
-    whole = checkpoint.fingerprint(copy)
-    long.write_bytes(b"a" * (2**22 + 1))  # both ends as before
-    assert checkpoint.fingerprint(copy) != whole
-
-
 # --- choosing ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "model", "endpoint", "complaint"),
-    [
-        ("mlx_dg", None, None, "no --model given"),
-        ("mlx-vlm", "", None, "no --model given"),
-        ("endpoint", None, "http://host", "no --model given"),
-        ("mlx_dg", "demo", "http://user:pw@host/v1", "--endpoint URL belong together"),
-        ("endpoint", "m", None, "--endpoint URL belong together"),
-        ("mlx_dg", "./nowhere", None, "no such directory"),
-    ],
-)
+@pytest.mark.parametrize(("name", "model", "endpoint", "complaint"), [
+    ("mlx_dg", None, None, "no --model given"), ("mlx-vlm", "", None, "no --model given"),
+    ("endpoint", None, "http://host", "no --model given"),
+    ("mlx_dg", "demo", "http://user:pw@host/v1", "--endpoint URL belong together"),
+    ("endpoint", "m", None, "--endpoint URL belong together"),
+    ("mlx_dg", "./nowhere", None, "no such directory"),
+])  # fmt: skip
 def test_choices_that_make_no_sense(name: str, model: Any, endpoint: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint) as caught:
         choose(name, model, endpoint)
     assert "pw" not in str(caught.value)
-
-
-def test_a_directory_without_weights(copy: Path) -> None:
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=str(copy)):
-        choose("mlx_dg", str(copy), None)
 
 
 def test_mlx_vlm_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,13 +184,3 @@ def test_mlx_vlm_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlx_vlm", None)
     with pytest.raises(InputError, match=r"mlx-vlm cannot be imported .*; pip install mlx-vlm==0\.7\.10"):
         choose("mlx-vlm", "demo", None)
-
-
-def test_choosing_an_endpoint_loads_no_mlx() -> None:
-    program = """
-import sys
-from mlx_diffusiongemma.evaluation import runners
-runners.choose("endpoint", "m", "http://localhost:1")
-sys.exit(", ".join({"mlx", "transformers", "mlx_vlm"} & set(sys.modules)) or 0)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -60,32 +58,20 @@ def failed(outcome: Outcome) -> str:
 # --- the eight escapes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "return open(path).read()",
-        "return open('/etc/passwd').read()",
-        "import os; return os.listdir(os.path.dirname(path))",
-        "return open('/proc/self/environ').read()",
-        "import sqlite3; return sqlite3.connect('file:' + path + '?mode=ro', uri=True).execute('VACUUM')",
-        "import os; os.symlink(path, 'here'); return open('here').read()",
-    ],
-)
+@pytest.mark.parametrize("statement", [
+    "return open(path).read()", "return open('/etc/passwd').read()",
+    "import os; return os.listdir(os.path.dirname(path))", "return open('/proc/self/environ').read()",
+    "import sqlite3; return sqlite3.connect('file:' + path + '?mode=ro', uri=True).execute('VACUUM')",
+    "import os; os.symlink(path, 'here'); return open('here').read()",
+])  # fmt: skip
 def test_reading_outside(secret: Path, statement: str) -> None:
     assert "Error" in failed(attack(statement, str(secret)))
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "open(path, 'a').write('x')",
-        "open(__import__('os').__file__, 'r+')",
-        "import os; os.remove(path)",
-        "import os; os.chmod(path, 0)",
-        "import os; os.truncate(path, 0)",
-        "open('/usr/new', 'w')",
-    ],
-)
+@pytest.mark.parametrize("statement", [
+    "open(path, 'a').write('x')", "open(__import__('os').__file__, 'r+')", "import os; os.remove(path)",
+    "import os; os.chmod(path, 0)", "import os; os.truncate(path, 0)", "open('/usr/new', 'w')",
+])  # fmt: skip
 def test_writing_outside(secret: Path, statement: str) -> None:
     assert "Error" in failed(attack(statement, str(secret)))
 
@@ -104,15 +90,12 @@ def test_network(kind: str) -> None:
         assert "Error" in failed(attack(statements, server.getsockname()[1]))
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import os\nwhile True: os.fork()",
-        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,)).start()",
-        "import subprocess; subprocess.run(['true'])",
-        "import multiprocessing; multiprocessing.Process(target=print).start()",
-    ],
-)
+@pytest.mark.parametrize("statement", [
+    "import os\nwhile True: os.fork()",
+    "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,)).start()",
+    "import subprocess; subprocess.run(['true'])",
+    "import multiprocessing; multiprocessing.Process(target=print).start()",
+])  # fmt: skip
 @pytest.mark.skipif(not LINUX, reason="macOS refuses processes, and lets threads run to the other limits")
 def test_fork_bomb(statement: str) -> None:
     assert "Error" in failed(attack(statement))
@@ -124,43 +107,29 @@ def test_memory(statement: str) -> None:
 
 
 def test_disk() -> None:
-    one = (
-        "open('large', 'wb', buffering=0).write(bytes(1 << 22))\nopen('large', 'ab', buffering=0).write(b'x')"
-    )
+    one = "for n in range(9): open('large', 'ab', buffering=0).write(bytes(1 << 19))"
     assert "file size limit of 1 MB" in failed(attack(one))
     many = "for n in range(10 ** 6): open(str(n), 'wb').write(bytes(1 << 20))"
     assert any(said in failed(attack(many)) for said in ("No space left", "disk limit of 4 MB"))
 
 
-@pytest.mark.parametrize(
-    ("statement", "limits", "said"),
-    [
-        ("while True: pass", QUICK, "processor time limit of 1 s"),
-        (
-            "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
-            QUICK,
-            "processor time",
-        ),
-        ("import time; time.sleep(60)", Limits(wall_seconds=0.5), "time limit of 0.5 s"),
-        ("import signal; signal.pause()", Limits(wall_seconds=0.5), "time limit of 0.5 s"),
-    ],
-)
-def test_endless_loop(statement: str, limits: Limits, said: str) -> None:
+@pytest.mark.parametrize(("statement", "said"), [
+    ("while True:\n    try:\n        while True: pass\n    except BaseException: pass", "processor time"),
+    ("import time; time.sleep(60)", "time limit of 0.5 s"),
+    ("import signal; signal.pause()", "time limit of 0.5 s"),
+])  # fmt: skip
+def test_endless_loop(statement: str, said: str) -> None:
+    limits = Limits(wall_seconds=0.5) if "0.5" in said else QUICK
     assert said in failed(attack(statement, limits=limits))
 
 
 WRITE = "import os\nfor handle in range(3, 9):\n    try:\n        {}\n    except OSError: pass"
 
 
-@pytest.mark.parametrize(
-    ("statement", "said"),
-    [
-        ("while True: print('x' * 1000)", "processor time limit"),
-        ("import os\nwhile True: os.write(1, b'x' * 10_000)", "processor time limit"),
-        ("return 'x' * 10 ** 7", "limit"),
-        (WRITE.format("while True: os.write(handle, b'x' * 9999)"), ""),  # into the results
-    ],
-)
+@pytest.mark.parametrize(("statement", "said"), [
+    ("while True: print('x' * 1000, flush=True)", "processor time limit"), ("return 'x' * 10 ** 7", "limit"),
+    (WRITE.format("while True: os.write(handle, b'x' * 9999)"), ""),  # into the results
+])  # fmt: skip
 def test_endless_output(statement: str, said: str) -> None:
     outcome = attack(statement)
     assert outcome.results is None or list(outcome.results[0]) == ["raised"]
@@ -170,21 +139,16 @@ def test_endless_output(statement: str, said: str) -> None:
 # --- other ends -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("def f(: pass", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("g = 1", "no function named f"),
-        ("f = 1", "no function named f"),
-        ("import os\nos._exit(3)", "ended without a result (exit status 3)"),
-        ("import ctypes\nctypes.string_at(0)", "ended by signal 11"),
-        ("import builtins\nfor name in list(vars(builtins)): setattr(builtins, name, None)", "ended without"),
-        (WRITE.format("os.write(handle, b'{}')") + "\nos._exit(0)", "ended without a proper result"),
-        ("class E(Exception):\n    def __str__(self): raise self\nraise E", "an exception without a message"),
-        ("raise SystemExit('a\\x1b[2J\\nb')", "SystemExit: a\\x1b[2J b"),
-    ],
-)
+@pytest.mark.parametrize(("source", "said"), [
+    ("def f(: pass", "SyntaxError"), ("1 / 0", "ZeroDivisionError: division by zero"),
+    ("g = 1", "no function named f"), ("f = 1", "no function named f"),
+    ("import os\nos._exit(3)", "ended without a result (exit status 3)"),
+    ("import ctypes\nctypes.string_at(0)", "ended by signal 11"),
+    ("import builtins\nfor name in list(vars(builtins)): setattr(builtins, name, None)", "ended without"),
+    (WRITE.format("os.write(handle, b'{}')") + "\nos._exit(0)", "ended without a proper result"),
+    ("class E(Exception):\n    def __str__(self): raise self\nraise E", "an exception without a message"),
+    ("raise SystemExit('a\\x1b[2J\\nb')", "SystemExit: a\\x1b[2J b"),
+])  # fmt: skip
 def test_programs_that_fail_as_a_whole(source: str, said: str) -> None:
     outcome = call(source, "f", [[]], QUICK)
     assert outcome.results is None
@@ -193,21 +157,14 @@ def test_programs_that_fail_as_a_whole(source: str, said: str) -> None:
     assert len(outcome.failure) <= 200
 
 
-@pytest.mark.parametrize(
-    ("expression", "result"),
-    [
-        ("(1, [2.5, None], {'a': True})", [1, [2.5, None], {"a": True}]),
-        ("'\\ud800 ż\\x00'", "\ud800 ż\x00"),
-        ("10 ** 30", 10**30),
-        ("{1}", {"raised": "TypeError: Object of type set is not JSON serializable"}),
-        ("float('nan')", None),
-        ("__import__('sys').exit(3)", {"raised": "SystemExit: 3"}),
-        ("__import__('os').environ.get('HOME')", None),
-        ("__import__('os').listdir()", []),
-        ("__import__('sys').argv", ["-c"]),
-        ("input()", {"raised": "EOFError: EOF when reading a line"}),
-    ],
-)
+@pytest.mark.parametrize(("expression", "result"), [
+    ("(1, [2.5, None], {'a': True})", [1, [2.5, None], {"a": True}]),
+    ("'\\ud800 ż\\x00'", "\ud800 ż\x00"), ("10 ** 30", 10**30),
+    ("{1}", {"raised": "TypeError: Object of type set is not JSON serializable"}),
+    ("float('nan')", None), ("__import__('sys').exit(3)", {"raised": "SystemExit: 3"}),
+    ("__import__('os').environ.get('HOME')", None), ("__import__('os').listdir()", []),
+    ("__import__('sys').argv", ["-c"]), ("input()", {"raised": "EOFError: EOF when reading a line"}),
+])  # fmt: skip
 def test_results(expression: str, result: Any) -> None:
     (found,) = call(f"def f():\n    return {expression}", "f", [[]], QUICK).results or [None]
     if "nan" in expression:
@@ -225,27 +182,33 @@ def test_calls_share_the_program_and_nothing_else() -> None:
     assert call("def f(): pass", "f", []) == Outcome([])
 
 
-def test_no_process_is_left() -> None:
-    call("import time\ndef f(): time.sleep(4711)", "f", [[]], Limits(wall_seconds=0.3))
-    for _ in range(100):
-        found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-        if "Standard streams of the code lead nowhere" not in found:
-            return
+def descendants(pid: int) -> list[int]:
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout.split()
+    parents = dict(zip(map(int, table[::2]), map(int, table[1::2]), strict=True))
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-p", str(pid), "-o", "stat="], capture_output=True, text=True).stdout
+    return state[:1] not in "Z"
+
+
+def test_the_code_dies_with_the_evaluation() -> None:
+    program = f"""
+import tempfile
+from mlx_diffusiongemma.evaluation.sandbox import Limits, call
+tempfile.tempdir = {tempfile.gettempdir()!r}
+call("import time\\ndef f(): time.sleep(60)", "f", [[]], Limits(wall_seconds=60))
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while len(children := descendants(process.pid)) < (3 if LINUX else 1):
+            time.sleep(0.05)
+        process.kill()
+    while any(map(alive, children)):
         time.sleep(0.05)
-    pytest.fail(found)
-
-
-def test_the_code_dies_with_the_evaluation(tmp_path: Path) -> None:
-    program = dedent("""
-        from mlx_diffusiongemma.evaluation.sandbox import Limits, call
-        call("import time\\ndef f(): time.sleep(60)", "f", [[]], Limits(wall_seconds=60))
-    """)
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env=os.environ | {"TMPDIR": tempfile.gettempdir()}
-    ) as process:
-        time.sleep(1)
-        process.send_signal(signal.SIGKILL)
-    test_no_process_is_left()
     for path in Path(tempfile.gettempdir()).iterdir():
         path.rmdir()
 
@@ -253,27 +216,21 @@ def test_the_code_dies_with_the_evaluation(tmp_path: Path) -> None:
 # --- machines that contain nothing ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "tool", [None, "#!/bin/sh\necho 'no\tpermission' >&2; exit 1\n"], ids=["missing", "broken"]
-)
-def test_code_that_nothing_contains_is_refused(
-    tool: str | None, tmp_path_factory: Any, monkeypatch: Any
-) -> None:
+@pytest.mark.parametrize("tool", ["missing", "broken"])
+def test_code_that_nothing_contains_is_refused(tool: str, tmp_path_factory: Any, monkeypatch: Any) -> None:
     folder = tmp_path_factory.mktemp("bin")
-    if tool is not None:
-        for name in ("bwrap", "sandbox-exec"):
-            (folder / name).write_text(tool)
-            (folder / name).chmod(0o755)
+    for name in ("bwrap", "sandbox-exec") if tool == "broken" else ():
+        (folder / name).write_text("#!/bin/sh\necho 'no\tpermission' >&2; exit 1\n")
+        (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}")
     sandbox.problem.cache_clear()
     try:
-        said = "does not work here (no permission)" if tool else "there is no "
+        said = "does not work here (no permission)" if tool == "broken" else "there is no "
         assert said in sandbox.problem()
         with pytest.raises(InputError, match=r"cannot be contained: .*--unsafe-exec"):
             call("def f(): return 1", "f", [[]])
         monkeypatch.setattr(sandbox, "allow_uncontained", True)
         assert call("def f(): return 1", "f", [[]]).results == [1]
-        assert "processor time limit" in failed(attack("while True: pass"))
         many = "for n in range(10 ** 6): open(str(n), 'wb').write(bytes(1 << 20))"
         assert failed(attack(many)) == "disk limit of 4 MB"
     finally:
@@ -282,10 +239,6 @@ def test_code_that_nothing_contains_is_refused(
 
 def test_the_profile_of_macos_names_both_spellings_of_a_path(tmp_path_factory: Any) -> None:
     place = tmp_path_factory.mktemp("place")
-    (place / "real").mkdir()
-    (place / "link").symlink_to(place / "real")
+    (place / "link").symlink_to(place)
     profile = sandbox._profile(str(place / "link"), ["/library"])
-    for name in ("link", "real"):
-        assert f"(subpath {json.dumps(str(place / name))})" in profile
-    assert "(deny network*)" in profile
-    assert profile.count("(") == profile.count(")")
+    assert f'(subpath "{place}/link") (subpath "/library") (subpath "{place}")' in profile

@@ -1,7 +1,6 @@
 """The program inside the sandbox: gives up what it may, then runs the code that it is given.
 
-`python -I -S -B -c THIS` with the request, one JSON object, on stdin. The result goes to stdout, one JSON
-object with "results" or "failure". Standard streams of the code lead nowhere.
+The request is one JSON object on stdin. The result goes to stdout: one with "results" or "failure".
 """
 
 import errno
