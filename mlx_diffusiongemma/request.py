@@ -1,4 +1,4 @@
-"""A caller's keywords -> rows for the engine: settings, grammar, constraints."""
+"""Turns a caller's keywords into rows for the engine, with settings, grammar and constraints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from .text.tokenizer import Tokenizer
 class Request:
     """Everything that the rows of a batch have in common.
 
-    settings: from the caller. structure: keywords of `compile_grammar`.
+    Args:
+        settings: from the caller.
+        structure: keywords of `compile_grammar`.
     """
 
     def __init__(
@@ -60,14 +62,14 @@ class Request:
         self._check_grammar()
 
     def _stop_ids(self) -> tuple[int, ...]:
-        """The caller's or the checkpoint's, and those that always end the model's turn."""
+        """Return the stop ids of caller or checkpoint, and the ids that always end the model's turn."""
         special, known = self.tokenizer.special, self.settings.eos_token_id
         size = self.model.config.text.vocab_size
         ends = [special.turn_close, special.tool_response_open]
         return (*known, *(end for end in ends if end is not None and end < size and end not in known))
 
-    def shrink_default(self, prompt_tokens: int, rows: int, held: int = 0) -> None:
-        """Lower max_new_tokens to what context and memory have room for, unless the caller gave it."""
+    def shrink_default(self, prompt_tokens: int, rows: int, cache_bytes: int = 0) -> None:
+        """Lower max_new_tokens to the room in context and memory, unless the caller set it."""
         if not self._is_default:
             return
         length, most = self.spec.length, self.settings.max_new_tokens
@@ -77,7 +79,7 @@ class Request:
             most = max(min(most, length), min(most, room))
             self.limit = f"the context of {context} tokens", "shorten the prompt"
         chunk = self.settings.prefill_step_size
-        while most > length and not fits(self.model, prompt_tokens, most, chunk, rows, held):
+        while most > length and not fits(self.model, prompt_tokens, most, chunk, rows, cache_bytes):
             most = max(length, most // 2 // length * length)
             self.limit = f"memory, which has room for {most} new tokens,", "free some or shorten the prompt"
         if most < self.settings.max_new_tokens:
@@ -85,7 +87,7 @@ class Request:
             self._check_grammar()
 
     def _check_grammar(self) -> None:
-        """`InputError` when the shortest answer does not fit into max_new_tokens."""
+        """Raise `InputError` if the shortest answer does not fit in max_new_tokens."""
         if self.grammar is not None and len(self.grammar.shortest) > self.settings.max_new_tokens:
             raise InputError(
                 f"the shortest answer found that the grammar allows takes {len(self.grammar.shortest)} "
@@ -94,7 +96,7 @@ class Request:
 
     def pinned(self, pins: Pins) -> PinnedTokens:
         if self.grammar is not None:
-            raise InputError("pins: schema, regex, grammar and choices pin tokens, too; give only one")
+            raise InputError("pins: schema, regex, grammar and choices also pin tokens; use only one")
         return PinnedTokens(pins, self.settings, self.spec)
 
     def draft(self, text: str | None, noise_level: float | None, start: ChannelParser) -> Draft | None:
@@ -108,13 +110,13 @@ class Request:
         return draft
 
     def answer(self, prompt: Prompt, start: ChannelParser, key: RowKey, *more: Constraint | None) -> Answer:
-        """Return an answer that is not begun, and its row.
+        """Return a new answer with its row.
 
         more: constraints besides those of the settings.
         """
         if self.grammar is not None and start.in_call:
             raise InputError(
-                "the prompt ends inside a tool call, but schema, regex, grammar and choices hold an answer; "
+                "the prompt ends inside a tool call, but schema, regex, grammar and choices are for answers; "
                 "close the call or leave them out"
             )
         structure = Structure(self.grammar) if self.grammar is not None else None

@@ -207,7 +207,7 @@ def test_what_mlx_holds_for_others_cannot_be_used(
     check_fits(big, 1000, 256, 2048)
     monkeypatch.setattr(mx, "get_active_memory", lambda: weights + 501)
     refused(big, 1000, 256)
-    check_fits(big, 1000, 256, 2048, held=1)  # of the cache that this generation goes on with
+    check_fits(big, 1000, 256, 2048, cache_bytes=1)  # of the cache that this generation continues
 
 
 def test_a_float32_model_takes_float32_activations(monkeypatch: pytest.MonkeyPatch) -> None:

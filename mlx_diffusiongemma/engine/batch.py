@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prefill:
-    """A chunk of the prompt was encoded. Tokens done and in total, of the longest prompt; cached: those that
-    a prompt cache held. seconds: since the batch began."""
+    """Event: a chunk of the prompt was encoded.
+
+    done, total: tokens of the longest prompt. cached: tokens that came from a prompt cache.
+    seconds: since the batch began.
+    """
 
     done: int
     total: int
@@ -39,7 +42,10 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Finished:
-    """All rows that were denoised committed a canvas. seconds: since the last one, or since the prefill."""
+    """Event: every row that was denoised has committed a canvas.
+
+    seconds: since the previous canvas, or since the prefill.
+    """
 
     committed: list[Committed]
     seconds: float
@@ -51,11 +57,12 @@ Event = Prefill | Stepped | Finished
 class Batch:
     """Rows that are denoised together. A row that has ended or is closed drops out.
 
-    watched: `Stepped` carries host arrays, which costs reading them. prompt_cache: for one prompt; it keeps
-    the encoded tokens.
+    Args:
+        prompt_cache: keeps the encoded tokens. Only for rows with the same prompt.
+        watched: read each step back, so that `Stepped` carries host arrays.
 
-    Raises `InputError` for a prompt beyond the context limit, or when the memory that it would take is more
-    than there is.
+    Raises:
+        InputError: a prompt exceeds the context limit, or the batch needs more memory than there is.
     """
 
     def __init__(
@@ -73,7 +80,7 @@ class Batch:
         self._canvases = math.ceil(self.settings.max_new_tokens / self.spec.length)
         self._positions = self._longest + self._canvases * self.spec.length
         self._check_prompts()
-        self._cache: PromptCache | None = None  # of a single row, whose canvases go into it
+        self._cache: PromptCache | None = None  # set for a single row: its canvases are added
         self._ticket: object = None
 
     def run(self) -> Generator[Event, None, None]:
@@ -102,7 +109,7 @@ class Batch:
                 active = running
 
     def _denoise(self, active: list[Row], prefix: PrefixCache, clock: _Clock) -> Generator[Event, None, None]:
-        """Denoise one canvas of each row. Rows whose canvas does not stand go again, without the others."""
+        """Denoise one canvas of each row. Rows whose canvas is rejected are denoised again by themselves."""
         denoiser = denoiser_of(self.model)
         for index, row in enumerate(active):
             for scout in row.scouts:
@@ -128,13 +135,13 @@ class Batch:
             self._check_cache()
             share = canvas.seconds / len(rows)
             stand = [row for index, row in enumerate(rows) if row.judge(canvas, index, share)]
-            del canvas  # its logits would live through the next one
+            del canvas  # frees its logits before the next canvas
             pending = [row for row in pending if row not in stand]
 
     def _scout(
         self, constraint: Any, row: Row, prefix: PrefixCache, clock: _Clock
     ) -> Generator[Event, None, None]:
-        """Denoise the canvases that a constraint of `row` wants to see before it pins."""
+        """Denoise the canvases that a constraint of `row` asks for before it chooses pins."""
         looks, canvas = constraint.scout(row.written), None
         while True:
             try:
@@ -182,11 +189,11 @@ class Batch:
             self._check_cache()
         if not others:
             return cache.prefix
-        self._cache = None  # only the prompt stays in it
+        self._cache = None  # it keeps the prompt only
         return cache.prefix.take([0] * len(self.rows))
 
     def _prefill_padded(self, clock: _Clock) -> Generator[Event, None, PrefixCache]:
-        """Prompts of several lengths end together: shorter ones are padded on the left."""
+        """Encode prompts of different lengths, padded on the left so that all end together."""
         cache, chunk_size = self.model.make_cache(), self.settings.prefill_step_size
         cache.reserved = self._positions
         cache.left_padding = [self._longest - len(row.prompt) for row in self.rows]
@@ -248,12 +255,12 @@ class Batch:
             settings.max_new_tokens,
             settings.prefill_step_size,
             batch=len(self.rows),
-            held=self.prompt_cache.nbytes if self.prompt_cache else 0,
+            cache_bytes=self.prompt_cache.nbytes if self.prompt_cache else 0,
         )
 
 
 class _Clock:
-    """Seconds of the engine's own work, without the time of those who consume its events."""
+    """A stopwatch for the engine's own work. The time that a consumer of its events takes is not counted."""
 
     def __init__(self) -> None:
         self.start()
@@ -270,6 +277,6 @@ class _Clock:
         self._counted += time.perf_counter() - self._since
 
     def resume(self, seconds: float = 0.0) -> None:
-        """Go on. seconds: of work that was timed elsewhere during the pause."""
+        """Continue. seconds: work during the pause that was timed elsewhere."""
         self._counted += seconds
         self._since = time.perf_counter()

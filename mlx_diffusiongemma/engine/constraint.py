@@ -1,4 +1,4 @@
-"""Constraints: the one way to hold the canvases of a row to something. Ids in, verdicts out."""
+"""Constraints: the one way to restrict the canvases of a row. Ids in, verdicts out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Best(Protocol):
 
 
 class CanvasSpec(NamedTuple):
-    """Sizes and special ids of every canvas of a model. stop_ids: they end the answer."""
+    """Sizes and special ids of every canvas of a model. Each of `stop_ids` ends the answer."""
 
     length: int
     vocab_size: int
@@ -33,12 +33,15 @@ class CanvasSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Canvas:
-    """A canvas that has converged and is not committed.
+    """A denoised canvas that is not committed yet.
 
-    written: ids of the canvases before. ids: `[C]`. remaining: number of ids that may still be written, from
-    this canvas's first on. spec: of the model. mean_entropy: nats, at the last step. capped: True if the full
-    step cap ended it. rerolls: reason -> number of times that this canvas was denoised again for it.
-    plan: `plan` of the same constraint's last verdict on this canvas, None at first.
+    written: ids of earlier canvases.
+    ids: ids of this one, `[C]`.
+    remaining: number of ids that may still be written, counted from the start of this canvas.
+    mean_entropy: nats, at the last step.
+    capped: True if denoising ended at the full step cap.
+    rerolls: reason -> number of times that this canvas was denoised again.
+    plan: `plan` of the same constraint's previous verdict on this canvas, None at first.
     """
 
     written: Sequence[int]
@@ -51,7 +54,7 @@ class Canvas:
     plan: Any = None
 
     def until_stop(self) -> tuple[list[int], bool]:
-        """Ids up to the limit and the first stop id; True if there is one."""
+        """Return the ids up to the limit or through the first stop id, and True if there is a stop id."""
         ids = self.ids[: self.remaining]
         for position, token in enumerate(ids):
             if token in self.spec.stop_ids:
@@ -61,11 +64,13 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Stand:
-    """The canvas may be committed.
+    """Verdict: the canvas may be committed.
 
-    plan: handed back with this canvas in the next review and in `commit`. by: the constraint that looked at
-    it, for statistics. remark: a problem that remains. ids: committed in place of the canvas's. They may be
-    fewer if the row is alone in its batch; the next canvas then begins behind them.
+    plan: returned to the constraint as `Canvas.plan`, in the next review and in `commit`.
+    by: name of the constraint, for statistics.
+    remark: a problem that remains.
+    ids: ids to commit instead of the canvas's. They may be fewer if the row is alone in its batch. The next
+        canvas then begins after them.
     """
 
     plan: Any = None
@@ -76,16 +81,18 @@ class Stand:
 
 @dataclass(frozen=True)
 class Reroll:
-    """The canvas has to be denoised again, with other noise."""
+    """Verdict: denoise the canvas again, with other noise."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Redo:
-    """The canvas has to begin with `prefix`, and to hold the tokens of `pins`. The rest is denoised again.
+    """Verdict: keep `prefix` at the beginning and the tokens of `pins`, and denoise the rest again.
 
-    A prefix with a stop id, or one that fills the canvas, is committed as it stands. pins: position -> token.
+    A prefix that has a stop id or fills the canvas is committed without more steps.
+
+    pins: position -> token.
     plan, by: see `Stand`.
     """
 
@@ -99,10 +106,10 @@ Verdict = Stand | Reroll | Redo
 
 
 class Look(NamedTuple):
-    """Canvases to denoise behind the same prefix and from the same noise, without committing one.
+    """Trial canvases: they share prefix and noise, and none is committed.
 
-    pins: `[N, C]`, the token of each position, or `FREE`. steps: most denoising steps, with the temperatures
-    of the last ones.
+    pins: `[N, C]`, the token of each position, or `FREE`.
+    steps: maximum number of denoising steps. They have the temperatures of the schedule's last steps.
     """
 
     pins: list[list[int]]
@@ -112,25 +119,23 @@ class Look(NamedTuple):
 class Constraint(Protocol):
     """A condition on the canvases of one row.
 
-    needs_logits: `review` may ask for the likeliest of several tokens.
+    needs_logits: True if `review` may call `best`.
 
-    Two optional methods: `scout(written)` runs before `begin`. It is a generator that yields `Look`s and gets
-    a `DenoisedCanvas` with logits for each. `initial(...)` gives ids to begin with, see `control.draft`.
+    Two methods are optional. `scout(written)` runs before `begin`: a generator that yields `Look`s and is
+    sent a `DenoisedCanvas` with logits for each. `initial(...)` returns the ids that denoising starts from,
+    see `control.draft`.
     """
 
     needs_logits: bool
 
     def begin(self, written: Sequence[int]) -> Mapping[int, int]:
-        """Return pins of the next canvas: position -> token. written: ids of the canvases before."""
+        """Return pins of the next canvas: position -> token. written: ids of earlier canvases."""
         ...
 
     def review(self, canvas: Canvas, best: Best) -> Verdict:
-        """Judge a canvas. Has no side effects."""
+        """Judge a canvas, without side effects."""
         ...
 
     def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
-        """Take note that `ids`, the first ones of `canvas`, were committed.
-
-        The only place where state changes.
-        """
+        """Record that `ids`, the beginning of `canvas`, were committed. State changes only here."""
         ...

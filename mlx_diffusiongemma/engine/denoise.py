@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Event: a denoising step. rows: indices of the rows that took it. step: host arrays, if watched."""
+    """Event: rows took a denoising step. rows: their indices. step: host arrays, or None if not watched."""
 
     rows: tuple[int, ...]
     step: Step | None
@@ -36,12 +36,17 @@ class Stepped:
 
 @dataclass(frozen=True)
 class DenoisedCanvas:
-    """The argmax canvas of each row's last step, int32 `[B, C]`, and how it was reached.
+    """The result of denoising one canvas per row.
 
-    Per row: steps, decoder passes until it was done; mean_entropy, nats, at the last of them; stopped_by, the
-    stop rule that ended it, None if the step cap did. temperatures: of the last steps.
+    ids: argmax tokens of each row's last step, int32 `[B, C]`.
+    steps: decoder passes of each row.
+    mean_entropy: of each row at its last step, nats.
+    stopped_by: the stop rule that ended each row, or None if it reached the step cap.
+    temperatures: of each row's last step.
+    seconds: time spent denoising.
     logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `SparseRemainder`. None
-    unless they were to be kept. seconds: spent denoising. watched: the steps were read.
+        unless `keep_logits` asked for them.
+    watched: True if every step was read back.
     """
 
     ids: mx.array
@@ -56,9 +61,9 @@ class DenoisedCanvas:
     watched: bool = False
 
     def logprobs(self, row: int, ids: Sequence[int]) -> np.ndarray | None:
-        """Log-probabilities of `ids [C]` in the last step of `row`, float32 `[C]`. See `Step`.
+        """Return log-probabilities of `ids [C]` in the last step of `row`, float32 `[C]`. See `Step`.
 
-        None unless the logits were kept.
+        None without the logits.
         """
         if self.logits is None or self.log_normalizer is None:
             return None
@@ -76,9 +81,9 @@ class DenoisedCanvas:
 
 
 class Denoiser:
-    """Denoises canvases with one model, and owns the compiled steps for it.
+    """Denoises canvases with one model, and owns its compiled steps.
 
-    The model is held weakly, so that a denoiser does not keep weights alive. Get one with `denoiser_of`.
+    The reference to the model is weak, so a denoiser does not keep weights alive. Get one with `denoiser_of`.
     """
 
     def __init__(self, model: Network):
@@ -106,16 +111,17 @@ class Denoiser:
     ) -> Generator[Stepped, None, DenoisedCanvas]:
         """Denoise one canvas per cached row until every row is done or the step cap is reached.
 
-        Yields after each step. Only the stop record is read back, unless `watched`. Closing the generator
-        between two steps leaves the cache valid. The caller's time between two steps is not counted.
+        Yields after each step. Closing the generator between two steps leaves the cache valid. The caller's
+        time between two steps is not counted.
 
         Args:
-            rows: names of the rows in events.
-            keep_logits: keep the logits of each row's last step.
-            lap: see `denoise_step`, called after the soft embedding, too. Such a step is not compiled.
+            rows: indices of the rows, for events.
+            keep_logits: return the logits of each row's last step.
+            watched: read every step back for the events. Otherwise only the stop record is read.
+            lap: see `denoise_step`. Also called after the soft embedding. The step is then not compiled.
 
         Raises:
-            GenerationError: the logits of some position hold NaN or +inf, or nothing finite.
+            GenerationError: the logits of a position contain NaN or +inf, or no finite value.
         """
         model = self.model
         clock = time.perf_counter()
@@ -151,7 +157,7 @@ class Denoiser:
                     draws.step(index),
                 )
 
-            # The stop record, the one readback of a step. (A watcher reads more.)
+            # The stop record is the only readback of a step, unless it is watched.
             record = state.acceptance, state.entropies, state.unchanged_steps, state.stopped_by
             mx.eval(record, remainder.dropped_mass)
             running = [row for row, was_done in enumerate(done) if not was_done]
@@ -189,7 +195,7 @@ class Denoiser:
             state = settle(model, state, remainder, temperature)
             if lap is not None:
                 lap("soft_embedding", state.soft_embedding, remainder.dropped_mass)
-            del remainder  # its logits would live through the next step
+            del remainder  # frees its logits before the next step
         return DenoisedCanvas(
             ids=state.argmax,
             steps=row_steps,
@@ -204,11 +210,12 @@ class Denoiser:
         )
 
     def step_function(self, rules: Rules, kernels: tuple[str, ...], lap: Lap | None = None) -> StepFunction:
-        """Return `denoise_step` of the model and these rules, compiled if all parts are traceable.
+        """Return `denoise_step` for the model and `rules`, compiled on a GPU if every part is traceable.
 
-        kernels: names of the Metal kernels in use. The compiled functions of the last few rules are kept.
-        They are traced again for new shapes and layouts. Weights are inputs, so they may change between
-        steps.
+        The most recent compiled functions are cached. MLX traces them again for new shapes and layouts.
+        Weights are inputs, so they may change between steps.
+
+        kernels: names of the Metal kernels in use.
         """
         if lap is not None or not (_compiles() and rules.traceable):
             return partial(denoise_step, self.model, rules, lap=lap)
@@ -245,11 +252,11 @@ def denoise(
 StepFunction = Callable[..., tuple[CanvasState, SparseRemainder, list[KeysValues]]]
 
 _MOST_COMPILED = 8  # per model
-_denoisers: dict[int, Denoiser] = {}  # by the id of a model that is alive
+_denoisers: dict[int, Denoiser] = {}  # by `id` of a living model
 
 
 def denoiser_of(model: Network) -> Denoiser:
-    """Return the denoiser of `model`, which keeps its compiled steps from one generation to the next."""
+    """Return the denoiser of `model`. It is reused, so its compiled steps serve every generation."""
     if id(model) not in _denoisers:
         _denoisers[id(model)] = Denoiser(model)
         finalize(model, _denoisers.pop, id(model), None)
@@ -259,7 +266,7 @@ def denoiser_of(model: Network) -> Denoiser:
 def _compiled(model: Callable[[], Network | None], rules: Rules) -> StepFunction:
     """Compile `denoise_step`.
 
-    `mx.compile(inputs=model)` would hold the model, so weights are arguments instead.
+    `mx.compile(inputs=model)` would keep the model alive, so weights are arguments instead.
     """
 
     def with_weights(weights: Any, *arguments: Any) -> Any:
@@ -283,14 +290,14 @@ def _compiled(model: Callable[[], Network | None], rules: Rules) -> StepFunction
 
 
 def _compiles() -> bool:
-    """True on a GPU. On a CPU, MLX runs the C++ compiler: 20 seconds, to gain 5% of a step."""
+    """True on a GPU. On a CPU, MLX runs the C++ compiler: 20 seconds to make a step 5% faster."""
     return on_gpu()
 
 
 def _check_ids(canvas: mx.array, vocab_size: int) -> None:
-    """`InputError` when a sampler returned ids that the model has no embedding for."""
+    """Raise `InputError` if a sampler returned ids that have no embedding."""
     ids = np.array(canvas)
-    if ids.min() < 0 or ids.max() >= vocab_size:  # MLX would read beyond the table without an error
+    if ids.min() < 0 or ids.max() >= vocab_size:  # MLX would read past the table without an error
         wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
         raise InputError(
             f"sampler: renoise returned token {wrong}; the model's ids are 0 to {vocab_size - 1}"

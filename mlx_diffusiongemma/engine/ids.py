@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from ..errors import InputError
 
 
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common beginning of two lists."""
-    pairs = zip(left, right, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the length of the common beginning of two lists."""
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
-    """Raise `InputError` for an id without an embedding, where MLX would read other memory without an error.
+    """Raise `InputError` for an id without an embedding. MLX would read other memory without an error.
 
-    name: of the thing that has the ids.
+    name: where the ids come from, for the message.
     """
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
     if wrong is not None:

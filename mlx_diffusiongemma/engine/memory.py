@@ -1,7 +1,7 @@
-"""The memory of a generation: estimated before it runs, refused when it cannot fit, kept wired on Macs.
+"""Memory of a generation: an estimate before it runs, a check that it fits, and wiring on Macs.
 
-MLX's cache of freed buffers gets no limit, here as in mlx-lm: whatever it holds is used again or given back
-before MLX exceeds 95% of what a Mac recommends, and it is cleared after each prefill chunk and each block.
+As in mlx-lm, MLX's cache of freed buffers has no limit. MLX reuses or frees these buffers before it exceeds
+95% of the size that a Mac recommends. The cache is cleared after each prefill chunk and each block.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ..ops import on_gpu
 if TYPE_CHECKING:
     from ..model.network import Network
 
-_SMALLEST_CHUNK = 128  # prefill in smaller ones is slow and saves little
+_SMALLEST_CHUNK = 128  # smaller prefill chunks are slow and save little
 
 _MEMINFO = "/proc/meminfo"
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # v2, v1
 
 
 class Needed(NamedTuple):
-    """Bytes: the model's weights, the prefix cache, and the intermediates of its largest pass."""
+    """Bytes of the weights, of the prefix cache, and of the intermediates of the largest pass (`work`)."""
 
     weights: int
     cache: int
@@ -50,25 +50,33 @@ def memory_needed(
     itemsize: int = 2,
     batch: int = 1,
 ) -> int:
-    """Bytes that a generation takes at its peak, with activations of `itemsize` bytes: the sum of
+    """Return the bytes that a generation needs at its peak: weights + cache + work.
 
-    weights: `weight_bytes`, those that are loaded
-    cache: 2 (K, V) * kv_heads * head_dim * itemsize * positions over all layers. A full layer holds the
-        prompt and all canvases, rounded up (`cache.bucket`), a sliding one window - 1 and a canvas
-    work: the larger of the last denoising step (rows: the canvas; keys: all that a layer holds) and of the
-        last chunk of prefill (rows: at most `chunk_size`; keys: the prompt), each the sum of
-        attention scores and mask, rows * keys * (itemsize * heads + 1) bytes, as if MLX fused none (on
-        Metal it fuses heads as wide as these in few cases), in a sliding layer of at most 512 rows and the
-        window, and there K and V once more: those of the layer that takes the most;
-        the experts, rows * top_k * (itemsize * 3 * (hidden + moe_intermediate) + 4 * hidden) bytes: input,
-        sorted and not, gate, up and their product, the output, and that weighted in 4 bytes;
-        what lies beside them, rows * itemsize * (4 * hidden + 3 * intermediate + 4 * heads * head_dim) bytes,
-        of the widest head;
-        of a step, canvas * vocabulary * (2 * itemsize + 2 * 4 + 1) bytes: logits, those of rows whose soft
-        embedding is dense, and while they are capped, two copies in 4 bytes and a mask
+    weights: `weight_bytes`, the loaded weights.
 
-    Of a `batch`, work is so many times that, and cache one less than twice: rows that go on without the
+    cache: the sum over layers of 2 (K, V) * kv_heads * head_dim * itemsize * positions. A full layer has a
+    position for the prompt and all canvases, rounded up by `cache.bucket`. A sliding layer has window - 1
+    positions and a canvas.
+
+    work: the larger of the last denoising step and the last prefill chunk. A step has the canvas as rows and
+    everything in the cache as keys. A chunk has at most `chunk_size` rows and the prompt as keys. Either is
+    the sum of:
+
+    - Attention: rows * keys * (itemsize * heads + 1) bytes of scores and mask in the most expensive layer, as
+      if MLX never fused them. (On Metal it rarely fuses heads as wide as these.) A sliding layer has at most
+      512 rows at a time, as keys its window, and one more copy of K and V.
+    - Experts: rows * top_k * (itemsize * 3 * (hidden + moe_intermediate) + 4 * hidden) bytes. These are the
+      input before and after sorting, gate, up and their product, the output, and the weighted output in 4
+      bytes.
+    - Other layers: rows * itemsize * (4 * hidden + 3 * intermediate + 4 * heads * head_dim) bytes, with the
+      widest head.
+    - In a step, canvas * vocabulary * (2 * itemsize + 2 * 4 + 1) bytes. These are the logits, the logits of
+      rows with a dense soft embedding, and two copies in 4 bytes and a mask while they are capped.
+
+    A batch multiplies work by `batch` and cache by 2 * batch - 1, because rows that continue without the
     others are copied.
+
+    itemsize: bytes of an activation.
     """
     return sum(_needed(config, weight_bytes, prompt_tokens, new_tokens, chunk_size, itemsize, batch))
 
@@ -85,19 +93,19 @@ def _needed(
     text, canvas = config.text, config.canvas_length
     positions = prompt_tokens + math.ceil(new_tokens / canvas) * canvas
     capacity = bucket(positions, canvas)
-    kept = text.sliding_window - 1
+    window = text.sliding_window - 1
     rows = min(prompt_tokens, chunk_size)
 
-    layers = [  # each one's type and bytes a position
+    layers = [  # type, and bytes per position
         (kind, 2 * heads * width * itemsize)
         for kind, heads, width in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True)
     ]
-    cache = sum(size * (capacity if kind == FULL else kept + canvas) for kind, size in layers)
+    cache = sum(size * (capacity if kind == FULL else window + canvas) for kind, size in layers)
 
-    def work(rows: int, held: int) -> int:
+    def work(rows: int, keys: int) -> int:
         score, band = itemsize * text.num_attention_heads + 1, min(rows, BAND_ROWS)
         attention = max(
-            rows * held * score if kind == FULL else band * (kept + band) * score + (kept + rows) * size
+            rows * keys * score if kind == FULL else band * (window + band) * score + (window + rows) * size
             for kind, size in layers
         )
         hidden, experts = text.hidden_size, text.top_k_experts
@@ -112,10 +120,10 @@ def _needed(
 
 
 def usable_memory() -> int | None:
-    """Bytes that MLX may hold here, with all that it holds already; None where nobody knows.
+    """Return the bytes that MLX may use, including those that it uses now. None if unknown.
 
-    On Metal what the system recommends; for the CPU backend the machine's memory, less on Linux: what is
-    available and what the control group may have.
+    On Metal this is the recommended working set size. On the CPU backend it is the machine's memory. On
+    Linux, available memory and the limit of the control group can lower it.
     """
     recommended = mx.device_info().get("max_recommended_working_set_size")
     if recommended is not None:
@@ -143,11 +151,11 @@ def fits(
     max_new_tokens: int,
     chunk_size: int,
     batch: int = 1,
-    held: int = 0,
+    cache_bytes: int = 0,
 ) -> bool:
-    """Return False if a generation needs more memory than there is. See `check_fits`."""
+    """Return True if there is enough memory for a generation. See `check_fits`."""
     try:
-        check_fits(model, prompt_tokens, max_new_tokens, chunk_size, batch, held)
+        check_fits(model, prompt_tokens, max_new_tokens, chunk_size, batch, cache_bytes)
     except InputError:
         return False
     return True
@@ -159,18 +167,18 @@ def check_fits(
     max_new_tokens: int,
     chunk_size: int,
     batch: int = 1,
-    held: int = 0,
+    cache_bytes: int = 0,
 ) -> None:
-    """Raises `InputError`, which says what would help, if a generation needs more than there is.
+    """Raise `InputError` if a generation needs more memory than there is. The message says what would help.
 
-    There is `usable_memory` less what MLX holds for others: not this model's weights, nor the `held` bytes
-    of a cache that the generation takes over.
+    The memory available is `usable_memory` less MLX's other arrays: all but this model's weights and the
+    `cache_bytes` of a prompt cache that the generation continues.
     """
     usable = usable_memory()
     if usable is None:
         return
     weights = tree_reduce(lambda total, leaf: total + getattr(leaf, "nbytes", 0), model.parameters(), 0)
-    usable -= max(0, mx.get_active_memory() - weights - held)
+    usable -= max(0, mx.get_active_memory() - weights - cache_bytes)
 
     def needed(prompt: int, new: int, chunk: int, rows: int) -> Needed:
         return _needed(model.config, weights, prompt, new, chunk, model.dtype.size, rows)
@@ -194,11 +202,14 @@ def check_fits(
 
 
 def _remedies(fits: Callable[..., bool], sizes: tuple[int, int, int, int], canvas: int) -> list[str]:
-    """Each enough by itself, if there is one that is. sizes: what `fits` takes, which now does not fit."""
+    """Return changes, each of which is enough alone. If there is none, return one that combines two.
+
+    sizes: arguments of `fits`, which do not fit.
+    """
     prompt, new, chunk, batch = sizes
 
     def most(below: int, enough: Callable[[int], bool]) -> int:
-        """The largest number from 1 to `below - 1` that is enough, or 0; those above it are not."""
+        """Return the largest number from 1 to `below - 1` that is enough, or 0 if none is."""
         return bisect.bisect_left(range(1, below), True, key=lambda n: not enough(n))
 
     halved = (chunk >> times for times in range(1, chunk.bit_length()))
@@ -219,32 +230,32 @@ def _remedies(fits: Callable[..., bool], sizes: tuple[int, int, int, int], canva
 
 
 def _most_wired_mb() -> int:
-    """MiB that the GPU of this Mac may be given by hand: all but an eighth of its memory; 0 elsewhere."""
+    """Return the most MiB to wire for this Mac's GPU: seven eighths of its memory. 0 on other machines."""
     device = mx.device_info()
     if "max_recommended_working_set_size" not in device:
         return 0
     return int(device["memory_size"]) * 7 // 8 // 2**20
 
 
-_limits_found: list[int] = []  # by each `wired_limit` that is open; the first is what others set
+_previous_limits: list[int] = []  # one per open `wired_limit`; the first is from outside this package
 
 
 @contextmanager
 def wired_limit() -> Iterator[None]:
-    """Lets MLX keep wired what macOS recommends, so that weights are not paged out between passes.
+    """Let MLX wire as much memory as macOS recommends, so that weights are not paged out between passes.
 
-    The recipe of mlx-lm's `wired_limit`, which prints a warning on stdout. Several may be open at a time, as
-    of generations that take turns; when the last one closes, the limit is what it was before the first.
+    This is mlx-lm's `wired_limit` without its warning on stdout. Generations that take turns may have several
+    open. When the last one closes, the limit is again the one before the first.
     """
     recommended = mx.device_info().get("max_recommended_working_set_size")
     if recommended is None:
         yield
         return
-    _limits_found.append(mx.set_wired_limit(int(recommended)))
+    _previous_limits.append(mx.set_wired_limit(int(recommended)))
     try:
         yield
     finally:
         mx.synchronize()  # the limit must not change under running work
-        found = _limits_found.pop()
-        if not _limits_found:
-            mx.set_wired_limit(found)
+        previous = _previous_limits.pop()
+        if not _previous_limits:
+            mx.set_wired_limit(previous)

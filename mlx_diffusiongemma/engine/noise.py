@@ -27,7 +27,7 @@ class Draws(Protocol):
 
 
 def checked_seed(seed: int | None) -> int:
-    """Return `seed`, or a new one for None. `InputError` when it is out of range."""
+    """Return `seed`, or a random one for None. Raise `InputError` if it is out of range."""
     if seed is None:
         return secrets.randbits(32)
     number = integer(seed, 0, 2**64 - 1)
@@ -37,7 +37,7 @@ def checked_seed(seed: int | None) -> int:
 
 
 class NoiseKey(NamedTuple):
-    """Key of the draws of one row of one canvas. The step completes it."""
+    """Key of one row's draws for one try at a canvas. Each step adds its number."""
 
     seed: int
     candidate: int
@@ -46,7 +46,7 @@ class NoiseKey(NamedTuple):
 
 
 DrawsOf = Callable[[Sequence[NoiseKey], int, int], Draws]
-"""From the keys of a canvas's rows, its length and the size of the vocabulary to its draws."""
+"""Function that returns the draws of a canvas, from its rows' keys, its length and the vocabulary size."""
 
 
 class SeededDraws:

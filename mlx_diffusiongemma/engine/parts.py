@@ -1,4 +1,4 @@
-"""Calls of parts that users wrote: samplers, schedules, stop rules. Their errors name the part."""
+"""Calls into samplers, schedules and stop rules, which users may write. Errors name the part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError
 
 
 class PartError(InputError):
-    """An error inside a part. It does not name the step, which a traced part does not know."""
+    """An error inside a part. It does not name the step, which a traced part cannot know."""
 
     def __init__(self, part: str, error: Exception):
         self.part, self.error = part, error
@@ -21,7 +21,7 @@ class PartError(InputError):
 
 @contextmanager
 def named(part: str) -> Iterator[None]:
-    """Raise an error inside as a `PartError` of `part`."""
+    """Turn an error inside the block into a `PartError` of `part`."""
     try:
         yield
     except Exception as error:  # user code may raise anything
@@ -30,7 +30,7 @@ def named(part: str) -> Iterator[None]:
 
 @contextmanager
 def naming_the_step(when: str) -> Iterator[None]:
-    """Raise a `PartError` inside as an `InputError` that says `when`, from the original."""
+    """Turn a `PartError` inside the block into an `InputError` that says `when` it happened."""
     try:
         yield
     except PartError as failure:
@@ -38,7 +38,7 @@ def naming_the_step(when: str) -> Iterator[None]:
 
 
 def described(error: Exception) -> str:
-    """Type and message of `error` in one line."""
+    """Return type and message of `error` in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
@@ -47,7 +47,7 @@ def name_of(part: Any) -> str:
 
 
 def check_result(name: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | mx.DtypeCategory) -> None:
-    """`InputError` unless `value` is an array of that shape and dtype."""
+    """Raise `InputError` unless `value` is an MLX array of this shape and dtype."""
     is_array = isinstance(value, mx.array)
     if is_array and value.shape == tuple(shape) and mx.issubdtype(value.dtype, dtype):
         return
@@ -57,6 +57,6 @@ def check_result(name: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | 
 
 
 def is_traceable(part: Any) -> bool:
-    """True if `part` or its class says `traceable = True`. A subclass does not inherit it."""
+    """Return True if `part` or its own class says `traceable = True`. A subclass does not inherit it."""
     own = {**vars(type(part)), **getattr(part, "__dict__", {})}
     return own.get("traceable") is True

@@ -1,4 +1,4 @@
-"""Keeps what was encoded from one generation to the next: a chat's next turn encodes only what is new."""
+"""A prefix cache that outlives a generation, so that a chat's next turn encodes only its new tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..prompt import Prompt, chunk_end
 if TYPE_CHECKING:
     from ..model.network import Network
 
-# A template may write the last few tokens of a prompt (the model's turn, an empty thought) otherwise once the
-# answer follows. The windows of sliding layers are remembered that many tokens before a prompt's end.
+# Once an answer follows, a template may write the last few tokens of the prompt differently (the header of
+# the model's turn, an empty thought). The snapshot is taken this many tokens before the prompt's end.
 _REWRITTEN = 32
 
 
@@ -24,13 +24,15 @@ class _Snapshot(NamedTuple):
 
 
 class PromptCache:
-    """The prefix cache of a conversation; give it to every `generate` as `prompt_cache=`.
+    """The prefix cache of a conversation. Pass it to every `generate` as `prompt_cache=`.
 
-    `token_ids` are those that are encoded. A prompt that goes on from them is encoded from there. One that
-    differs at some token makes the cache go back to before it: full-attention layers forget the rest;
-    windows of sliding layers cannot go back once tokens have left them, so they are restored from a
-    snapshot near the end of the last prompt (it holds as much memory as the windows do), or else all is
-    encoded again. One generation at a time may use it.
+    A prompt that continues the encoded `token_ids` is encoded from their end. For a prompt that differs, the
+    cache goes back to the first difference. Layers with full attention drop what follows it. The window of a
+    sliding layer cannot go back once it has lost tokens, so it is restored from a snapshot near the end of
+    the last prompt. The snapshot takes as much memory as the windows. If it does not help, everything is
+    encoded again.
+
+    Only one generation at a time may use it.
     """
 
     prompt: Prompt
@@ -42,7 +44,7 @@ class PromptCache:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets everything; a generation that uses it cannot go on."""
+        """Forget everything. A generation that uses the cache cannot continue."""
         self._user: object = None
         self._reset()
 
@@ -52,17 +54,17 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values held, the snapshot included."""
+        """Bytes of keys and values, including the snapshot."""
         windows = self._snapshot.windows if self._snapshot is not None else []
         return self.prefix.nbytes + sum(array.nbytes for pair in windows for array in pair)
 
     def acquire(self) -> object:
-        """Makes the caller the only one who may use it, until the next one asks; returns a ticket."""
+        """Return a ticket that makes the caller the only user, until the next call of `acquire`."""
         self._user = object()
         return self._user
 
     def check(self, ticket: object) -> None:
-        """Raises `GenerationError` unless `ticket` is that of the last `acquire`."""
+        """Raise `GenerationError` unless `ticket` comes from the last `acquire`."""
         if self._user is not ticket:
             raise GenerationError(
                 "this generation's prompt_cache was cleared or taken by another generation; "
@@ -70,9 +72,9 @@ class PromptCache:
             )
 
     def go_to(self, prompt: Prompt, positions: int = 0) -> int:
-        """Go back to the common beginning with `prompt`, in ids and images. Return its length.
+        """Drop what follows the common beginning with `prompt`, in ids and images. Return its length.
 
-        positions: number of positions in the end, including the last canvas.
+        positions: number of positions that the generation will need, including its last canvas.
         """
         with self._changing():
             self._go_back(self.prompt.common_length(prompt))
@@ -80,17 +82,17 @@ class PromptCache:
         return self.prefix.offset
 
     def encode_prompt(self, prompt: Prompt, chunk_size: int, positions: int = 0) -> int:
-        """Encode `prompt` in place of what differs from it. Return how much of it was encoded before."""
+        """Encode `prompt` after its common beginning with the cache. Return the length of that beginning."""
         reused = self.go_to(prompt, positions)
         for _ in self.encode_rest(prompt, chunk_size):
             pass
         return reused
 
     def encode_rest(self, prompt: Prompt, chunk_size: int) -> Iterator[int]:
-        """Encode the rest of `prompt`, which begins with what is encoded.
+        """Encode the rest of `prompt`, whose beginning is encoded.
 
-        Yields the number of positions done after each chunk. Ending it between two chunks keeps them. No
-        chunk and no snapshot cuts an image.
+        Yields the number of encoded positions after each chunk. Closing the generator between two chunks
+        keeps them. Neither a chunk nor a snapshot cuts an image.
         """
         snapshot_at = prompt.border(max(0, len(prompt) - _REWRITTEN))
         while (start := self.prefix.offset) < len(prompt):
@@ -102,7 +104,7 @@ class PromptCache:
             yield end
 
     def encode(self, prompt: Prompt, chunk_size: int) -> None:
-        """Append `prompt` to what is encoded."""
+        """Encode `prompt` after the tokens that are encoded already."""
         with self._changing():
             self.model.encode(prompt, self.prefix, chunk_size)
             self.prompt += prompt
@@ -111,7 +113,7 @@ class PromptCache:
     def _changing(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:  # an interrupt, say: nobody knows which layers hold what
+        except BaseException:  # after an interrupt, for example, layers may differ in length
             self._reset()
             raise
 
@@ -119,7 +121,7 @@ class PromptCache:
         self.prefix, self.prompt, self._snapshot = self.model.make_cache(), Prompt(()), None
 
     def _go_back(self, length: int) -> None:
-        """Keeps at most the first `length` tokens."""
+        """Keep at most the first `length` tokens."""
         if self._snapshot is not None and self._snapshot.offset > length:
             self._snapshot = None
         if length == self.prefix.offset:

@@ -1,4 +1,4 @@
-"""One sequence that is written canvas by canvas: its ids, the tries at its canvas, its constraints."""
+"""One sequence, written canvas by canvas: its ids, the tries at its current canvas, its constraints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class RowKey(NamedTuple):
-    """seed and candidate: two rows with the same key and prompt write the same text."""
+    """Seed and candidate number. Rows with the same key, prompt and settings write the same text."""
 
     seed: int
     candidate: int = 0
@@ -32,11 +32,18 @@ class RowKey(NamedTuple):
 
 @dataclass
 class Tries:
-    """The tries at one canvas. Pins and plans hold for the next one, counts are sums over all.
+    """Tries at one canvas. Prefix, pins and plans apply to the next try. Counts are sums over all tries.
 
-    prefix: ids that it must begin with. pins: other pins, position -> token. steps: denoising steps. seconds:
-    this row's share of their time. rerolls: reason -> number. reviews, redos: constraint -> number of
-    canvases that it looked at, and of those that it changed. remarks: problems of the last one that remain.
+    number: key of the next try's draws.
+    revisions: tries that a `Redo` asked for.
+    prefix: ids at the beginning of the canvas.
+    pins: other pins, position -> token.
+    plans: number of a constraint -> `plan` of its last verdict.
+    steps: denoising steps.
+    seconds: this row's share of their time.
+    rerolls: reason -> count.
+    reviews, redos: constraint -> number of canvases that it reviewed, and that it changed.
+    remarks: problems of the last try that remain.
     """
 
     number: int = 0
@@ -56,10 +63,13 @@ class Tries:
 class Committed:
     """A canvas that a row committed.
 
-    row: of it. block: 0, 1, ... ids: up to the limit and the stop id, which `stopped` says is there. canvas:
-    all of it, `[C]`, which the next one follows. mean_entropy: nats, at its last step. stopped_by: the stop
-    rule that ended it, or None. logprobs: float32 `[C]`, of the canvas, or None if they are those of the last
-    step's draft.
+    block: its number, from 0.
+    ids: up to the token limit or through the stop id.
+    canvas: all its ids, `[C]`. The next canvas follows them.
+    stopped: True if `ids` ends with a stop id.
+    mean_entropy: nats, at the last step.
+    stopped_by: the stop rule that ended it, or None.
+    logprobs: float32 `[C]`, for `canvas`. None if they equal those of the last step's draft.
     """
 
     row: Row
@@ -76,8 +86,8 @@ class Committed:
 class Row:
     """One sequence of a batch.
 
-    Steps of a block: `begin`; denoise and `judge`, until the canvas stands; `commit`. closed: nobody wants
-    another block.
+    For each block: `begin`, then denoise and `judge` until a canvas is accepted, then `commit`. Set `closed`
+    when no further block is wanted.
     """
 
     def __init__(
@@ -99,12 +109,12 @@ class Row:
 
     @property
     def draft(self) -> Any:
-        """The constraint that starts canvases from a text, or None."""
+        """The constraint that starts canvases from a draft, or None."""
         return next((each for each in self.constraints if hasattr(each, "initial")), None)
 
     @property
     def scouts(self) -> list[Any]:
-        """Constraints that look at canvases before they pin."""
+        """Constraints that look at trial canvases before they choose pins."""
         return [each for each in self.constraints if hasattr(each, "scout")]
 
     @property
@@ -128,7 +138,7 @@ class Row:
 
     @property
     def steps(self) -> int:
-        """Most denoising steps of the next try: fewer after many repairs of one canvas."""
+        """Maximum number of denoising steps of the next try. Halved after every four repairs of a canvas."""
         return max(1, self.settings.max_denoising_steps >> self.tries.revisions // _REVISIONS_PER_HALVING)
 
     @property
@@ -144,7 +154,9 @@ class Row:
     def judge(self, result: DenoisedCanvas, index: int, seconds: float = 0.0) -> bool:
         """Return True if row `index` of `result` can be committed.
 
-        Otherwise it has to be denoised again, with new draws and pins. seconds: this row's share of the time.
+        Otherwise it has to be denoised again, with the new draws and pins of `tries`.
+
+        seconds: this row's share of the time.
         """
         tries = self.tries
         tries.steps += result.steps[index]
@@ -183,7 +195,7 @@ class Row:
             self.canvas = self.canvas._replace(ids=ids, logprobs=logprobs)
             return True
         pins = {**tries.pins, **verdict.pins}
-        if len(prefix) + len(pins) <= len(tries.prefix) + len(tries.pins):  # or this might go on for ever
+        if len(prefix) + len(pins) <= len(tries.prefix) + len(tries.pins):  # otherwise an endless loop
             raise GenerationError("a repair of a canvas would change its pins; please report this")
         tries.prefix, tries.pins = prefix, pins
         tries.number += 1
@@ -191,7 +203,7 @@ class Row:
         return False
 
     def commit(self) -> Committed:
-        """Commit the canvas that was judged last."""
+        """Commit the last judged canvas."""
         assert self.canvas is not None
         ids, stopped = self._canvas(0).until_stop()
         for number, constraint in enumerate(self.constraints):
@@ -229,7 +241,7 @@ class Row:
 
 
 class _Best:
-    """`Best` of the canvas whose positions begin at `start` of a result."""
+    """`Best` for the canvas whose first position is row `start` of the result's logits."""
 
     def __init__(self, result: DenoisedCanvas, start: int):
         self._result, self._start = result, start
@@ -246,7 +258,7 @@ class _Best:
 
 
 class DenoisedRow(NamedTuple):
-    """One row of a `DenoisedCanvas`, with the prefix that a constraint asked for."""
+    """One row of a `DenoisedCanvas`, with the ids of a constraint where it replaced them."""
 
     ids: list[int]
     mean_entropy: float

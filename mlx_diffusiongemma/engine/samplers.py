@@ -1,11 +1,11 @@
 """Exchangeable parts of a denoising step: samplers, temperature schedules, stop rules.
 
-The parts here are the released model's and the usual alternatives. Any object with the same methods will do.
+They are those of the released model and the usual alternatives. Any object with the same methods will do.
 All arrays stay on the device, and nothing is read back.
 
 On a GPU a part is compiled with the step if it or its class says `traceable = True`. A subclass must say it
-again. Such a part is hashable and a pure function of MLX arrays that `mx.compile` can trace. All other parts
-run in Python at every step and may keep state.
+again. Such a part must be hashable, and a pure function of MLX arrays that `mx.compile` can trace. All other
+parts run in Python at every step and may keep state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _KeepSamples:
-    """Accepted positions hold their sample, all others noise, as the model was trained."""
+    """Keeps samples at accepted positions and puts noise elsewhere, as in the model's training."""
 
     def renoise(self, accepted: mx.array, proposal: Proposal, noise: mx.array) -> mx.array:
         return mx.where(accepted, proposal.samples, noise)
@@ -32,7 +32,7 @@ class _KeepSamples:
 
 @dataclass(frozen=True)
 class EntropyBound(_KeepSamples):
-    """Accepts the most certain positions while the entropies (nats) before each sum to at most `bound`.
+    """Accepts positions by ascending entropy while the entropies before each sum to at most `bound` nats.
 
     The released model's sampler: Ben-Hamu et al., arXiv:2505.24857.
     """
@@ -125,8 +125,8 @@ class StableAndConfident:
 class Stalled:
     """Stops when more steps would change little.
 
-    That is when the same positions were accepted `steps` times in a row and the mean entropy is below
-    `mean_entropy` nats.
+    The same positions were accepted `steps` times in a row, and the mean entropy is below `mean_entropy`
+    nats.
     """
 
     steps: int = 8

@@ -19,7 +19,7 @@ from .step import Rules
 
 
 class SettingsDict(TypedDict, total=False):
-    """Keywords of `generate` that replace settings, see `Settings`. None keeps a value."""
+    """Keywords of `generate` that change settings, see `Settings`. None leaves a setting unchanged."""
 
     max_new_tokens: int | None
     max_denoising_steps: int | None
@@ -42,16 +42,16 @@ class SettingsDict(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Settings(GenerationConfig):
-    """Settings of a generation: `GenerationConfig`, and what only a caller sets. Entropies are in nats.
+    """Settings of a generation: the checkpoint's `GenerationConfig` and the caller's own. Entropies: nats.
 
-    thinking_budget: most tokens of thought text. A thought still open there is closed. None: no limit.
-    answer_reserve: number of max_new_tokens that a thought leaves for the answer. None: with a thinking
-        budget or a grammar a quarter of them, at most a canvas, otherwise nothing.
+    thinking_budget: maximum number of tokens of thought text. A longer thought is closed. None: no limit.
+    answer_reserve: tokens of max_new_tokens that a thought must leave for the answer. None: with a thinking
+        budget or a grammar, a quarter of them, at most a canvas. Otherwise 0.
     guard_empty: denoise an empty answer's canvas again, with other noise, at most 3 times.
-    guard_unconverged: denoise a canvas again, once, that the step cap ended with a mean entropy above 0.2.
+    guard_unconverged: denoise a canvas again, once, if it ends at the step cap with a mean entropy above 0.2.
     guard_stalled: end a canvas that accepts the same positions for 8 steps with a mean entropy below 0.05.
     sampler, schedule, stop: parts that replace the released model's, see `samplers`. `stop` may be a list. A
-        part and the numbers that it replaces cannot be given together.
+        part cannot be combined with the numbers that it replaces.
     """
 
     thinking_budget: int | None = None
@@ -70,9 +70,10 @@ class Settings(GenerationConfig):
         return cls(**numbers).override(**changes)
 
     def override(self, **changes: Any) -> Settings:
-        """Return a copy with `changes`. None keeps a value.
+        """Return a copy with `changes`. None leaves a setting unchanged.
 
-        Raises `InputError` for an unknown name, a value out of range, and a number that a part replaces.
+        Raises:
+            InputError: a name is unknown, a value is out of range, or a part replaces a number in `changes`.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         for name in changes:
@@ -99,7 +100,8 @@ class Settings(GenerationConfig):
     def temperature_at(self, step: int) -> float:
         """Return the schedule's temperature. `step` counts down from max_denoising_steps to 1.
 
-        Raises `InputError` when the schedule fails, or returns a temperature out of range.
+        Raises:
+            InputError: the schedule fails, or its temperature is out of range.
         """
         schedule, steps = self.schedule, self.max_denoising_steps
         if schedule is None:
@@ -114,7 +116,7 @@ class Settings(GenerationConfig):
         return float(in_range("temperature", temperature, f"schedule: temperature at step {step}"))
 
     def check_schedule(self) -> None:
-        """`InputError` when the schedule fails at some step, or returns a temperature out of range."""
+        """Raise `InputError` if the schedule fails at some step, or its temperature is out of range."""
         for step in range(self.max_denoising_steps, 0, -1):
             self.temperature_at(step)
 
@@ -135,7 +137,7 @@ _REPLACED = {
 
 
 def _check_parts(parts: Mapping[str, Any], changes: Container[str]) -> None:
-    """`InputError` if `changes` name a setting that one of `parts` replaces."""
+    """Raise `InputError` if one of `parts` replaces a setting in `changes`."""
     for part, replaced in _REPLACED.items():
         useless = [name for name in replaced if name in changes]
         if useless and parts[part] is not None:
@@ -146,7 +148,7 @@ def _check_parts(parts: Mapping[str, Any], changes: Container[str]) -> None:
 
 
 def _check_shares(config: Settings) -> None:
-    """`InputError` unless thought and answer fit into max_new_tokens."""
+    """Raise `InputError` unless max_new_tokens has room for thought and answer."""
     most, budget, reserve = config.max_new_tokens, config.thinking_budget, config.answer_reserve
     if budget is not None and budget > most:
         raise InputError(
@@ -179,7 +181,10 @@ def _part(name: str, value: Any) -> Any:
 
 
 def _check_traceable(name: str, part: Any) -> None:
-    """`InputError` if `part` cannot keep what it says. A compiled step is found by its parts' hashes."""
+    """Raise `InputError` if `part` says that it is traceable but is not.
+
+    It must be hashable because compiled steps are looked up by their parts.
+    """
     if not is_traceable(part):
         return
     if callable(getattr(part, "begin", None)):

@@ -14,16 +14,17 @@ from ..ops import FREE, Acceptance, Proposal
 class Sampler(Protocol):
     """Chooses the proposed tokens that a canvas keeps, and the ids of the other positions.
 
-    Pinned positions are replaced by their pins afterwards. A sampler or stop rule that keeps state may also
-    have `begin(canvas)`. It is called before the first step of each canvas, and again for each new try at it,
-    with the ids that the canvas begins with: int32 `[B, C]`, usually noise. B stays the same until the next
-    `begin`.
+    Pinned positions get their pins afterwards.
+
+    A sampler or stop rule that keeps state may also have `begin(canvas)`. It is called before the first step
+    of each try at a canvas, with the ids that denoising starts from: int32 `[B, C]`, usually noise. B does
+    not change until the next `begin`.
     """
 
     def accept(self, proposal: Proposal, pins: mx.array) -> mx.array:
-        """Return the positions that are settled for now: bool `[B, C]`.
+        """Return the positions whose samples are kept in this step: bool `[B, C]`.
 
-        pins: int32 `[B, C]`, the token that a position is pinned to, -1 where it is free.
+        pins: int32 `[B, C]`, the token of a pinned position, -1 where it is free.
         """
         ...
 
@@ -36,7 +37,7 @@ class StopRule(Protocol):
     """Decides which canvases are finished. May have `begin(canvas)`, see `Sampler`."""
 
     def __call__(self, state: CanvasState) -> mx.array:
-        """Return bool `[B]`, from the state after a step."""
+        """Return the rows that are finished, bool `[B]`. state: after a step."""
         ...
 
 
@@ -51,10 +52,15 @@ class Schedule(Protocol):
 class CanvasState(NamedTuple):
     """State between two steps. The first seven fields are the last step's `ops.Acceptance`.
 
-    canvas, argmax: int32 `[B, C]`, the next step's input, and the likeliest tokens. accepted: bool `[B, C]`.
-    stable_steps: int32 `[B]`, number of steps in a row that repeated the argmax. mean_entropy: fp32 `[B]`,
-    nats. done, invalid: bool `[B]`.
-    pins: int32 `[B, C]`, the token that a position is pinned to, or `FREE`. soft_embedding: `[B, C, D]`.
+    canvas: int32 `[B, C]`, the next step's input.
+    argmax: int32 `[B, C]`, the likeliest tokens.
+    accepted: bool `[B, C]`, positions that kept their sample.
+    stable_steps: int32 `[B]`, number of steps in a row that repeated the argmax.
+    mean_entropy: fp32 `[B]`, nats.
+    done: bool `[B]`.
+    invalid: bool `[B]`, True if logits are NaN, +inf, or nowhere finite.
+    pins: int32 `[B, C]`, the token of a pinned position, or `FREE`.
+    soft_embedding: `[B, C, D]`, the self-conditioning.
     entropies: fp32 `[B, C]`, nats, 0 where pinned.
     unchanged_steps: int32 `[B]`, number of steps in a row that accepted the same positions.
     stopped_by: int32 `[B]`, index of the stop rule that ended the row, or -1.
@@ -81,9 +87,10 @@ class CanvasState(NamedTuple):
 class SparseRemainder(NamedTuple):
     """Results of a step that the next one does not read.
 
-    dropped_mass: fp32 `[B * C]`, the probability that each position's sparse soft embedding lacks; 0 in rows
-    that were done. logits: `[B * C, V]`, before softcap and temperature. log_normalizer: fp32 `[B * C]`, the
-    logarithm of the sum of exponentials of the processed logits.
+    dropped_mass: fp32 `[B * C]`, probability that each position's sparse soft embedding lacks. 0 in rows that
+        were done.
+    logits: `[B * C, V]`, before softcap and temperature.
+    log_normalizer: fp32 `[B * C]`, logsumexp of the processed logits.
     """
 
     dropped_mass: mx.array
@@ -92,11 +99,12 @@ class SparseRemainder(NamedTuple):
 
 
 class CanvasInit(NamedTuple):
-    """Beginning of a canvas that is not noise alone.
+    """Start of a canvas that is not all noise.
 
-    pins: int32 `[B, C]`, the token that a position holds throughout, or `FREE`. None pins nothing.
-    canvas: int32 `[B, C]`, ids to begin with. None takes noise.
-    steps: number of denoising steps, with the temperatures of the last ones. None takes them all.
+    pins: int32 `[B, C]`, the fixed token of a position, or `FREE`. None pins nothing.
+    canvas: int32 `[B, C]`, ids to start from. None for noise.
+    steps: maximum number of denoising steps. They have the temperatures of the schedule's last steps. None
+        for max_denoising_steps.
     """
 
     pins: mx.array | None = None
@@ -106,16 +114,21 @@ class CanvasInit(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step for a watcher: host arrays, `[B, C]` unless said otherwise.
+    """One denoising step for a watcher. Host arrays, `[B, C]` unless said otherwise.
 
-    index: 0, 1, ... step: the countdown that sets the temperature (max_denoising_steps ... 1).
-    draft_ids: the argmax canvas, which would be committed now if no grammar or budget changed it.
-    canvas_ids: the next step's input. entropies: nats. accepted: positions that kept their sample.
-    logprobs: natural log-probabilities of draft_ids in this step's distribution, which is the softmax of the
-    processed logits: softcapped, then divided by `temperature`. At a pinned position that of its pin.
-    mean_entropy, done: `[B]`. A row that was done before keeps draft_ids, logprobs and mean_entropy.
-    seconds: time since the first step of this canvas began.
-    rows: indices of these rows among the generations that share the step. Only some are denoised again.
+    A row that was done before this step keeps its draft_ids, logprobs and mean_entropy.
+
+    index: number of the step, from 0.
+    step: countdown that sets the temperature, from max_denoising_steps to 1.
+    draft_ids: the argmax canvas. If this is the last step it is committed, unless a constraint changes it.
+    canvas_ids: the next step's input.
+    entropies: nats.
+    accepted: positions that kept their sample.
+    logprobs: natural log-probabilities of draft_ids, or of the pin at a pinned position. Their distribution
+        is the softmax of this step's processed logits: softcapped, then divided by `temperature`.
+    mean_entropy, done: `[B]`.
+    seconds: time since the canvas was begun.
+    rows: indices of these rows in the batch. A canvas that is denoised again may have fewer rows.
     """
 
     index: int
@@ -135,8 +148,10 @@ class Step:
 def initial_state(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | None = None) -> CanvasState:
     """Return the state before the first step. Pinned positions hold their pins.
 
-    canvas: int32 `[B, C]`, usually noise. soft_embedding: `[B, C, D]`, the self-conditioning. No token equals
-    the argmax -1, so the first step is never stable.
+    Its argmax is -1, which no token equals, so the first step is never stable.
+
+    canvas: int32 `[B, C]`, usually noise.
+    soft_embedding: `[B, C, D]`, the self-conditioning.
     """
     rows = canvas.shape[0]
     if pins is None:

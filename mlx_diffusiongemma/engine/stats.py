@@ -1,4 +1,4 @@
-"""What a generation cost. Three throughputs that are often mixed up, always under their own names."""
+"""The cost of a generation. Three throughputs that are often confused have a name each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ CONTROL_EVENTS = (
 
 @dataclass
 class Stats:
-    """Counts and times of one generation so far. Throughputs follow from them (0 before the first block).
+    """Counts and times of one generation so far, and the throughputs that follow (0 before the first block).
 
-    prompt_tokens. cached_tokens: those of them that a prompt cache held. new_tokens: up to and including the
-    stop id. answer_tokens: those of them in the answer and in tool calls (no thought, no delimiters). blocks:
-    committed canvases. denoising_steps: decoder passes, including those of canvases that were denoised again.
+    Rows that share steps each count an equal share of the time, so the rows of a batch add up to the total.
 
-    Seconds: prefill_seconds encodes the prompt, denoising_seconds is spent in steps, seconds is everything.
-    Rows that share steps count equal shares of that time, so the rows of a batch add to the whole.
-
+    cached_tokens: prompt tokens that came from a prompt cache.
+    new_tokens: tokens up to and including the stop id.
+    answer_tokens: new tokens in the answer and in tool calls, without thoughts and delimiters.
+    blocks: committed canvases.
+    denoising_steps: decoder passes, including those of canvases that were denoised again.
+    prefill_seconds: time to encode the prompt.
+    denoising_seconds: time in denoising steps.
+    seconds: all time.
+    peak_memory_gb: MLX's peak since the generation started, including weights, in 10^9 bytes.
     empty_rerolls, unconverged_rerolls: canvases that a guard had denoised again with other noise.
-    stalled_stops: canvases that the stalled guard ended. forced_thought_ends: thoughts that the budget
-    closed.
-    grammar_walks: canvases held against a grammar. grammar_repairs: those that it changed.
-    peak_memory_gb: MLX's peak since the generation started, weights included, in 10^9 bytes.
+    stalled_stops: canvases that the stalled guard ended.
+    forced_thought_ends: thoughts that the budget closed.
+    grammar_walks: canvases checked against a grammar.
+    grammar_repairs: canvases that a grammar changed.
     """
 
     canvas_length: int
@@ -53,31 +57,31 @@ class Stats:
 
     @property
     def tokens_per_forward(self) -> float:
-        """New tokens per denoising step: the reference's count, less what max_new_tokens cuts."""
+        """New tokens per denoising step: the reference's count, without tokens beyond max_new_tokens."""
         return _ratio(self.new_tokens, self.denoising_steps)
 
     @property
     def in_step_tokens_per_second(self) -> float:
-        """Canvas length over seconds per step: how fast the step is, whatever it takes to converge."""
+        """Canvas length over seconds per step: the speed of a step, however many a canvas needs."""
         return _ratio(self.canvas_length * self.denoising_steps, self.denoising_seconds)
 
     @property
     def gross_tokens_per_second(self) -> float:
-        """Canvas positions committed over all time, padding behind the stop id included."""
+        """Committed canvas positions over all time, including padding after the stop id."""
         return _ratio(self.canvas_length * self.blocks, self.seconds)
 
     @property
     def net_tokens_per_second(self) -> float:
-        """Answer tokens delivered over all time: what a reader experiences."""
+        """Answer tokens over all time: the speed that a reader experiences."""
         return _ratio(self.answer_tokens, self.seconds)
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens that were encoded (not cached) over the time that took."""
+        """Prompt tokens that were not cached over the time to encode them."""
         return _ratio(self.prompt_tokens - self.cached_tokens, self.prefill_seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts, times and throughputs, ready for JSON."""
+        """Return counts, times and throughputs, ready for JSON."""
         names = (
             "steps_per_block tokens_per_forward in_step_tokens_per_second gross_tokens_per_second "
             "net_tokens_per_second prefill_tokens_per_second"
@@ -88,11 +92,11 @@ class Stats:
         return self.table()
 
     def table(self) -> str:
-        """A few lines for people."""
+        """Return a few lines for people to read."""
         if not self.blocks:
             return "no block yet; iterate the generation or ask for its answer"
         events = {name.replace("_", " "): getattr(self, name) for name in CONTROL_EVENTS}
-        seen = ", ".join(f"{count} {name}" for name, count in events.items() if count)
+        controls = ", ".join(f"{count} {name}" for name, count in events.items() if count)
         cached = f", {self.cached_tokens} of them cached" if self.cached_tokens else ""
         return "\n".join(
             [
@@ -104,7 +108,7 @@ class Stats:
                 f"throughput   in-step {self.in_step_tokens_per_second:.1f}, "
                 f"gross {self.gross_tokens_per_second:.1f}, net {self.net_tokens_per_second:.1f} tokens/s",
                 f"peak memory  {self.peak_memory_gb:.3f} GB",
-                *([f"controls     {seen}"] if seen else []),
+                *([f"controls     {controls}"] if controls else []),
             ]
         )
 

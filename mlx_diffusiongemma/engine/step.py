@@ -27,7 +27,7 @@ from .state import CanvasState, Sampler, SparseRemainder, StopRule
 if TYPE_CHECKING:
     from ..model.network import Network
 
-Lap = Callable[..., None]  # called with a name and the arrays that were computed since the last call
+Lap = Callable[..., None]  # called with a name and the arrays computed since the previous call
 
 
 class Rules(NamedTuple):
@@ -43,18 +43,18 @@ class Rules(NamedTuple):
 
     @property
     def fused(self) -> Bounds | None:
-        """Bounds of the fused operation for sampler and first stop rule; None if other parts are in use."""
+        """Bounds for the fused operation, which needs the released sampler and stop rule. Otherwise None."""
         first = self.stop[0]
         if type(self.sampler) is EntropyBound and type(first) is StableAndConfident:
             return Bounds(self.sampler.bound, first.stability_threshold, first.confidence_threshold)
         return None
 
     def countdown(self, step: int, steps: int) -> tuple[int | mx.array, int | mx.array]:
-        """`step` and `steps` as the sampler gets them, see `Proposal`."""
+        """Return `step` and `steps` in the form that the sampler gets, see `Proposal`."""
         return (mx.array(step), mx.array(steps)) if is_traceable(self.sampler) else (step, steps)
 
     def begin(self, canvas: mx.array) -> None:
-        """Call `begin` of each part that has it, once, with int32 `canvas [B, C]`."""
+        """Call `begin(canvas)` once on each part that has it. canvas: int32 `[B, C]`."""
         begun: list[Any] = []
         parts = [("sampler", self.sampler), *((f"stop: {name_of(rule)}", rule) for rule in self.stop)]
         for name, part in parts:
@@ -66,7 +66,7 @@ class Rules(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """What a step reads of a `PrefixCache`, as inputs of a compiled function. See `CanvasView`."""
+    """Inputs of a compiled step from a `PrefixCache`. See `CanvasView`."""
 
     layout: Layout
     offset: mx.array
@@ -84,7 +84,7 @@ def denoise_step(
     draws: tuple[mx.array, mx.array],
     lap: Lap | None = None,
 ) -> tuple[CanvasState, SparseRemainder, list[KeysValues]]:
-    """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read here.
+    """Decode the canvas, sample, accept and renoise. Lazy: nothing is evaluated or read back.
 
     Args:
         countdown: step and steps, see `Proposal`.
@@ -92,7 +92,7 @@ def denoise_step(
         lap: called after body, logits and sampler.
 
     Returns:
-        The next state; the rest of the step's results; the cache's buffers, which hold the canvas now.
+        The next state, the remaining results of the step, and the cache's buffers with the canvas in them.
     """
     uniforms, noise = draws
     shape = state.canvas.shape  # [B, C]
@@ -151,7 +151,7 @@ def proposal_of(
 
 
 def _accepted(sampler: Sampler, proposal: Proposal, noise: mx.array, state: CanvasState) -> Acceptance:
-    """Return what `sampler` accepts and renoises."""
+    """Return the acceptance of a sampler that has no fused operation."""
     shape = noise.shape
     with named("sampler: accept"):
         accepted = sampler.accept(proposal, state.pins)
@@ -163,7 +163,7 @@ def _accepted(sampler: Sampler, proposal: Proposal, noise: mx.array, state: Canv
 
 
 def _stopped(state: CanvasState, rule: StopRule, index: int) -> CanvasState:
-    """Return `state` after stop rule `index` ended the rows that it chooses."""
+    """Return `state` with the rows ended that stop rule `index` chooses."""
     name = f"stop: {name_of(rule)}"
     with named(name):
         rows = rule(state)
@@ -179,7 +179,7 @@ def logprobs_of(
     temperature: float | mx.array,
     softcap: float | None,
 ) -> mx.array:
-    """Natural log-probabilities of `ids [B, C]`, fp32 `[B, C]`, in the softmax of the processed logits.
+    """Return natural log-probabilities of `ids [B, C]` in the softmax of the processed logits, fp32 `[B, C]`.
 
     logits, log_normalizer: `[B * C, V]` and `[B * C]`, as in `SparseRemainder`.
     """
@@ -188,16 +188,14 @@ def logprobs_of(
     return mx.minimum(logprobs, 0).reshape(ids.shape)  # rounding could lift a certain token's above 0
 
 
-# Rows of one dense product. Each needs about 20 bytes per logit.
+# Rows of one dense product. A row needs about 20 bytes per logit.
 _DENSE_ROWS = 64
 
 
-def settle(
-    model: Network, state: CanvasState, remainder: SparseRemainder, temperature: float
-) -> CanvasState:
-    """Return `state` with the dense soft embedding where the sparse one leaves out too much.
+def settle(model: Network, state: CanvasState, remainder: SparseRemainder, temperature: float) -> CanvasState:
+    """Return `state` with a dense soft embedding where the sparse one drops too much probability.
 
-    Reads `dropped_mass`. Otherwise lazy: a soft embedding that no step follows is never computed.
+    Reads back `dropped_mass` only. The rest is lazy: without a next step, no soft embedding is computed.
     """
     lacking = np.flatnonzero(np.array(remainder.dropped_mass) > TOLERANCE)
     if not lacking.size:

@@ -11,14 +11,16 @@ import numpy as np
 from .noise import NoiseKey
 from .state import Step
 
-MOST_STEPS = 1536  # of canvases of 256 tokens, 10 MB at most
+MOST_STEPS = 1536  # at most 10 MB for canvases of 256 tokens
 
 
 @dataclass(frozen=True, slots=True)
 class TracedStep:
-    """One denoising step of one canvas. Host arrays `[C]`, with the meaning that they have in `Step`.
+    """One denoising step of one canvas. Fields mean the same as in `Step`. Host arrays are `[C]`.
 
-    block: number of the canvas. attempt: number of earlier tries at it. seconds: since this try began.
+    block: number of the canvas.
+    attempt: number of earlier tries at it.
+    seconds: time since this try began.
     """
 
     block: int
@@ -40,10 +42,12 @@ class TracedStep:
 class TracedCanvas:
     """Steps of one try at a canvas.
 
-    committed_ids: int32 `[C]`, the ids that were committed of this try. None if it was denoised again, or if
-    an interrupt or an error ended it. token_count: number of these ids in the block. The others are behind
-    the stop id or beyond max_new_tokens. committed_logprobs: float32 `[C]`, log-probabilities of
-    committed_ids in the last step, if they are not its draft and its logits were kept.
+    committed_ids: int32 `[C]`, the ids that were committed. None if the canvas was denoised again, or if an
+        interrupt or an error ended the try.
+    token_count: number of these ids that belong to the block. The rest comes after the stop id or
+        max_new_tokens.
+    committed_logprobs: float32 `[C]`, log-probabilities of committed_ids in the last step. None if they equal
+        the draft's or the logits are gone.
     """
 
     block: int
@@ -59,19 +63,19 @@ class TracedCanvas:
 
     @property
     def finished(self) -> np.ndarray:
-        """Positions of the block's tokens that a grammar or a thinking budget set after the last step."""
+        """Positions in the block whose tokens a grammar or a thinking budget set after the last step."""
         if self.committed_ids is None:
             return np.zeros(0, np.intp)
         return np.flatnonzero((self.committed_ids != self.steps[-1].draft_ids)[: self.token_count])
 
     @property
     def logprobs(self) -> np.ndarray:
-        """float32 `[C]`: natural log-probabilities of the committed tokens, or of the last draft.
+        """Natural log-probabilities of the committed tokens, or of the last draft, float32 `[C]`.
 
-        Their distribution is that of the last step, at its temperature, see `Step`. No earlier step decides:
-        each one decides every position again. A token that was pinned, or set by a grammar or a thinking
-        budget, has the probability that the model gave it there, which may be small. It is NaN in the rare
-        case that nobody kept the model's logits.
+        They come from the last step, at its temperature, see `Step`. Earlier steps do not count, because
+        each step decides every position anew. A token that was pinned, or set by a grammar or a thinking
+        budget, has the probability that the model gave it, which may be small. In the rare case that the
+        logits are gone, it is NaN.
         """
         if self.committed_logprobs is not None:
             return self.committed_logprobs
@@ -82,22 +86,22 @@ class TracedCanvas:
 
     @property
     def draft_ids(self) -> np.ndarray:
-        """int32 `[S, C]`: the likeliest tokens at each step."""
+        """Likeliest tokens at each step, int32 `[S, C]`."""
         return np.stack([step.draft_ids for step in self.steps])
 
     @property
     def entropies(self) -> np.ndarray:
-        """float32 `[S, C]`, nats."""
+        """Entropies at each step in nats, float32 `[S, C]`."""
         return np.stack([step.entropies for step in self.steps])
 
     @property
     def accepted(self) -> np.ndarray:
-        """bool `[S, C]`: positions that kept their sample."""
+        """Positions that kept their sample at each step, bool `[S, C]`."""
         return np.stack([step.accepted for step in self.steps])
 
     @property
     def last_changed(self) -> np.ndarray:
-        """int `[C]`: index in `steps` of the last step that changed the draft's token, 0 if none did."""
+        """Index of the last step that changed each token of the draft, int `[C]`. 0 if none did."""
         drafts = self.draft_ids
         changed = np.vstack([np.zeros_like(drafts[:1], dtype=bool), drafts[1:] != drafts[:-1]])
         return (len(drafts) - 1 - changed[::-1].argmax(axis=0)) * changed.any(axis=0)
@@ -106,13 +110,13 @@ class TracedCanvas:
 class Trace:
     """Denoising steps of one generation, including those of canvases that were denoised again.
 
-    Bounded: a longer generation keeps its last `MOST_STEPS` steps. total_steps: number of all of them.
+    Keeps the last `MOST_STEPS` steps. `total_steps` counts all of them.
     """
 
     def __init__(self) -> None:
         self.steps: deque[TracedStep] = deque(maxlen=MOST_STEPS)
         self.total_steps = 0
-        # By block and attempt, for tries whose steps are kept: arguments of `TracedCanvas`.
+        # (block, attempt) of a try in `steps` -> the last three arguments of its `TracedCanvas`.
         self._commits: dict[tuple[int, int], tuple[np.ndarray, int, np.ndarray | None]] = {}
 
     def __repr__(self) -> str:
@@ -122,7 +126,7 @@ class Trace:
 
     @property
     def canvases(self) -> list[TracedCanvas]:
-        """Kept steps by try, oldest first. A canvas whose first steps were dropped begins later."""
+        """Steps grouped by try, oldest first. The first steps of the oldest try may be missing."""
         return [
             TracedCanvas(*key, list(steps), *self._commits.get(key, ()))
             for key, steps in groupby(self.steps, key=lambda step: (step.block, step.attempt))
@@ -130,12 +134,12 @@ class Trace:
 
     @property
     def last_tries(self) -> list[TracedCanvas]:
-        """Tries that were committed, and the last one if an interrupt or an error ended it."""
+        """Tries that were committed, and also the last try if an interrupt or an error ended it."""
         canvases = self.canvases
         return [canvas for canvas in canvases if canvas.committed or canvas is canvases[-1]]
 
     def record(self, step: Step, row: int, key: NoiseKey) -> None:
-        """Keep row `row` of `step`, unless the row was done before and only its batch goes on."""
+        """Keep row `row` of `step`, unless the row was done before this step."""
         before = self.steps[-1] if self.steps else None
         if before and (before.block, before.attempt) == (key.block, key.attempt) and before.done:
             return
@@ -161,9 +165,9 @@ class Trace:
     def commit(
         self, key: NoiseKey, ids: list[int], token_count: int, logprobs: np.ndarray | None = None
     ) -> None:
-        """Keep the ids that were committed of the try at `key`, `token_count` of them for its block.
+        """Record the committed ids of the try at `key`. The first `token_count` belong to the block.
 
-        logprobs: of `ids` in the last step, for ids that differ from its draft.
+        logprobs: of `ids` in the last step, if they differ from its draft.
         """
         oldest = (self.steps[0].block, self.steps[0].attempt) if self.steps else (0, 0)
         self._commits = {key: commit for key, commit in self._commits.items() if key >= oldest}
