@@ -1,24 +1,23 @@
-"""How a generation displays itself in a notebook: one piece of HTML that needs nothing from outside.
+"""The view of a generation in a notebook: one piece of HTML that needs nothing from outside.
 
-Text by channels and a line of statistics; with a trace also its canvases, which `trace_view.html` makes
-interactive. Where no script runs (GitHub, a notebook that is not trusted), text and still pictures remain.
-The model's text is untrusted: it is escaped in HTML, and data in JSON that cannot end a script element.
+It has the text by channels and a line of statistics. A trace adds its canvases, as JSON which
+`trace_view.html` makes interactive. Where no script runs (GitHub, a notebook that is not trusted), text
+remains, and still pictures where Pillow is installed (the extra `notebook` has it). The model's text is
+untrusted: it is escaped in HTML, and JSON cannot end a script element.
 
-Tests decode the data that the script gets. They run no script: look at the view in JupyterLab after a change
-of it (keys, slider, map, both colours, a canvas that the grammar finished).
+Tests read the JSON and run no script: look at the view in JupyterLab after a change of it (keys, slider, map,
+both colours, a canvas that the grammar finished).
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
-import struct
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from html import escape
 from importlib.resources import files
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +42,7 @@ _HUE = (230, 97, 0)  # of entropy, by opacity, so that it reads on light and on 
 
 
 def page(generation: Generation) -> str:
-    """HTML of `generation`, run to its end, and of the candidates that share its prompt."""
+    """Return the HTML of `generation`, run to its end, and of the candidates that share its prompt."""
     shown = generation.candidates
     if len({each.candidate for each in shown}) < len(shown):  # a batch: the others answer other prompts
         shown = [generation]
@@ -66,7 +65,7 @@ def plain_text(generation: Generation) -> str:
 
 
 def run_to_end(generation: Generation) -> str | None:
-    """Runs `generation` to its end; what went wrong, if it failed, now or earlier."""
+    """Run `generation` to its end. Return the message of its failure, now or earlier, or None."""
     try:
         list(generation)
     except DiffusionGemmaError as error:
@@ -77,7 +76,7 @@ def run_to_end(generation: Generation) -> str | None:
 
 
 def dropped(trace: Trace) -> str | None:
-    """What a reader must know of steps that were not kept."""
+    """Return a remark on steps that were not kept, or None."""
     if len(trace.steps) == trace.total_steps:
         return None
     return f"the last {len(trace.steps)} of {trace.total_steps} steps were kept"
@@ -128,12 +127,12 @@ def _statistics(generation: Generation, ended: str) -> str:
 
 
 def text(raw: str) -> str:
-    """`raw` as HTML, neutralised."""
+    """Return `raw` as HTML, neutralised."""
     return escape(neutralised(raw))
 
 
 def neutralised(raw: str) -> str:
-    """`raw` with signs for control characters other than tab and newline."""
+    """Return `raw` with signs for control characters other than tab and newline."""
     return raw.translate(CONTROLS_OF_LINES)
 
 
@@ -141,9 +140,9 @@ def neutralised(raw: str) -> str:
 
 
 def trace_view(trace: Trace, tokenizer: Tokenizer) -> str:
-    """The canvases as data for the script, and as stills."""
+    """Return the canvases as data for the script, and as stills."""
     data = json.dumps(view_data(trace, tokenizer), separators=(",", ":"), allow_nan=False)
-    for character in "<>&":  # neither an end tag nor a comment can appear; ASCII: U+2028 is escaped, too
+    for character in "<>&":  # neither an end tag nor a comment can appear; ASCII: U+2028 is escaped as well
         data = data.replace(character, f"\\u{ord(character):04x}")
     stills = "\n".join(map(_still, trace.last_tries[-MOST_STILLS:]))
     return (
@@ -153,15 +152,13 @@ def trace_view(trace: Trace, tokenizer: Tokenizer) -> str:
 
 
 def view_data(trace: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the script needs, in JSON's types.
+    """Return the data of the script, in JSON's types.
 
-    texts: what tokens read, each once; special: how many of them, the first ones, are no text. Of each
-    canvas, packed and in base64: entropies, a byte each; accepted, a bit each; drafts, for each step the
-    number of tokens that differ from the step before's and for each of them the distance from the last one
-    and the place in `texts`; finished, the same once more for the block's tokens that differ from the last
-    draft; changed, the step in which each token last changed. steps: per step index, temperature, mean
-    entropy (null: not a number), seconds and how many steps there may be. count: tokens of the block.
-    state: "committed", "again" (denoised again), or "ended" by an interrupt or an error.
+    Keys:
+        texts: texts of tokens, each once. Drafts and results hold places in this list.
+        special: how many of them, the first ones, are special tokens. pad: place of the padding, or -1.
+        length: positions of a canvas. nats: ends of the scale of entropies.
+        canvases: see `_canvas_data`.
     """
     pieces, canvases = Pieces(tokenizer), trace.canvases
     results = [c.committed_ids for c in canvases if c.committed_ids is not None]
@@ -170,11 +167,11 @@ def view_data(trace: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
     special = list(dict.fromkeys(pieces(hidden)))
     known = {(True, piece): place for place, piece in enumerate(special)}
 
-    def places(ids: np.ndarray) -> np.ndarray:
+    def places(ids: np.ndarray) -> list[int]:
         keys = [(int(i) in tokenizer.hidden_ids, piece) for i, piece in zip(ids, pieces(ids), strict=True)]
-        return np.array([known.setdefault(key, len(known)) for key in keys])
+        return [known.setdefault(key, len(known)) for key in keys]
 
-    packed = [_packed(canvas, places, canvas is canvases[-1]) for canvas in canvases]
+    data = [_canvas_data(canvas, places, canvas is canvases[-1]) for canvas in canvases]
     pad = tokenizer.special.pad
     return {
         "texts": [piece for _, piece in known],
@@ -182,108 +179,82 @@ def view_data(trace: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
         "pad": -1 if pad is None or pad not in hidden else special.index(pieces([pad])[0]),
         "length": canvases[0].draft_ids.shape[1],
         "nats": [LEAST_NATS, MOST_NATS],
-        "canvases": packed,
+        "canvases": data,
     }
 
 
-def _packed(
-    canvas: TracedCanvas, places: Callable[[np.ndarray], np.ndarray], is_last: bool
+def _canvas_data(
+    canvas: TracedCanvas, places: Callable[[np.ndarray], list[int]], is_last: bool
 ) -> dict[str, Any]:
-    drafts = [places(step.draft_ids) for step in canvas.steps]
-    final = drafts[-1].copy()
-    if canvas.committed_ids is not None:
-        final[: canvas.token_count] = places(canvas.committed_ids)[: canvas.token_count]
-    changes = [*map(_changes, [np.full_like(final, -1), *drafts], drafts)]
+    """Return one canvas.
+
+    Keys:
+        block, attempt: numbers from 0.
+        state: "committed", "again" (denoised again), or "ended" by an interrupt or an error.
+        steps: of each step index, temperature, mean entropy (null: not a number), seconds, most steps.
+        drafts: places in `texts`, a list for each step. entropies: the same of `quantised` nats.
+        accepted: for each step a text of 1 and 0, one for each position.
+        changed: for each position, the step in which it last changed.
+        result: places of the committed tokens, or null. finished: how many differ from the last draft.
+    """
     steps = []
     for step in canvas.steps:
         measured = map(_number, (step.temperature, step.mean_entropy, step.seconds))
         steps.append([step.index, *measured, step.index + step.step])
+    committed = canvas.committed_ids
     return {
         "block": canvas.block,
         "attempt": canvas.attempt,
         "state": "committed" if canvas.committed else "ended" if is_last else "again",
-        "count": canvas.token_count,
         "steps": steps,
-        "entropies": _base64(quantised(canvas.entropies).tobytes()),
-        "accepted": _base64(np.packbits(canvas.accepted, bitorder="little").tobytes()),
-        "drafts": _base64(_varints(chain.from_iterable(changes))),
-        "finished": _base64(_varints(_changes(drafts[-1], final))),
-        "changed": _base64(_varints(canvas.last_changed.tolist())),
+        "drafts": [places(step.draft_ids) for step in canvas.steps],
+        "entropies": quantised(canvas.entropies).tolist(),
+        "accepted": ["".join("01"[each] for each in row) for row in canvas.accepted.astype(int).tolist()],
+        "changed": canvas.last_changed.tolist(),
+        "result": None if committed is None else places(committed)[: canvas.token_count],
+        "finished": len(canvas.finished),
     }
 
 
-def _changes(before: np.ndarray, after: np.ndarray) -> list[int]:
-    (positions,) = np.nonzero(before != after)
-    gaps = np.diff(positions, prepend=0)
-    return [len(positions), *np.stack([gaps, after[positions]], axis=1).ravel().tolist()]
-
-
 def _number(measured: float) -> float | None:
-    """With four digits; JSON has no NaN."""
+    """Return four digits of it, or None for NaN, which JSON does not have."""
     return float(f"{measured:.4g}") if math.isfinite(measured) else None
 
 
 def quantised(entropies: np.ndarray) -> np.ndarray:
-    """Nats -> uint8 on the logarithmic scale; 0: at most `LEAST_NATS`; 255 also for what is not a number."""
+    """Return nats as uint8 on the logarithmic scale. 0: at most `LEAST_NATS`. 255 also stands for NaN."""
     entropies = np.nan_to_num(entropies, nan=MOST_NATS)
     share = np.log(np.maximum(entropies, LEAST_NATS) / LEAST_NATS) / np.log(MOST_NATS / LEAST_NATS)
     return np.rint(255 * np.minimum(share, 1)).astype(np.uint8)
 
 
-def _varints(numbers: Iterable[int]) -> bytes:
-    """Seven bits a byte, lowest first; the eighth says that more follow."""
-    out = bytearray()
-    for number in numbers:
-        while number > 127:
-            out.append(number & 127 | 128)
-            number >>= 7
-        out.append(number)
-    return bytes(out)
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
 def _still(canvas: TracedCanvas) -> str:
-    """The heat map as a picture, for where no script runs."""
+    """Return the heat map as a picture, for where no script runs; "" without Pillow."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return ""
     steps, length = canvas.entropies.shape
     first, last = canvas.steps[0].mean_entropy, canvas.steps[-1].mean_entropy
     about = f"canvas {canvas.block + 1}, {count(steps, 'step')}: mean entropy {first:.3g} to {last:.3g} nats"
     every = math.ceil(steps / _MOST_STILL_ROWS)
-    rows = quantised(canvas.entropies[::every])
-    pixel = np.ones((max(1, min(12, _MOST_STILL_ROWS // len(rows))), max(1, 640 // length)), np.uint8)
+    opacity = quantised(canvas.entropies[::every])
+    size = (max(1, 640 // length) * length, max(1, min(12, _MOST_STILL_ROWS // len(opacity))) * len(opacity))
+    image, png = Image.new("RGB", (length, len(opacity)), _HUE), io.BytesIO()
+    image.putalpha(Image.fromarray(opacity))
+    image.resize(size, Image.Resampling.NEAREST).save(png, "png", optimize=True)
     return (
         f"<figure><figcaption><small>{about}{result(canvas)}. Entropy, left to right {length} positions, "
         f"downwards {'steps' if every == 1 else f'one step of {every}'}; the stronger the less certain "
         f"({LEAST_NATS} to {MOST_NATS} nats, logarithmic).</small></figcaption>"
-        f'<img border="1" alt="{about}" src="data:image/png;base64,{_base64(_png(np.kron(rows, pixel)))}">'
-        "</figure>"
+        f'<img border="1" alt="{about}" src="data:image/png;base64,'
+        f'{base64.b64encode(png.getvalue()).decode()}"></figure>'
     )
 
 
 def result(canvas: TracedCanvas) -> str:
-    """Remark on how a canvas ended; "" when its last draft was committed."""
+    """Return a remark on how a canvas ended; "" when its last draft was committed."""
     if not canvas.committed:
         return ", not committed"
     finished = len(canvas.finished)
     return f", {count(finished, 'token')} finished by the grammar or the thinking budget" if finished else ""
-
-
-def _png(opacity: np.ndarray) -> bytes:
-    """uint8 `[H, W]` as a PNG of one colour. (Written here, because matplotlib need not be installed.)"""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-    height, width = opacity.shape
-    rows = np.hstack([np.zeros((height, 1), np.uint8), opacity])  # each begins with the filter, none
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
-        + chunk(b"PLTE", bytes(_HUE) * 256)
-        + chunk(b"tRNS", bytes(range(256)))
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
-        + chunk(b"IEND", b"")
-    )
