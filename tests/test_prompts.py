@@ -82,7 +82,7 @@ def test_token_ids_pass_through(tokenizer: Tokenizer) -> None:
         result = tokenizer.prompt_ids(prompt)
         assert result == ids
         assert {type(token) for token in result} == {int}
-    wrong = f"item {len(ids)} is {tokenizer.vocab_size}; token ids are 0 to {ids[-1]}"
+    wrong = f"item {len(ids)} is int {tokenizer.vocab_size}; a list holds messages, or token ids from 0 to {ids[-1]}"
     with pytest.raises(InputError, match=wrong):
         tokenizer.prompt_ids([*ids, tokenizer.vocab_size])
 
@@ -141,11 +141,11 @@ def untyped(city):
         ([5, "hi"], {}, "item 1 is str 'hi'"),
         (np.array(5), {}, "prompt: found int"),
         (mx.array([5.0]), {}, "item 0 is float 5.0"),
-        ([5, -1], {}, "item 1 is -1; token ids are 0 to "),
-        ([10**9], {}, "item 0 is 1000000000; token ids are 0 to "),
-        ([5], {"thinking": True}, "token ids leave no room"),
-        ([5], {"system": "brief"}, "token ids leave no room"),
-        ([5], {"tools": [WEATHER]}, "token ids leave no room"),
+        ([5, -1], {}, "item 1 is int -1; a list holds messages, or token ids from 0 to "),
+        ([10**9], {}, "item 0 is int 1000000000; a list holds messages, or token ids from 0 to "),
+        ([5], {"thinking": True}, "token ids cannot be combined"),
+        ([5], {"system": "brief"}, "token ids cannot be combined"),
+        ([5], {"tools": [WEATHER]}, "token ids cannot be combined"),
         ("hi", {"tools": get_weather}, "tools: found function; give a list"),
         ("hi", {"tools": {}}, "tools: found dict; give a list"),
         ("hi", {"tools": ["get_weather"]}, "tools: item 0 is str"),
@@ -216,7 +216,7 @@ def test_the_habits_of_transformers(chat_tokenizer: Tokenizer) -> None:
     assert apply([MAIN, USER], add_generation_prompt=True, enable_thinking=True) == thinking
     text = apply([MAIN, USER], tokenize=False, enable_thinking=True)
     assert text == chat_tokenizer.decode(thinking)
-    with pytest.raises(InputError, match="rendered already; give its messages, or its ids"):
+    with pytest.raises(InputError, match="found a rendered chat; give its messages, or its ids"):
         chat_tokenizer.prompt_ids(text)
     assert chat_tokenizer.prompt_ids(thinking) == thinking
     assert apply([USER], add_generation_prompt=False, tokenize=False) + "<|turn>model\n" == apply(

@@ -1,5 +1,7 @@
-"""Device operations, one a file: a reference in plain MLX that defines what is computed, a Metal kernel,
-and the function that chooses between them. self_check.py compares the two at a kernel's first use."""
+"""Device operations, one per file: a reference in plain MLX, a Metal kernel, and a function that chooses.
+
+The reference defines the result. self_check.py compares a kernel with its reference before its first use.
+"""
 
 from .accept_and_renoise import (
     FREE,

@@ -1,4 +1,4 @@
-"""Which tokens a step keeps, and what the others become."""
+"""The end of a denoising step: accept the most certain tokens, replace the others by noise."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import mlx.core as mx
 
 from .metal import Kernel, scalar
 
-FREE = -1  # in `pins`: no token is pinned here
+FREE = -1  # in `pins`: the position is not pinned
 
 
 class Proposal(NamedTuple):
     """Proposed tokens of each position, `[B, C]`, from `row_statistics`.
 
-    entropies: fp32, nats. samples, argmaxes: int32. invalid: bool, the logits are not a distribution.
+    entropies: fp32, nats.
+    samples, argmaxes: int32.
+    invalid: bool, True if the logits are not a distribution.
     confidences: fp32, probability of the argmax.
-    step, steps: the numbers that the schedule gets. `step` counts down to 1, from `steps` or from fewer for a
-    canvas that has fewer steps to go. They are Python ints. A traceable sampler gets int32 scalars, so that
-    one compiled step serves them all.
+    step, steps: the schedule's arguments. `step` counts down to 1. It starts at `steps`, or lower for a
+        canvas with fewer steps. Both are Python ints, but int32 scalars for a traceable sampler, so that one
+        compiled step serves all values.
     """
 
     entropies: mx.array
@@ -39,12 +41,15 @@ class Bounds(NamedTuple):
 
 
 class Acceptance(NamedTuple):
-    """What follows from one step; `[B, C]` unless said otherwise.
+    """Result of one step. Arrays are `[B, C]` unless said otherwise.
 
-    canvas, argmax: the next canvas and this step's best guess, int32. accepted: bool.
-    stable_steps: int32 `[B]`, how many steps in a row repeated the argmax.
-    mean_entropy: fp32 `[B]`, nats, over the positions that are not pinned.
-    done: bool `[B]`. invalid: bool `[B]`, some position's logits were no distribution.
+    canvas: int32, the next canvas.
+    argmax: int32, this step's likeliest tokens.
+    accepted: bool.
+    stable_steps: int32 `[B]`, number of steps in a row that repeated the argmax.
+    mean_entropy: fp32 `[B]`, nats, over positions that are not pinned.
+    done: bool `[B]`.
+    invalid: bool `[B]`, True if the logits of some position are not a distribution.
     """
 
     canvas: mx.array
@@ -59,26 +64,30 @@ class Acceptance(NamedTuple):
 def accept_and_renoise(
     proposal: Proposal, noise: mx.array, pins: mx.array, previous: Acceptance, bounds: Bounds
 ) -> Acceptance:
-    """Accepts the most certain positions, renoises the rest, and decides whether each row is done.
+    """Accept the most certain positions, renoise the others, and decide which rows are done.
 
-    A row's positions are taken by ascending entropy while the sum of the entropies *before* one is
-    within `entropy_bound` (Ben-Hamu et al., arXiv:2505.24857); the lowest is always accepted. Accepted
-    positions hold their sample, all others fresh `noise`, int32 `[B, C]`. A row is done when its argmax
-    repeated `stability_threshold` times in a row and its mean entropy is below `confidence_threshold`;
-    done rows keep everything but `accepted` from then on.
-    pins: int32 `[B, C]`, `FREE` (-1) or the token that a position is pinned to. It holds that token,
-    counts as accepted, and takes no part in the sum, the mean and the repetition.
+    Positions of a row are accepted by ascending entropy, as long as the sum of the entropies *before* a
+    position is at most `entropy_bound` (Ben-Hamu et al., arXiv:2505.24857). The lowest is always accepted.
+    Accepted positions keep their sample, all others get `noise`.
+
+    A row is done when its argmax repeated `stability_threshold` times in a row and its mean entropy is below
+    `confidence_threshold`. A done row keeps everything but `accepted`.
+
+    Args:
+        noise: fresh tokens, int32 `[B, C]`.
+        pins: int32 `[B, C]`, the token of a pinned position, or `FREE` (-1). A pinned position holds its
+            token, counts as accepted, and is left out of the sum, the mean and the repetition.
     """
     takes_kernel = _KERNEL.in_use and suits_length(noise.shape[-1])
     choose = accept_and_renoise_kernel if takes_kernel else accept_and_renoise_reference
     return choose(proposal, noise, pins, previous, bounds)
 
 
-_MAX_LENGTH = 1024  # a thread a position, and Metal's largest threadgroup
+_MAX_LENGTH = 1024  # one thread per position; Metal's largest threadgroup
 
 
 def suits_length(length: int) -> bool:
-    """Return True if the kernel takes canvases of this length."""
+    """Return True if the kernel supports canvases of this length."""
     return length <= _MAX_LENGTH
 
 
@@ -135,8 +144,10 @@ def accept_and_renoise_reference(
 
 
 def within_entropy_bound(entropies: mx.array, pins: mx.array, bound: float) -> mx.array:
-    """Which positions `accept_and_renoise` accepts: bool `[B, C]`, from fp32 entropies and pins of that
-    shape."""
+    """Return the positions that `accept_and_renoise` accepts: bool `[B, C]`.
+
+    entropies, pins: fp32 and int32 `[B, C]`.
+    """
     pinned = pins >= 0
     order = mx.argsort(mx.where(pinned, mx.inf, entropies), axis=-1)
     ascending = mx.take_along_axis(mx.where(pinned, 0, entropies), order, axis=-1)
@@ -147,8 +158,7 @@ def within_entropy_bound(entropies: mx.array, pins: mx.array, bound: float) -> m
 def advance(
     proposal: Proposal, accepted: mx.array, canvas: mx.array, pins: mx.array, previous: Acceptance
 ) -> Acceptance:
-    """What follows from a step that accepted `accepted` and made `canvas`, both `[B, C]`; nobody becomes
-    done."""
+    """Return the result of a step that accepted `accepted` and wrote `canvas`. No row becomes done."""
     pinned, frozen = pins >= 0, previous.done
     canvas = mx.where(frozen[:, None], previous.canvas, canvas)
     argmax = mx.where(frozen[:, None], previous.argmax, proposal.argmaxes)

@@ -1,6 +1,6 @@
 """Metal kernels: read from `kernels/`, built once, launched on Metal only.
 
-A `.metal` file is the body of one kernel. MLX writes its signature from the names given here.
+A `.metal` file is the body of one kernel. MLX writes its signature from the argument names in a `Kernel`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import mlx.core as mx
 from ..errors import InputError
 
 _SWITCH = "MLX_DG_KERNELS"
-# In a wheel the sources are inside the package, in an editable install they lie beside it.
+# In a wheel the sources are inside the package. In an editable install they are next to it.
 _PACKAGE = Path(__file__).parents[1]
 SOURCES = _PACKAGE / "kernels" if (_PACKAGE / "kernels").is_dir() else _PACKAGE.parent / "kernels"
 
@@ -28,7 +28,7 @@ def on_gpu() -> bool:
 
 
 def available() -> tuple[bool, str]:
-    """Return True if Metal kernels can run here. If not, the second value says why."""
+    """Return True if Metal kernels can run here. If not, the second value is the reason."""
     if not mx.metal.is_available():
         return False, "this build of MLX has no Metal, which needs a Mac with Apple silicon"
     if not on_gpu():
@@ -37,7 +37,7 @@ def available() -> tuple[bool, str]:
 
 
 def switch() -> str:
-    """Value of `MLX_DG_KERNELS`: auto, on or off. Raises `InputError` for any other value."""
+    """Return the value of `MLX_DG_KERNELS`: auto, on or off. Raise `InputError` for any other value."""
     choice = os.environ.get(_SWITCH, "auto")
     if choice not in ("auto", "on", "off"):
         raise InputError(f"{_SWITCH} is {choice!r}; it may be auto, on or off")
@@ -47,7 +47,8 @@ def switch() -> str:
 def enabled() -> bool:
     """Return True if Metal kernels are available and `MLX_DG_KERNELS` does not switch them off.
 
-    Raises `InputError`, which says why, when the switch is on and kernels cannot run.
+    Raises:
+        InputError: the switch is on, but kernels cannot run.
     """
     choice, (ok, reason) = switch(), available()
     if choice == "on" and not ok:
@@ -61,7 +62,7 @@ failures: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Kernel:
-    """One `.metal` file of `kernels/` with the headers it needs and the names of its arguments, in order."""
+    """A `.metal` file in `kernels/`, the names of its arguments in order, and the headers that it needs."""
 
     name: str
     inputs: tuple[str, ...]
@@ -82,7 +83,7 @@ class Kernel:
         threads: int,
         outputs: Sequence[tuple[Sequence[int], mx.Dtype]],
     ) -> list[mx.array]:
-        """Launch `threadgroups` (x, y) groups of `threads`. `outputs` are shapes and dtypes.
+        """Launch `threadgroups` (x, y) groups of `threads` each. `outputs` are shapes and dtypes.
 
         If Metal cannot compile the kernel, evaluation raises MLX's error with the compiler's message.
         """
@@ -110,5 +111,5 @@ def _build(kernel: Kernel) -> Any:
 
 
 def scalar(value: float | mx.array, dtype: mx.Dtype = mx.float32) -> mx.array:
-    """Return a 0-d array. A kernel sees it as a constant, so another value needs no other build."""
+    """Return a 0-d array, which a kernel reads at run time. A new value does not need a new build."""
     return value.astype(dtype) if isinstance(value, mx.array) else mx.array(value, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Processed logits, and the statistics of each row of them that a denoising step needs."""
+"""Processed logits, and the statistics of their rows that a denoising step needs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import mlx.core as mx
 
 from .metal import Kernel, on_gpu, scalar
 
-# Probability mass is summed per chunk of this many tokens, so that a sample needs one chunk's running
-# sum instead of the vocabulary's, and fp32 sums stay short.
+# Probability mass is summed in chunks of this many tokens. A sample then needs the running sum of one chunk
+# instead of the whole vocabulary, and fp32 sums stay short.
 CHUNK = 1024
 
 
 def processed_logits(logits: mx.array, temperature: float | mx.array, softcap: float | None) -> mx.array:
-    """`softcap * tanh(logits / softcap) / temperature` in fp32, any shape. softcap None: no cap.
+    """Return `softcap * tanh(logits / softcap) / temperature` in fp32. Without a softcap, no cap is applied.
 
-    -inf means "never" and stays -inf, although the cap alone would lift it to -softcap. The kernels have
-    the same in `processed_logit.h`.
+    A logit of -inf means "never" and stays -inf, although the cap alone would raise it to -softcap. The
+    kernels' version is in `processed_logit.h`.
     """
     x = logits.astype(mx.float32)
     if softcap is not None:
@@ -28,10 +28,13 @@ def processed_logits(logits: mx.array, temperature: float | mx.array, softcap: f
 
 
 class RowStatistics(NamedTuple):
-    """One value per row `[R]`, and one per row and chunk of `CHUNK` tokens.
+    """Statistics of each row of processed logits, `[R]` unless said otherwise.
 
-    argmax, sample: int32. entropy (nats), log_normalizer: fp32. invalid: bool, the row is no distribution.
-    chunk_peaks: fp32 `[R, ceil(V / CHUNK)]`, each chunk's largest processed logit.
+    argmax, sample: int32.
+    entropy: fp32, nats.
+    log_normalizer: fp32, logsumexp of the row.
+    invalid: bool, True if the row is not a distribution.
+    chunk_peaks: fp32 `[R, ceil(V / CHUNK)]`, largest processed logit of each chunk of `CHUNK` tokens.
     """
 
     argmax: mx.array
@@ -45,13 +48,16 @@ class RowStatistics(NamedTuple):
 def row_statistics(
     logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
-    """Statistics of `softmax(cap(logits) / temperature)`, `cap(x) = softcap * tanh(x / softcap)`.
+    """Return statistics of `softmax(cap(logits) / temperature)`, with `cap(x) = softcap * tanh(x / softcap)`.
 
-    logits: `[R, V]` in any float dtype; all arithmetic is fp32. -inf means probability 0, capped or not.
-    softcap: None leaves logits as they are. uniforms: fp32 `[R]` in [0, 1). The sample is the lowest token
-    id whose cumulative probability exceeds the uniform (inverse CDF), so it has non-zero probability.
-    Equal logits: the lowest id is the argmax. A row with NaN, +inf or nothing finite is invalid: its ids
-    are 0, its entropy and normalizer NaN.
+    All arithmetic is in fp32. The sample is the lowest token id whose cumulative probability exceeds the
+    uniform (inverse CDF), so its probability is never 0. Of equal logits, the lowest id is the argmax. A row
+    with NaN or +inf, or without a finite logit, is invalid. Its ids are 0, its entropy and normalizer NaN.
+
+    Args:
+        logits: `[R, V]` in any float dtype. -inf means probability 0, also with a softcap.
+        uniforms: fp32 `[R]` in [0, 1).
+        softcap: None for no cap.
     """
     choose = row_statistics_kernel if _KERNEL.in_use else row_statistics_reference
     return choose(logits, uniforms, temperature, softcap)
@@ -69,7 +75,7 @@ _KERNEL = Kernel(
 def row_statistics_kernel(
     logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
-    """`row_statistics` in one launch that reads the logits once and one chunk of each row again."""
+    """`row_statistics` in one launch. It reads the logits once, and one chunk of each row twice."""
     rows, vocab = logits.shape
     chunks = -(-vocab // CHUNK)
     per_row = [mx.int32, mx.int32, mx.float32, mx.float32, mx.bool_]
@@ -89,9 +95,9 @@ def row_statistics_kernel(
     )
 
 
-# Logits a CPU takes at a time: their intermediates stay in its cache, and in memory that is used again.
+# Logits that a CPU processes at a time. Their intermediates fit in its cache, and their memory is reused.
 _BLOCK_LOGITS, _MOST_BLOCKS = 1 << 21, 32
-# Mass below e^-87 counts as 0: fp32 holds it as subnormals only, and to multiply those takes 20 times longer.
+# Mass below e^-87 counts as 0. In fp32 it is subnormal, and subnormal products take 20 times longer.
 _LOWEST = -87.0
 
 
@@ -117,8 +123,8 @@ def _block_statistics(
     if vocab % CHUNK:
         x = mx.pad(x, [(0, 0), (0, -vocab % CHUNK)], constant_values=-math.inf)
     x = x.reshape(rows, -1, CHUNK)  # [R, chunks, CHUNK]
-    # The largest logit is the largest processed one: only peaks and one chunk need the cap to the last bit.
-    largest = _per_chunk(mx.max, x)  # max passes a NaN on
+    # Processing keeps the order of logits, so only the peaks and one chunk need the exact cap.
+    largest = _per_chunk(mx.max, x)  # max propagates NaN
     peaks = processed_logits(largest, temperature, softcap)
     best = mx.argmax(peaks, axis=-1, keepdims=True)
     inside = processed_logits(_chunk_of(x, best), temperature, softcap)
@@ -130,7 +136,7 @@ def _block_statistics(
     if softcap is not None:
         x, largest = mx.where(x > -math.inf, _fast_cap(x, softcap), x), _fast_cap(largest, softcap)
     x = (x - largest) / temperature
-    x = mx.maximum(x, _LOWEST)  # finite, so that mass * x is 0 where mass is
+    x = mx.maximum(x, _LOWEST)  # finite, so mass * x is 0 where mass is 0
     mass = _exp(x) - _exp(mx.array(_LOWEST))  # 1 at the argmax, exactly 0 at the lowest
     sums = _per_chunk(mx.sum, mass)
     total = sums.sum(axis=-1)
@@ -146,7 +152,7 @@ def _block_statistics(
 
 
 def _inverse_cdf(mass: mx.array, sums: mx.array, uniforms: mx.array) -> mx.array:
-    """Lowest id whose cumulative share of `mass [R, chunks, CHUNK]` exceeds `uniforms [R]`."""
+    """Return the lowest id whose cumulative share of `mass [R, chunks, CHUNK]` exceeds `uniforms [R]`."""
     ends = mx.cumsum(sums, axis=-1)  # [R, chunks]
     target = (uniforms * ends[:, -1])[:, None]
     chunk = _first_with_mass(sums, ends > target)
@@ -157,10 +163,12 @@ def _inverse_cdf(mass: mx.array, sums: mx.array, uniforms: mx.array) -> mx.array
 
 
 def _first_with_mass(mass: mx.array, exceeds: mx.array) -> mx.array:
-    """Of `[R, N]` the first that has mass and exceeds, or the last that has mass; `[R, 1]`.
+    """Return the index of the first entry that has mass and exceeds, or else of the last with mass: `[R, 1]`.
 
-    A parallel sum is rounded in another order at every place: it may rise where there is no mass, and end
-    below the target.
+    A parallel running sum rounds in a different order at each index. It may rise where the mass is 0, and
+    its end may be below the target.
+
+    mass, exceeds: `[R, N]`.
     """
     exceeds = exceeds & (mass > 0)
     last = mass.shape[-1] - 1 - mx.argmax(mass[:, ::-1] > 0, axis=-1, keepdims=True)
@@ -168,21 +176,24 @@ def _first_with_mass(mass: mx.array, exceeds: mx.array) -> mx.array:
 
 
 def _exp(x: mx.array) -> mx.array:
-    """e^x in a third of the time of `mx.exp`, which calls a function for each fma on x86."""
+    """Return e^x in a third of the time of `mx.exp`, which calls a function for each fma on x86."""
     return mx.power(math.e, x)
 
 
 def _fast_cap(x: mx.array, softcap: float) -> mx.array:
-    """`softcap * tanh(x / softcap)` in half of tanh's time. Off by at most 5e-6 at softcap 30, so only for
-    sums of many tokens: `processed_logits` gives peaks and ids."""
+    """Return `softcap * tanh(x / softcap)` in half the time of tanh.
+
+    The error is at most 5e-6 at softcap 30. Use it only for sums over many tokens. Peaks and ids need
+    `processed_logits`.
+    """
     return softcap - (2 * softcap) / (_exp(x / (softcap / 2)) + 1)
 
 
 def _per_chunk(reduce: Callable[..., mx.array], x: mx.array) -> mx.array:
-    """`[R, chunks, CHUNK] -> [R, chunks]`, the second-last axis first: that one is vectorized on the CPU."""
+    """Reduce `[R, chunks, CHUNK]` to `[R, chunks]`, in two steps, because a CPU vectorizes the first."""
     return reduce(reduce(x.reshape(*x.shape[:2], 16, -1), axis=-2), axis=-1)
 
 
 def _chunk_of(x: mx.array, chunk: mx.array) -> mx.array:
-    """Each row's chunk `[R, 1]` of `[R, chunks, CHUNK]`: `[R, CHUNK]`."""
+    """Return one chunk of each row, `[R, CHUNK]`. x: `[R, chunks, CHUNK]`. chunk: its index, `[R, 1]`."""
     return mx.take_along_axis(x, chunk[..., None], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""The expected embedding of each canvas position: what self-conditioning reads."""
+"""The expected embedding of each canvas position, which is the input of self-conditioning."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from .metal import Kernel, scalar
 from .row_statistics import CHUNK, RowStatistics, processed_logits
 from .table_products import Table, mix
 
-# A row may leave out this much probability. The reference rounds every probability to bf16, which moves
-# more than that (2**-9 of each).
+# Probability that a row may lack. The released model rounds every probability to bf16, which changes more
+# (2**-9 of each).
 TOLERANCE = 1e-4
 
 
 class SoftEmbedding(NamedTuple):
-    """embedding: `[R, D]` in the model's dtype, unscaled. dropped_mass: fp32 `[R]`, the probability it lacks.
+    """A soft embedding that may lack unlikely tokens.
 
-    Where that is more than `TOLERANCE`, take `dense_soft_embedding`: the embedding means nothing.
+    Where `dropped_mass` exceeds `TOLERANCE`, the embedding is meaningless. Use `dense_soft_embedding` there.
+
+    embedding: `[R, D]` in the model's dtype, unscaled.
+    dropped_mass: fp32 `[R]`, the probability that the embedding lacks.
     """
 
     embedding: mx.array
@@ -34,9 +37,11 @@ def soft_embedding(
     table: Table,
     dtype: mx.Dtype,
 ) -> SoftEmbedding:
-    """`softmax(cap(logits) / temperature) @ table` (see `row_statistics`) for logits `[R, V]`.
+    """Return `softmax(cap(logits) / temperature) @ table` for logits `[R, V]`.
 
-    statistics: those of the same logits, temperature and softcap.
+    `cap` is that of `row_statistics`.
+
+    statistics: `row_statistics` of the same logits, temperature and softcap.
     """
     takes_kernel = _KERNEL.in_use and suits_table(table)
     choose = soft_embedding_kernel if takes_kernel else soft_embedding_reference
@@ -44,22 +49,22 @@ def soft_embedding(
 
 
 def is_sparse(table: Table) -> bool:
-    """Return True if `soft_embedding` leaves out anything. With a small vocabulary it is dense."""
+    """Return True if `soft_embedding` may drop probability. For a small vocabulary it is dense."""
     return (_KERNEL.in_use and suits_table(table)) or chosen_chunks(table.weight.shape[0]) > 0
 
 
 def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array:
-    """`softmax(x) @ table`: processed logits `[..., V]` and a table of V rows -> `[..., D]`, unscaled.
+    """Return `softmax(x) @ table`, unscaled, `[..., D]`. x: processed logits `[..., V]`.
 
-    Softmax in fp32; logits and probabilities are rounded to `dtype`, the model's, as the reference does.
+    Softmax is in fp32. Logits and probabilities are rounded to `dtype`, the model's, as in the released code.
     """
     probabilities = mx.softmax(x.astype(dtype).astype(mx.float32), axis=-1)
-    # Zero to every dtype but fp32, and there subnormal products take many times longer on a CPU.
+    # Too small to matter. In fp32, products with subnormal numbers take many times longer on a CPU.
     probabilities = mx.where(probabilities < 1e-30, 0, probabilities).astype(dtype)
     return mix(probabilities, table)
 
 
-# The chunks that the reference reads of each row: one in so many. It multiplies whole chunks.
+# The reference multiplies whole chunks, and uses one of this many chunks of each row.
 _CHUNKS_PER_CHOSEN = 16
 
 
@@ -71,9 +76,9 @@ def soft_embedding_reference(
     table: Table,
     dtype: mx.Dtype,
 ) -> SoftEmbedding:
-    """`soft_embedding` in plain MLX, from the sixteenth of each row's chunks that has the largest peaks.
+    """`soft_embedding` in plain MLX, from the sixteenth of each row's chunks with the largest peaks.
 
-    A small vocabulary, or one not made of whole chunks, has no such sixteenth: there it is the dense product.
+    It is the dense product if the vocabulary is small or does not consist of whole chunks.
     """
     rows, count = logits.shape[0], chosen_chunks(logits.shape[1])
     if not count:
@@ -84,7 +89,7 @@ def soft_embedding_reference(
     x = processed_logits(x, temperature, softcap)  # [R, count, CHUNK]
     normalizer = statistics.log_normalizer[:, None, None]
     dropped_mass = mx.maximum(1 - mx.exp(x - normalizer).sum(axis=(1, 2)), 0)
-    # Rounding the logits changes their sum; what is left out is taken as if it were not rounded.
+    # Rounding the logits changes their sum. The dropped mass counts as if it were not rounded.
     weights = mx.exp(x.astype(dtype).astype(mx.float32) - normalizer)
     weights = weights / (weights.sum(axis=(1, 2)) + dropped_mass)[:, None, None]
     parts = _chunk_products(weights.astype(dtype).reshape(-1, 1, CHUNK), chosen.flatten(), table)
@@ -92,12 +97,12 @@ def soft_embedding_reference(
 
 
 def chosen_chunks(vocab: int) -> int:
-    """Chunks of each row that the reference reads, or 0 where it takes the dense product."""
+    """Return the number of chunks per row that the reference reads, or 0 if it is the dense product."""
     return 0 if vocab % CHUNK else vocab // CHUNK // _CHUNKS_PER_CHOSEN
 
 
 def _chunk_products(weights: mx.array, chosen: mx.array, table: Table) -> mx.array:
-    """Weights `[N, 1, CHUNK]` times the table's chunks `chosen [N]`: `[N, 1, D]`."""
+    """Return weights `[N, 1, CHUNK]` times the table's chunks `chosen [N]`: `[N, 1, D]`."""
 
     def by_chunk(array: mx.array) -> mx.array:
         return array.reshape(-1, CHUNK, array.shape[-1])
@@ -118,7 +123,7 @@ def _chunk_products(weights: mx.array, chosen: mx.array, table: Table) -> mx.arr
 
 
 _SIMDGROUPS = 16
-_SUPPORT_LIMIT = 2048  # tokens a row; their ids and weights take 16 of the 32 KB of threadgroup memory
+_SUPPORT_LIMIT = 2048  # tokens per row; their ids and weights take 16 of the 32 KB of threadgroup memory
 _KERNEL = Kernel(
     "soft_embedding",
     inputs=(
@@ -138,12 +143,12 @@ def soft_embedding_kernel(
     table: Table,
     dtype: mx.Dtype,
 ) -> SoftEmbedding:
-    """`soft_embedding` from each row's likeliest tokens: those of at least `TOLERANCE / limit`.
+    """`soft_embedding` from the tokens of each row whose probability is at least `TOLERANCE / limit`.
 
-    A row is covered whenever some k tokens leave out d of it with k / limit + d / TOLERANCE <= 1: then
-    at most k + limit * d / TOLERANCE <= limit tokens are that likely, and the others sum to at most
-    d + k * TOLERANCE / limit <= TOLERANCE. Beyond `limit` the lowest ids are listed; the rest counts as
-    left out.
+    A row is covered if some k tokens drop d of it with k / limit + d / TOLERANCE <= 1. Then at most
+    k + limit * d / TOLERANCE <= limit tokens are that likely, and the others sum to at most
+    d + k * TOLERANCE / limit <= TOLERANCE. If more than `limit` tokens are that likely, the lowest ids are
+    used, and the rest counts as dropped.
     """
     rows, vocab = logits.shape
     limit = support_limit(vocab)
@@ -181,18 +186,18 @@ def soft_embedding_kernel(
 
 
 def support_limit(vocab: int) -> int:
-    """Beyond a sixteenth of a small vocabulary a dense product is the shorter way."""
+    """Return the limit of tokens per row. Above a sixteenth of `vocab`, a dense product is faster."""
     return min(_SUPPORT_LIMIT, vocab // 16)
 
 
 def suits_table(table: Table) -> bool:
-    """Return True if the kernel reads this table: affine 4 or 8 bit, or not quantized, and not a tiny one."""
+    """Return True if the kernel supports this table: affine 4 or 8 bit or not quantized, and not tiny."""
     vocab = table.weight.shape[0]
     readable = "scales" not in table or (table.mode == "affine" and table.bits in (4, 8))
     return readable and width(table) % 4 == 0 and support_limit(vocab) > 0
 
 
 def width(table: Table) -> int:
-    """Columns of the table, unpacked."""
+    """Return the number of columns of the unpacked table."""
     columns: int = table.weight.shape[1]
     return columns * 32 // table.bits if "scales" in table else columns

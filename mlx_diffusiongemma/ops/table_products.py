@@ -1,7 +1,8 @@
 """Products with the embedding table: the tied projection to logits, and mixtures of its rows.
 
-A GPU takes the table whole. MLX's CPU backend dequantizes it anew for every row, from memory; there a
-canvas in fp32 takes the vocabulary in slabs that its caches hold, which is two and four times faster.
+On a GPU each is one product. MLX's CPU backend dequantizes the table again for every row, from memory. There,
+a canvas in fp32 is multiplied by slabs of the vocabulary that fit in the CPU's caches. This makes the two
+products two and four times faster.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from .metal import on_gpu
 Table = nn.Embedding | nn.QuantizedEmbedding
 
 _SLAB = 4096  # tokens
-_FEWEST_ROWS = 64  # for fewer, to dequantize the table ahead costs more than it saves
+_FEWEST_ROWS = 64  # with fewer rows, dequantizing the table first costs more than it saves
 
 
 def project(hidden: mx.array, table: Table) -> mx.array:
-    """`hidden @ table.T`: `[..., D]` and a table of V rows -> `[..., V]`."""
+    """Return `hidden @ table.T`, `[..., V]`. hidden: `[..., D]`. table: V rows."""
     if not _by_slabs(hidden, table):
         return table.as_linear(hidden)
-    # A transposed copy suits the matrix product better than a transposed view.
+    # The matrix product is faster with a transposed copy than with a transposed view.
     slabs = [
         mx.contiguous(mx.dequantize(table.weight[slab], **_packed(table, slab)).T)
         for slab in _slabs(table, _SLAB)
@@ -32,9 +33,9 @@ def project(hidden: mx.array, table: Table) -> mx.array:
 
 
 def mix(weights: mx.array, table: Table) -> mx.array:
-    """`weights @ table`: `[..., V]` and a table of V rows -> `[..., D]`.
+    """Return `weights @ table`, `[..., D]`. weights: `[..., V]`. table: V rows.
 
-    A quantized table is multiplied packed, which dequantizes on the way.
+    The product reads a quantized table in packed form.
     """
     if "scales" not in table:
         return weights @ table.weight
@@ -56,6 +57,6 @@ def _slabs(table: Table, size: int) -> list[slice]:
 
 
 def _packed(table: Table, slab: slice) -> dict[str, Any]:
-    """Arguments that MLX's functions take of a quantized table beside its weight."""
+    """Return the arguments of MLX's functions for a quantized table, except its weight."""
     parts = {name: table[name][slab] for name in ("scales", "biases") if name in table}
     return {**parts, "group_size": table.group_size, "bits": table.bits, "mode": table.mode}

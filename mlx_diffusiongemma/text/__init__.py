@@ -1,1 +1,1 @@
-"""Text, messages and tools to token ids, and back."""
+"""Conversion between text, messages and tools on one side and token ids on the other."""

@@ -1,9 +1,10 @@
-"""Token ids -> thought, answer and tool calls, as blocks of ids arrive.
+"""Sorts token ids into thought, answer and tool calls, as blocks of ids arrive.
 
 The model writes `<|channel>thought\\n...<channel|>answer<turn|>`, and tool calls between `<|tool_call>`
-and `<tool_call|>`. The delimiters are single tokens, so the parser looks at ids: a delimiter at the edge
-of a block, or text that merely spells one, needs no special care. What the model strays into (an empty
-thought, a second `<|turn>model\\n`, a `<channel|>` that closes nothing) leaves no trace in the text.
+and `<tool_call|>`. The delimiters are single tokens, and the parser looks at ids. A delimiter at the edge of
+a block, or text that only spells one, therefore needs no special care. Structure that the model writes by
+mistake (an empty thought, a second `<|turn>model\\n`, a `<channel|>` without an open channel) does not appear
+in the text.
 """
 
 import codecs
@@ -19,7 +20,7 @@ from .tool_calls import ToolCall, parse_tool_calls
 
 __all__ = ["ChannelDelta", "ChannelParser", "TextStream", "ToolCall"]
 
-# What follows `<|channel>` or `<|turn>`: a name alone on its line.
+# The header after `<|channel>` or `<|turn>`: a name alone on its line.
 _HEADER = re.compile(r"[ \t]*([\w.-]{0,32})[ \t]*\n", re.ASCII)
 _HEADER_SO_FAR = re.compile(r"[ \t]*[\w.-]{0,32}[ \t]*", re.ASCII)
 
@@ -28,10 +29,10 @@ Channel = Literal["thought", "answer"]
 
 @dataclass(frozen=True)
 class ChannelDelta:
-    """What one feed() added to each channel; deltas add up.
+    """Text and calls that one `feed` added to each channel. Deltas can be added.
 
-    answer_tokens: how many ids went into the answer and into tool calls, without delimiters and headers.
-    thought_tokens: the same of the thought.
+    answer_tokens: number of ids in the answer and in tool calls, without delimiters and headers.
+    thought_tokens: number of ids in the thought, without delimiters and headers.
     """
 
     thought: str = ""
@@ -51,22 +52,21 @@ class ChannelDelta:
 
 
 class TextStream:
-    """Ids of one text -> the text, in pieces that join to what decoding all its valid ids at once gives.
+    """Decodes the ids of one text piece by piece. The pieces join to the decoding of all ids at once.
 
-    A character spelled by several byte tokens is held back until it is complete, also across feeds.
-    Bytes that can never become a character come out as U+FFFD, as in `bytes.decode(errors="replace")`.
-    The work is linear in the number of ids, whatever the feeds.
+    A character that several byte tokens spell is held back until it is complete, also across feeds. Invalid
+    bytes become U+FFFD, as in `bytes.decode(errors="replace")`. The work is linear in the number of ids,
+    however they are cut.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._context: list[
-            int
-        ] = []  # the last id so far: decoders treat the first piece of a text differently
+        # The last id so far. Decoders treat the first piece of a text differently.
+        self._context: list[int] = []
 
     def feed(self, ids: Iterable[int]) -> str:
-        """The text that `ids` complete."""
+        """Return the text that `ids` complete."""
         byte_values = self._tokenizer.byte_values
         parts: list[str] = []
         for are_bytes, group in groupby(ids, key=byte_values.__contains__):
@@ -80,57 +80,57 @@ class TextStream:
         return "".join(parts)
 
     def finish(self) -> str:
-        """What is held back: nothing, or U+FFFD for a character that never became complete."""
+        """Return U+FFFD for a character that is still incomplete, otherwise nothing."""
         return self._utf8.decode(b"", final=True)
 
     def restart(self) -> None:
-        """Decode the next ids like the first of a text, unless they complete a character."""
+        """Decode the next ids like the first ids of a text, unless they complete a character."""
         if not self._utf8.getstate()[0]:
             self._context = []
 
 
 class _Section:
-    """A stretch of one channel, perhaps with a header line that names the channel and is no text."""
+    """A section of one channel. If `headed`, it begins with a header line that names the channel."""
 
     def __init__(self, tokenizer: Tokenizer, channel: Channel, *, headed: bool = False) -> None:
         self.channel = channel
         self._stream = TextStream(tokenizer)
         self.in_header = headed
         self.header = ""  # as far as it is known
-        self._prompted = 0  # characters of it that the prompt holds
+        self._prompted = 0  # number of its characters that are in the prompt
         self._header_ids = 0
         self._has_text = False
-        self._blank = ""  # a thought's white space so far, as long as nothing else has come
+        self._blank = ""  # white space at the beginning of a thought
 
     def feed(self, ids: list[int]) -> tuple[str, int]:
-        """The text that `ids` complete, and how many ids went into text rather than into the header."""
+        """Return the text that `ids` complete, and the number of ids that are text, not header."""
         text, count = self._text_of(ids)
         return self._unless_blank(text), count
 
     def _text_of(self, ids: list[int]) -> tuple[str, int]:
         text, used = "", 0
-        while self.in_header and used < len(ids):  # one by one, to see where it ends
+        while self.in_header and used < len(ids):  # one by one, to find where it ends
             self._header_ids += 1
             text = self._after_header(self._stream.feed(ids[used : used + 1]))
             used += 1
         if self.in_header:
             return "", 0
-        count, self._header_ids = self._header_ids, 0  # not 0 only where no header followed after all
+        count, self._header_ids = self._header_ids, 0  # not 0 if the header turned out to be text
         rest = ids[used:]
         return text + self._stream.feed(rest), count + len(rest)
 
     def finish(self) -> str:
-        """The held-back rest. A header that was cut off is dropped: it is a header all the same."""
+        """Return the text that was held back. An incomplete header is dropped."""
         return self._unless_blank(self._after_header(self._stream.finish()))
 
     def restart(self) -> None:
-        """Count and return only what comes from now on."""
+        """Ignore the past: count and return only text that follows."""
         self._prompted, self._header_ids = len(self.header), 0
         if not self.in_header:
             self._stream.restart()
 
     def _unless_blank(self, text: str) -> str:
-        """`text`, held back while a thought is nothing but white space: an empty thought leaves no trace."""
+        """Return `text`. In a thought, hold it back until there is more than white space."""
         if self.channel != "thought" or self._has_text:
             return text
         self._blank += text
@@ -145,7 +145,7 @@ class _Section:
         if header is None and _HEADER_SO_FAR.fullmatch(self.header):
             return ""
         self.in_header = False
-        if header is None:  # a channel without a header: all of it is text
+        if header is None:  # a channel without a header: everything is text
             return self.header[self._prompted :]
         if header[1] not in ("", "thought"):
             self.channel = "answer"
@@ -154,21 +154,21 @@ class _Section:
 
 
 class ChannelParser:
-    """Sort the ids of one answer into channels. feed() may cut them anywhere.
+    """Sorts the ids of one answer into channels.
 
-    The deltas of each channel join to the same text however the ids were cut. Special tokens never show
-    in the text, so a stop id or padding that was fed by mistake does no harm. Nothing counts behind the end
-    of the turn (`<turn|>`, `<eos>`) or behind `<|tool_response>`, which is not the model's to write.
+    `feed` takes the ids in any pieces. The deltas of a channel always join to the same text. Special tokens
+    never appear in it, so a stop id or padding does no harm. Everything after the end of the turn (`<turn|>`,
+    `<eos>`) or after `<|tool_response>`, which the model must not write, is ignored.
 
-    prompt_ids: ids that the answer continues. The parser starts in the state in which they end: inside a
-    thought that a template opened, inside its header, or inside a tool call. Their own text is not returned.
+    prompt_ids: ids that the answer continues. The parser starts in their final state, which may be inside a
+        thought that a template opened, inside its header, or inside a tool call. Their text is not returned.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._special = tokenizer.special
         special = self._special
-        # These end a tool call; all other special tokens are noise and leave even a call in peace.
+        # These end a tool call. Other special tokens are ignored everywhere.
         self._structure = {
             special.channel_open,
             special.channel_close,
@@ -192,13 +192,13 @@ class ChannelParser:
         self._read_prompt(prompt_ids)
 
     def _read_prompt(self, ids: Sequence[int]) -> None:
-        """Enter the state in which `ids` end."""
+        """Enter the state at the end of `ids`."""
         special = self._special
         before = {special.turn_close, special.eos, special.tool_response_open, special.tool_response_close}
         last = next((at for at in reversed(range(len(ids))) if int(ids[at]) in self._structure), None)
         if last is None:
             return
-        # A turn begins in the answer. So does what follows a tool's response.
+        # A turn begins with the answer, and a tool's response is followed by the answer.
         resets = before | {special.turn_open}
         start = next((at for at in range(last, -1, -1) if int(ids[at]) in resets), 0)
         self.feed(ids[start + (int(ids[start]) in before) :])
@@ -206,12 +206,12 @@ class ChannelParser:
         self._answer.restart()
 
     def copy(self) -> "ChannelParser":
-        """Return a parser in the same state, which goes its own way."""
+        """Return an independent parser in the same state."""
         return copy.deepcopy(self, {id(self._tokenizer): self._tokenizer})
 
     @property
     def in_header(self) -> bool:
-        """True while the header of a channel has begun and not ended."""
+        """True inside the header of a channel."""
         return self._section.in_header
 
     @property
@@ -221,16 +221,16 @@ class ChannelParser:
 
     @property
     def in_call(self) -> bool:
-        """True while a tool call is open."""
+        """True inside a tool call."""
         return self._call is not None
 
     @property
     def in_thought(self) -> bool:
-        """True if what comes next belongs to the thought (also while its header is being written)."""
+        """True if the next ids belong to the thought or its header."""
         return self._section.channel == "thought"
 
     def feed(self, ids: Iterable[int]) -> ChannelDelta:
-        """Return what `ids`, a block or any other stretch of the output, adds to each channel."""
+        """Return the text and calls that `ids` add to each channel."""
         for is_special, group in groupby(map(int, ids), key=self._tokenizer.hidden_ids.__contains__):
             if is_special:
                 for token in group:
@@ -240,7 +240,7 @@ class ChannelParser:
         return self._take()
 
     def finish(self) -> ChannelDelta:
-        """What was held back: incomplete characters (as U+FFFD) and a tool call that was never closed."""
+        """Return the rest: incomplete characters as U+FFFD, and a tool call that was not closed."""
         self._end_call(closed=False)
         for section in (self._section, self._answer):
             self._add(section, section.finish())
@@ -279,7 +279,7 @@ class ChannelParser:
             self._section = self._answer = _Section(self._tokenizer, "answer", headed=True)
 
     def _enter(self, section: _Section) -> None:
-        """Go on in `section`. The answer may be entered again, so only other sections end here."""
+        """Continue in `section`. The answer may be entered again, so only other sections end here."""
         if self._section is not self._answer:
             self._add(self._section, self._section.finish())
         self._section = section
@@ -294,7 +294,7 @@ class ChannelParser:
         self._texts[section.channel].append(text)
 
     def _take(self) -> ChannelDelta:
-        """Hand out, and forget, what has gathered."""
+        """Return the collected delta, and start a new one."""
         texts, calls = self._texts, tuple(self._calls)
         tokens = self._answer_tokens, self._thought_tokens
         self._texts, self._calls = {"thought": [], "answer": []}, []

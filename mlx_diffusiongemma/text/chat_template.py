@@ -1,4 +1,4 @@
-"""The checkpoint's chat template: where it is found, and how messages are rendered with it."""
+"""The checkpoint's chat template: reading it, and rendering messages with it."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ _THOUGHT = ("<|channel>", "<channel|>")  # the delimiters of thoughts
 
 
 class ChatTemplate:
-    """Messages and tools -> text, with the template that a tokenizer of Transformers holds.
+    """Renders messages and tools to text, with the template of a Transformers tokenizer.
 
-    source: what error messages call it. delimiters: spellings of the tokens that are never text.
+    source: name of the tokenizer in error messages.
+    delimiters: spellings of the tokens that are never text.
     """
 
     def __init__(self, hf_tokenizer: Any, source: str, delimiters: Delimiters) -> None:
@@ -25,7 +26,7 @@ class ChatTemplate:
         self._takes_parts: dict[str, bool] = {}  # by role
 
     def chat(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> dict[str, Any]:
-        """Return `messages` and `tools` in the form that this template takes."""
+        """Return `messages` and `tools` in the form that this template supports."""
         if not self._hf.chat_template:
             raise TokenizerError(
                 f"{self._source}: no chat_template.jinja found; add the checkpoint's own or give token ids"
@@ -34,13 +35,13 @@ class ChatTemplate:
         return {"messages": suited, "tools": described_tools(tools)}
 
     def render(self, chat: dict[str, Any], **options: Any) -> str:
-        """Return the text of `chat`. Raises InputError or TokenizerError where the template fails."""
+        """Return the text of `chat`. Raise `InputError` or `TokenizerError` if the template fails."""
         try:
-            # Text, because what Transformers returns as ids differs between its versions.
+            # Render text, because the ids that Transformers returns differ between its versions.
             text = self._hf.apply_chat_template(
                 chat["messages"], tools=chat["tools"], tokenize=False, **options
             )
-        except Exception as error:  # templates raise whatever their expressions raise
+        except Exception as error:  # expressions in templates may raise anything
             unusable = isinstance(error, ImportError) or type(error).__name__ == "TemplateSyntaxError"
             raise (TokenizerError if unusable else InputError)(
                 f"{self._source}: the chat template cannot render the messages ({one_line(error)})"
@@ -48,22 +49,24 @@ class ChatTemplate:
         return str(text)
 
     def pieces(self, chat: dict[str, Any], text: str, **options: Any) -> list[str]:
-        """Cut the text of `chat` so that only the template's own delimiters are whole.
+        """Cut the text of `chat` so that only the template's own delimiters stay whole.
 
-        text: what `render` returns. Thoughts of earlier turns are stripped as the template does.
+        Thoughts of earlier turns are stripped like the template strips them.
+
+        text: the result of `render`.
         """
         stand_ins = StandIns(self._delimiters, chat, text)
         if not stand_ins.needed:
             return [text]
         hidden = stand_ins.put(chat)
         rendered = self.render(hidden, **options)
-        # The template must see the delimiters of a thought to strip it. If it leaves any of them in place,
-        # it does not strip them, and they stay hidden.
+        # The template can strip a thought only if it sees the delimiters. If it leaves any of them in the
+        # text, it does not strip thoughts, and they stay hidden.
         shown = [
-            {**message, "content": stand_ins.put(given["content"], visible=_THOUGHT)}
+            {**message, "content": stand_ins.put(original["content"], visible=_THOUGHT)}
             if message["role"] == "assistant"
             else message
-            for message, given in zip(hidden["messages"], chat["messages"], strict=True)
+            for message, original in zip(hidden["messages"], chat["messages"], strict=True)
         ]
         if shown != hidden["messages"]:
             stripped = self.render({**hidden, "messages": shown}, **options)
@@ -80,7 +83,7 @@ class ChatTemplate:
         return {**message, "role": role} | ({} if content is None else {"content": content})
 
     def _renders_parts(self, role: str) -> bool:
-        """True if the template writes the text of a part, rather than nothing or the part as a whole."""
+        """Return True if the template writes the text of a content part, not nothing or the whole part."""
         if role not in self._takes_parts:
             user = {"role": "user", "content": "hello"}
             call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": {}}}
@@ -93,16 +96,16 @@ class ChatTemplate:
                 text = self.render({"messages": [*before.get(role, []), probe, *after], "tools": None})
             except InputError:
                 text = ""
-            is_whole = "'text'" in text or '"text"' in text  # a list that was made a string
+            is_whole = "'text'" in text or '"text"' in text  # the list itself was written as a string
             self._takes_parts[role] = "probe" in text and not is_whole
         return self._takes_parts[role]
 
 
 def read_template(path: Path) -> str | dict[str, str] | None:
-    """Return the chat template in the directory `path`, several by name, or None without any.
+    """Return the chat template in the directory `path`, a dict by name if there are several, or None.
 
-    Transformers' tokenizers look in chat_template.jinja and additional_chat_templates/, then in
-    tokenizer_config.json. The other two files belong to its processors and count where these have none.
+    Transformers' tokenizers read chat_template.jinja and additional_chat_templates/, then
+    tokenizer_config.json. The other two files belong to its processors and are read last.
     """
     files = [*path.glob("additional_chat_templates/*.jinja"), *path.glob("chat_template.jinja")]
     templates = {file.stem: _read_text(file) for file in files if file.is_file()}
@@ -134,7 +137,7 @@ def _read_text(file: Path) -> str:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, {} without one."""
+    """Return the object in a JSON file, or {} if the file does not exist."""
     if not file.is_file():
         return {}
     try:

@@ -1,11 +1,12 @@
-"""Delimiters that a caller's text spells, kept apart from those that a chat template writes.
+"""Separates delimiters in a caller's text from those that a chat template writes.
 
-Tokenizers find a token such as `<|turn>` by its spelling, so text that spells one would become structure.
-`Delimiters.pieces` cuts a text into pieces that spell none: encoded one by one, they stay text.
+Tokenizers find a token such as `<|turn>` by its spelling, so a caller's text that spells one would become
+structure. `Delimiters.pieces` cuts a text so that no piece spells a delimiter. Encoded piece by piece, it
+stays text.
 
-A template's own delimiters must remain. `StandIns` replaces every character of the caller's strings that may
-begin a delimiter, before rendering, by a private character. What begins with a stand-in afterwards came from
-the caller, also where the template joins strings that only together spell a delimiter.
+A template's own delimiters must remain. Before rendering, `StandIns` replaces each character of the caller's
+strings that may begin a delimiter by a private character. In the rendered text, a delimiter that begins with
+such a stand-in came from the caller, even if the template joined it from several strings.
 """
 
 import re
@@ -29,7 +30,7 @@ class Delimiters:
         self.initials = frozenset(spelling[0] for spelling in self._spellings)
 
     def pieces(self, text: str, places: Iterable[int]) -> list[str]:
-        """Cut `text` behind the first character of each delimiter that begins at one of `places`."""
+        """Cut `text` after the first character of each delimiter that begins at one of `places`."""
         ends = [0, *(place + 1 for place in places if self._begins(text, place)), len(text)]
         return [text[start:end] for start, end in pairwise(ends)]
 
@@ -40,11 +41,13 @@ class Delimiters:
 
 
 class StandIns:
-    """Private characters in the place of those that may begin a delimiter.
+    """Private characters that replace those that may begin a delimiter.
 
-    value: what the template is given. rendered: what it makes of that. Neither holds one of the characters
-    chosen, so text cannot pass for template.
-    needed: True if a string of `value` may begin a delimiter.
+    Neither `value` nor `rendered` contains them, so no text can look like a stand-in.
+
+    value: input of the template.
+    rendered: the text that the template makes from it.
+    needed: True if a string of `value` has a character that may begin a delimiter.
     """
 
     def __init__(self, delimiters: Delimiters, value: Any, rendered: str) -> None:
@@ -58,7 +61,7 @@ class StandIns:
         self._initials = {ord(stand_in): initial for initial, stand_in in self._of.items()}
 
     def put(self, value: Any, visible: Sequence[str] = ()) -> Any:
-        """Copy `value` with stand-ins in all strings and keys, but not where a `visible` one is spelled."""
+        """Return a copy of `value` with stand-ins in all strings and keys, except in `visible` delimiters."""
         pattern = re.compile("|".join(map(re.escape, [*visible, *self._of])))
         return _mapped(value, lambda text: pattern.sub(lambda match: self._of.get(match[0], match[0]), text))
 
@@ -66,7 +69,7 @@ class StandIns:
         return rendered.translate(self._initials)
 
     def places(self, rendered: str) -> list[int]:
-        """Indices of the stand-ins."""
+        """Return the indices of the stand-ins."""
         return [match.start() for match in re.finditer("|".join(self._of.values()), rendered)]
 
 

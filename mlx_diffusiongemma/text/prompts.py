@@ -1,4 +1,4 @@
-"""Checks what a caller gives as messages, and puts it into the form chat templates expect."""
+"""Checks a caller's messages, and converts them to the form that chat templates expect."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from .tool_calls import QUOTE, ToolCall
 
 Message = Mapping[str, Any]
 
-# The roles callers write -> the roles chat templates know.
+# Roles that callers use -> roles in chat templates.
 ROLES = {
     "system": "system",
     "developer": "developer",
@@ -19,29 +19,31 @@ ROLES = {
     "model": "assistant",
     "tool": "tool",
 }
-# Names under which callers put a thought. Most templates read the first.
+# Keys that callers use for a thought. Most templates read the first.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-# Types of content parts in the APIs that people know. A tool's list of anything else is data.
+# Types of content parts in common APIs. A tool's list of anything else is data.
 _PARTS = ("text", "image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file")
 
 
 def checked_messages(items: Sequence[Any], system: str | None = None) -> list[dict[str, Any]]:
-    """Return messages in the form that chat templates expect, after `system` if that is given.
+    """Return messages in the form that chat templates expect, after a message with the text `system`.
 
-    Content is text or a list of text parts, a tool's also a number or missing. Other values that a tool
-    returns become JSON text. Arguments of tool calls are objects. A thought has all its usual names. Keys
-    whose value is None are left out, as Transformers does. Others are kept.
-    Raises InputError with the index of the message that cannot be used.
+    Content is text or a list of text parts. A tool's content may also be a number or missing, and other
+    values become JSON text. Arguments of tool calls are objects. A thought gets all its usual keys. Keys with
+    the value None are dropped, as in Transformers. All other keys stay.
+
+    Raises:
+        InputError: a message cannot be used. The error names its index.
     """
     messages = [_checked_message(f"prompt: message {index}", item) for index, item in enumerate(items)]
     is_answering = False
     for index, message in enumerate(messages):
         if message["role"] != "tool":
             is_answering = "tool_calls" in message
-        elif not is_answering:  # the released template drops it without a word
+        elif not is_answering:  # the released template drops it silently
             raise InputError(
                 f"prompt: message {index} is a tool's, but no tool call comes before it; "
-                "put it behind the assistant message with that call in tool_calls"
+                "put it after the assistant message with that call in tool_calls"
             )
     if system is None:
         return messages
@@ -78,7 +80,7 @@ def _checked_message(where: str, message: Any) -> dict[str, Any]:
 
 
 def _content(where: str, message: Message) -> Any:
-    """Text, or a list of text parts."""
+    """Return text or a list of text parts."""
     content = message.get("content")
     if isinstance(content, list | tuple):
         content = [_text_part(where, part) for part in content]
@@ -88,15 +90,15 @@ def _content(where: str, message: Message) -> Any:
     elif content is None and {"tool_calls", "tool_responses", "thinking"} & message.keys():
         return ""
     else:
-        found = "no content" if content is None else f"content of type {type(content).__name__}"
-        raise InputError(f"{where} has {found}; give text")
+        problem = "no content" if content is None else f"content of type {type(content).__name__}"
+        raise InputError(f"{where} has {problem}; give text")
     if message["role"] == "user" and not "".join(texts).strip():
         raise InputError(f"{where} is empty; give text")
     return content
 
 
 def _tool_content(where: str, content: Any) -> Any:
-    """Text, a list of text parts, a number, true, false or None. Anything else as JSON text."""
+    """Return text, a list of text parts, a number, a bool or None. Other values become JSON text."""
     if isinstance(content, str):
         return content
     if isinstance(content, list | tuple) and all(_is_part(item) for item in content):
@@ -119,7 +121,7 @@ def _text_part(where: str, part: Any) -> dict[str, str]:
 
 
 def _checked_calls(where: str, calls: Any) -> list[dict[str, Any]]:
-    """Tool calls as {"type": "function", "function": {"name": ..., "arguments": {...}}, ...}."""
+    """Return calls as {"type": "function", "function": {"name": ..., "arguments": {...}}, ...}."""
     if not isinstance(calls, list | tuple):
         raise InputError(f"{where} has tool_calls of type {type(calls).__name__}; give a list of calls")
     checked = []
@@ -140,7 +142,7 @@ def _checked_calls(where: str, calls: Any) -> list[dict[str, Any]]:
 
 
 def _arguments(what: str, arguments: Any) -> Mapping[str, Any]:
-    """An object, given as such or as JSON text. OpenAI's clients write nothing for no arguments."""
+    """Return arguments as a dict, from a dict or JSON text. OpenAI's clients write "" for no arguments."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}
     if isinstance(arguments, Mapping):
@@ -178,22 +180,29 @@ def _json_text(what: str, value: Any) -> str:
         ) from error
 
 
-_SHOWN = 200  # characters of a malformed call that the model gets to see again
+_SHOWN = 200  # maximum number of characters of a malformed call in the message to the model
 
 
 def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> list[dict[str, Any]]:
-    """Messages that answer `tool_calls`: append them to the chat and generate again.
+    """Return the messages that answer `tool_calls`. Append them to the chat and generate again.
 
         calls = generation.tool_calls
         results = [functions[call.name](**call.arguments) for call in calls if call.error is None]
         messages += tool_messages(calls, results)
 
-    results: one for each call without an error, in their order. Text, or anything that can be written as
-        JSON, which the model then reads.
-    A malformed call takes no result. The model reads what is wrong with it, so that it can call again.
-    Returns one assistant message with all calls and one tool message for each. What the model wrote beside
-    the calls is left out, because templates disagree on where that goes.
-    Raises InputError for no calls, another number of results, and a result that is not JSON.
+    A malformed call has no result. Its message says what is wrong, so that the model can call again.
+
+    Args:
+        results: one for each call without an error, in the same order. Text, or anything that can be written
+            as JSON.
+
+    Returns:
+        One assistant message with all calls, and one tool message for each. Other text of the model is left
+        out, because templates disagree on its place.
+
+    Raises:
+        InputError: `tool_calls` is empty, the number of results is wrong, or a result cannot be written as
+            JSON.
     """
     if not isinstance(tool_calls, list | tuple):
         raise InputError(f"tool_calls: found {type(tool_calls).__name__}; give generation.tool_calls")
@@ -211,7 +220,7 @@ def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> lis
             "give one for each, in their order"
         )
     texts = iter([_result_text(call.name, result) for call, result in zip(good, results, strict=True)])
-    # Templates match a response to its call by id, and two ids that are missing match as well.
+    # Templates match a response to its call by id. Missing ids would all match.
     named = [(f"call_{index}", call.name or "unknown", call) for index, call in enumerate(tool_calls)]
     asked = [
         {

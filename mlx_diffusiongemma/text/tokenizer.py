@@ -1,9 +1,9 @@
 """The checkpoint's own tokenizer and chat template, behind a small interface.
 
-Transformers does the work (byte-pair encoding, rendering templates) and is imported by `Tokenizer.load`
-only. Nothing in `tokenizer.json` is changed. Two other files are not asked: `tokenizer_class` in
-tokenizer_config.json makes Transformers rebuild parts of some tokenizers, and an older Transformers does not
-know the model type in config.json.
+Transformers does the work (byte-pair encoding, rendering templates), and only `Tokenizer.load` imports it.
+`tokenizer.json` is used unchanged. Transformers does not get to see two other files. With `tokenizer_class`
+in tokenizer_config.json it would rebuild parts of some tokenizers, and an older version does not know the
+model type in config.json.
 """
 
 import os
@@ -34,10 +34,10 @@ def _spelled(text: str) -> Any:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the tokens that carry structure, by spelling. None where the vocabulary has no such token."""
+    """Ids of structural tokens, by spelling. None if the vocabulary lacks the token."""
 
     bos: int | None = _spelled("<bos>")
-    eos: int | None = _spelled("<eos>")  # not the configured eos_token, which may be the end of a turn
+    eos: int | None = _spelled("<eos>")  # the configured eos_token may differ: it may end a turn
     pad: int | None = _spelled("<pad>")
     unk: int | None = _spelled("<unk>")
     mask: int | None = _spelled("<mask>")
@@ -67,20 +67,20 @@ class SpecialTokens:
 
 
 class Tokenizer:
-    """Text <-> token ids, and prompts -> token ids.
+    """Converts text and prompts to token ids, and ids to text.
 
     special: ids of the structural tokens.
-    vocab_size: one more than the largest id.
+    vocab_size: largest id + 1.
     hidden_ids: ids that are never text: structure, padding, image placeholders, unused entries.
-    byte_values: id -> byte, for the tokens `<0x00>`..`<0xFF>` that spell what the vocabulary lacks.
+    byte_values: id -> byte, for the tokens `<0x00>`..`<0xFF>` that spell characters outside the vocabulary.
     """
 
     def __init__(self, hf_tokenizer: Any, source: str = "tokenizer") -> None:
-        """hf_tokenizer: a fast tokenizer of Transformers. source: what error messages call it."""
+        """Wrap a fast tokenizer of Transformers. source: its name in error messages."""
         self._hf = hf_tokenizer
         self._source = source
         self._backend = hf_tokenizer.backend_tokenizer
-        self._backend.no_truncation()  # tokenizer.json may ask for both
+        self._backend.no_truncation()  # tokenizer.json may turn both on
         self._backend.no_padding()
         vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
@@ -99,7 +99,10 @@ class Tokenizer:
         """Return the tokenizer of a checkpoint, from tokenizer.json or from a sentencepiece tokenizer.model.
 
         It has the special tokens of tokenizer_config.json and the chat template, if there are any. Nothing is
-        downloaded. Raises TokenizerError for a directory without a tokenizer and for a file that is unusable.
+        downloaded.
+
+        Raises:
+            TokenizerError: the directory has no tokenizer, or a file is unusable.
         """
         path = Path(directory)
         if not path.is_dir():
@@ -110,7 +113,7 @@ class Tokenizer:
         for name in ("bos", "eos", "unk", "pad", "mask"):  # templates use them by these names
             named = config.get(f"{name}_token")
             for text in (named.get("content") if isinstance(named, dict) else named, f"<{name}>"):
-                # Only tokens that exist: what a template writes for any other would be plain text.
+                # A template would write an unknown token as plain text.
                 if isinstance(text, str) and hf.backend_tokenizer.token_to_id(text) is not None:
                     setattr(hf, f"{name}_token", text)
                     break
@@ -122,7 +125,7 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """Id of the configured `eos_token`, which may end a turn rather than a text."""
+        """Id of the configured `eos_token`. It may end a turn instead of a text."""
         return self._hf.eos_token_id
 
     @property
@@ -131,7 +134,7 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | dict[str, str] | None:
-        """The checkpoint's template, several by name, or None."""
+        """The checkpoint's template, a dict by name if there are several, or None."""
         return self._hf.chat_template
 
     def __call__(self, text: str | list[str], *, add_special_tokens: bool = True) -> Any:
@@ -139,32 +142,35 @@ class Tokenizer:
         return self._hf(text, add_special_tokens=add_special_tokens, padding=False, truncation=False)
 
     def limit(self, embeddings: int) -> None:
-        """Forget structural tokens beyond the model's embedding table, which no canvas may hold."""
+        """Forget structural tokens without a row in the embedding table, which no canvas may hold."""
         known = {name: token for name, token in asdict(self.special).items() if (token or 0) < embeddings}
         self.special = SpecialTokens(**known)
 
     def encode(self, text: str, what: str = "prompt", *, allow_special_tokens: bool = True) -> list[int]:
         """Return the ids of `text`, without bos.
 
-        what: what an error calls the text.
-        allow_special_tokens: a delimiter that the text spells becomes its single id. Otherwise it stays text.
-        Raises InputError for text that is not valid Unicode.
+        Args:
+            what: name of the text in error messages.
+            allow_special_tokens: encode a delimiter in the text as its single id. Otherwise it stays text.
+
+        Raises:
+            InputError: the text is not valid Unicode.
         """
         try:
             text.encode()
-        except UnicodeEncodeError as error:  # a half of a surrogate pair, from undecodable bytes
+        except UnicodeEncodeError as error:  # half a surrogate pair, from bytes that could not be decoded
             raise InputError(f"{what}: not valid Unicode ({error.reason}); decode it as UTF-8") from None
         places = () if allow_special_tokens else range(len(text))
         return self._encode_pieces(self._delimiters.pieces(text, places))
 
     def _encode_pieces(self, pieces: Sequence[str]) -> list[int]:
-        """Return the ids of a text in pieces. No token reaches from one piece into the next."""
+        """Return the ids of a text in pieces. No token crosses from one piece into the next."""
         ids, newline = self._encode(pieces[0]), self._encode("\n")
         for piece in pieces[1:]:
-            # Behind a newline, because some tokenizers treat the beginning of a text in another way.
-            behind = self._encode("\n" + piece)
-            if behind[: len(newline)] == newline:
-                ids += behind[len(newline) :]
+            # Encode after a newline, because some tokenizers treat the beginning of a text differently.
+            with_newline = self._encode("\n" + piece)
+            if with_newline[: len(newline)] == newline:
+                ids += with_newline[len(newline) :]
             else:  # the newline has become part of another token
                 ids += self._encode(piece)
         return ids
@@ -181,9 +187,10 @@ class Tokenizer:
         return str(self._backend.to_str())
 
     def turn_end(self, stop_ids: Sequence[int], vocab_size: int) -> int:
-        """Return the one of `stop_ids` that ends a text: the end of a turn, if it is among them.
+        """Return the stop id to end a text with: `<turn|>` if it is a stop id, otherwise the first.
 
-        Raises InputError if a model of `vocab_size` has no embedding of it.
+        Raises:
+            InputError: a model of `vocab_size` has no embedding for it.
         """
         close = self.special.turn_close
         chosen = close if close is not None and close in stop_ids else stop_ids[0]
@@ -203,13 +210,19 @@ class Tokenizer:
     ) -> Any:
         """Return the ids of a chat, rendered by the checkpoint's own template.
 
-        thinking: ask for a thought before the answer. `enable_thinking` is Transformers' name for it.
-        add_generation_prompt: end where the model's turn begins.
-        tokenize: False returns the rendered text instead.
-        allow_special_tokens: delimiters spelled in messages or tools become structure. Otherwise they stay
-            the text that was written. Without `tokenize` this has no effect.
-        The template writes bos itself. No other is added.
-        Raises InputError for messages that cannot be used or rendered, TokenizerError without a template.
+        The template writes bos itself, so none is added.
+
+        Args:
+            thinking: ask for a thought before the answer.
+            enable_thinking: Transformers' name for `thinking`.
+            add_generation_prompt: end with the header of the model's turn.
+            tokenize: False returns the rendered text instead.
+            allow_special_tokens: let delimiters in messages or tools become structure. Otherwise they stay
+                text. No effect without `tokenize`.
+
+        Raises:
+            InputError: the messages cannot be used or rendered.
+            TokenizerError: the checkpoint has no chat template.
         """
         chat = self._template.chat(messages, tools)
         options = {
@@ -228,11 +241,11 @@ class Tokenizer:
         def structure(ids: list[int]) -> list[int]:
             return [token for token in ids if token in self.hidden_ids]
 
-        # If the chat spells no delimiter, `ids` are exactly those of Transformers.
+        # If the caller's text spells no delimiter, return exactly the ids of Transformers.
         return ids if structure(ids) == structure(literal) else literal
 
     def prompt_ids(self, prompt: PromptInput, **how: Any) -> list[int]:
-        """Return the ids of `encode_prompt`."""
+        """Return the ids of `encode_prompt(prompt, **how)`."""
         return list(self.encode_prompt(prompt, **how).ids)
 
     def encode_prompt(
@@ -244,14 +257,19 @@ class Tokenizer:
         tools: Sequence[Tool] | None = None,
         allow_special_tokens: bool = False,
     ) -> Prompt:
-        """Return what the model is given for a prompt of any kind.
+        """Return the model's input for a prompt of any kind.
 
-        prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids,
-            which pass through unchanged and exclude the other arguments.
-        thinking: ask for a thought before the answer. system: text of a system message. tools: JSON
-            descriptions, or Python functions with type hints and a docstring.
-        allow_special_tokens: see `apply_chat_template`.
-        Raises InputError for what cannot be used, TokenizerError for a chat without a chat template.
+        Args:
+            prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids.
+                Ids are used unchanged and exclude the other arguments.
+            thinking: ask for a thought before the answer.
+            system: text of a system message.
+            tools: JSON descriptions, or Python functions with type hints and a docstring.
+            allow_special_tokens: see `apply_chat_template`.
+
+        Raises:
+            InputError: an argument cannot be used.
+            TokenizerError: the checkpoint has no chat template.
         """
         images = prompt.images if isinstance(prompt, Prompt) else ()
         if isinstance(prompt, Prompt):
@@ -259,9 +277,9 @@ class Tokenizer:
         if hasattr(prompt, "tolist"):  # an array of ids
             prompt = prompt.tolist()
         if isinstance(prompt, str):
-            if prompt.startswith("<bos><|turn>"):  # it would be rendered twice
+            if prompt.startswith("<bos><|turn>"):  # it would be rendered again
                 raise InputError(
-                    "prompt: a chat that was rendered already; give its messages, or its ids "
+                    "prompt: found a rendered chat; give its messages, or its ids "
                     "(apply_chat_template without tokenize=False)"
                 )
             items: list[Any] = [{"role": "user", "content": prompt}] if prompt.strip() else []
@@ -286,15 +304,17 @@ class Tokenizer:
             return Prompt(rendered)
         ids = [self._checked_id(index, item) for index, item in enumerate(items)]
         if thinking or system is not None or tools:
-            raise InputError("prompt: token ids leave no room for thinking, system or tools; give messages")
+            raise InputError(
+                "prompt: token ids cannot be combined with thinking, system or tools; give messages"
+            )
         return Prompt(ids, images)
 
     def _checked_id(self, index: int, item: Any) -> int:
         token = integer(item, 0, self.vocab_size - 1)
         if token is None:
-            found = f"{type(item).__name__} {shown(item)}"
+            value = f"{type(item).__name__} {shown(item)}"
             raise InputError(
-                f"prompt: item {index} is {found}; a list holds messages, or token ids from 0 to "
+                f"prompt: item {index} is {value}; a list holds messages, or token ids from 0 to "
                 f"{self.vocab_size - 1}"
             )
         return token
@@ -308,17 +328,17 @@ def _load_transformers(path: Path) -> Any:
     if not file.is_file():
         raise TokenizerError(f"{path}: no tokenizer.json found; copy it from the original checkpoint")
     try:
-        # Transformers, when first imported, advises to install PyTorch, which a tokenizer does not need.
+        # On first import, Transformers advises to install PyTorch, which a tokenizer does not need.
         with patch.dict(os.environ, TRANSFORMERS_NO_ADVISORY_WARNINGS="1"):
             from transformers import PreTrainedTokenizerFast
         if file.suffix == ".json":
             return PreTrainedTokenizerFast(tokenizer_file=str(file))
-        with TemporaryDirectory() as alone:  # beside its configuration, that would have a say
+        with TemporaryDirectory() as alone:  # without its configuration files, which Transformers would read
             shutil.copy(file, alone)
             return PreTrainedTokenizerFast.from_pretrained(alone, local_files_only=True)
     except ImportError as error:
         raise TokenizerError(f"{file}: not loadable ({one_line(error)}); install what is missing") from error
-    except Exception as error:  # what `tokenizers` raises for a broken file is a plain Exception
+    except Exception as error:  # `tokenizers` raises a plain Exception for a broken file
         raise TokenizerError(
             f"{file}: not a usable tokenizer ({one_line(error)}); copy it from the original checkpoint"
         ) from error

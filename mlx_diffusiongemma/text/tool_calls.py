@@ -1,16 +1,20 @@
-"""The text between `<|tool_call>` and `<tool_call|>` -> a ToolCall.
+"""Parses the text between `<|tool_call>` and `<tool_call|>` into a `ToolCall`.
 
-The grammar is JSON-like, with bare keys and with strings between `<|"|>` delimiters, which need no
-escapes and may hold anything else:
+The grammar is JSON-like, with bare keys, and with strings between `<|"|>` delimiters. These strings have no
+escapes and may contain anything else:
 
     call:NAME{city:<|"|>Paris<|"|>,days:3,metric:true,hours:[9,12],near:{km:2.5}}
 
-Models stray from it. These spellings are read as well, because each has one meaning: parentheses around the
-arguments, also around the braces, doubled braces, `=` for `:`, strings in double or single quotes with the
-escapes of JSON, `True`, `False` and `None`, a comma too many before a closing bracket, and a missing comma
-before a name or between the values of a list. A word without quotes, a quote inside a quoted string, an
-argument without a name and an argument given twice have more than one meaning, or none: such a call is
-malformed.
+Models deviate from it. These spellings are also accepted, because each has one meaning:
+
+- parentheses instead of braces or around them, and doubled braces
+- `=` instead of `:`
+- strings in double or single quotes, with the escapes of JSON
+- `True`, `False` and `None`
+- a comma before a closing bracket, and a missing comma before a name or between the values of a list
+
+A call is malformed if it has a word without quotes, a quote inside a quoted string, an argument without a
+name, or an argument twice, because these have several meanings or none.
 """
 
 import json
@@ -23,10 +27,10 @@ from typing import Any, NamedTuple, NoReturn
 QUOTE = '<|"|>'
 _MAX_DEPTH = 64
 
-# `call:` may be missing. A name may be namespaced ("google:maps:route"), so it may hold colons.
+# `call:` may be missing. A name may have namespaces ("google:maps:route"), so it may contain colons.
 _HEAD = re.compile(r"\s*(?:call\s*:\s*)?(?P<name>\w(?:[\w.:/-]*\w)?)?")
 _NEXT = re.compile(r"[\s,;]*(?=(?:call\s*:\s*)?\w[\w.:/-]*[{(])")
-# A quoted string ends at the end of the text if nothing closes it: no text is searched twice.
+# An unclosed string extends to the end of the text, so no text is searched twice.
 _STRING = r"""(?P<quote>["'])(?P<body>(?:(?!(?P=quote))[^\\]|\\.)*)(?P<close>(?P=quote)?)"""
 _BRACKET = re.compile(rf"(?<!\w){_STRING}|(?P<bracket>[{{}}()])", re.DOTALL)
 _BRACKET_ONLY = re.compile(r"(?P<bracket>[{}()])")
@@ -40,12 +44,12 @@ _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": Fal
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call of a tool that the model asked for.
+    """One tool call that the model wrote.
 
-    name: the tool's name, "" when none could be read.
-    arguments: plain Python values (str, int, float, bool, None, list, dict), {} when malformed.
-    raw: what the model wrote between the delimiters, with `<|"|>` as text.
-    error: None for a good call, otherwise one line that says what is wrong with it.
+    name: the tool's name, or "" if it cannot be read.
+    arguments: plain Python values (str, int, float, bool, None, list, dict). {} for a malformed call.
+    raw: the text between the delimiters, with `<|"|>` as text.
+    error: None for a good call, otherwise the problem in one line.
     """
 
     name: str
@@ -55,13 +59,13 @@ class ToolCall:
 
 
 def parse_tool_calls(raw: str, *, closed: bool = True) -> list[ToolCall]:
-    """Return the calls written in `raw`, one after the other. Mostly it is one. See `parse_tool_call`."""
+    """Return the calls in `raw`, usually one. See `parse_tool_call`."""
     *calls, last = _separate(raw)
     return [*(parse_tool_call(call) for call in calls), parse_tool_call(last, closed=closed)]
 
 
 def _separate(raw: str) -> list[str]:
-    """Cut `raw` where brackets outside strings have closed and another call follows."""
+    """Cut `raw` where all brackets outside strings are closed and another call follows."""
     calls, start, at, depth = [], 0, 0, 0
     for index, piece in enumerate(raw.split(QUOTE)):
         for match in _brackets(piece) if index % 2 == 0 else ():
@@ -76,7 +80,7 @@ def _separate(raw: str) -> list[str]:
 
 
 def _brackets(piece: str) -> Iterator[re.Match[str]]:
-    """Brackets of `piece` outside quoted strings. A quote that nothing closes begins no string."""
+    """Yield the brackets of `piece` outside quoted strings. An unclosed quote does not begin a string."""
     for match in _BRACKET.finditer(piece):
         if match["bracket"]:
             yield match
@@ -86,10 +90,10 @@ def _brackets(piece: str) -> Iterator[re.Match[str]]:
 
 
 def parse_tool_call(raw: str, *, closed: bool = True) -> ToolCall:
-    """Return the call written in `raw`. Never raises: a malformed call has `error` set and keeps `raw`.
+    """Return the call in `raw`. Never raises: a malformed call has `error` set and keeps `raw`.
 
-    closed: True if `<tool_call|>` came. A call without it has an error, and its arguments if these are
-        complete.
+    closed: True if `<tool_call|>` ended it. A call without it has an error, and also its arguments if they
+        are complete.
     """
     head, *rest = raw.split(QUOTE)
     match = _HEAD.match(head)
@@ -106,7 +110,7 @@ def parse_tool_call(raw: str, *, closed: bool = True) -> ToolCall:
 
 
 class _Malformed(ValueError):
-    """What is wrong with a tool call."""
+    """The problem of a malformed tool call."""
 
 
 def _fail(message: str) -> NoReturn:
@@ -114,9 +118,11 @@ def _fail(message: str) -> NoReturn:
 
 
 class _Token(NamedTuple):
-    """kind: a mark itself, "string", "word", "end", or "error" with the reason as its text.
+    """A token of a tool call.
 
-    quote: what delimits a string. after_gap: True if white space comes before it.
+    kind: the mark itself, "string", "word", "end", or "error" with the reason as its text.
+    after_gap: True if white space comes before it.
+    quote: the delimiter of a string.
     """
 
     kind: str
@@ -126,7 +132,7 @@ class _Token(NamedTuple):
 
 
 class _Reader:
-    """Recursive descent over text that was split at every `<|"|>`: odd pieces are strings."""
+    """A recursive descent parser for text that was split at every `<|"|>`. Odd pieces are strings."""
 
     def __init__(self, pieces: list[str]) -> None:
         self._tokens = _tokens(pieces)
@@ -154,11 +160,11 @@ class _Reader:
         token = self._token
         if token.kind == "error":
             _fail(token.text)
-        found = "the end" if token.kind == "end" else repr(token.text[:20])
-        _fail(f"expected {what}, found {found}")
+        actual = "the end" if token.kind == "end" else repr(token.text[:20])
+        _fail(f"expected {what}, found {actual}")
 
     def _take(self, *kinds: str) -> _Token:
-        """Return the next token, which must be one of `kinds`."""
+        """Return the current token, which must be one of `kinds`, and move to the next one."""
         if self._token.kind not in kinds:
             self._expected("a comma" if kinds == (",",) else " or ".join(kinds))
         self._before, self._token = self._token, self._following
@@ -175,7 +181,7 @@ class _Reader:
         return result
 
     def _pairs(self, close: str, depth: int) -> dict[str, Any]:
-        """Names and values up to and including `close`."""
+        """Read names and values through `close`."""
         result: dict[str, Any] = {}
         while self._token.kind != close:
             name = self._take("word", "string")
@@ -200,18 +206,18 @@ class _Reader:
         self._take(",")
 
     def _comma_is_missing(self) -> bool:
-        """True if a name and a value follow, clearly apart from the value before."""
+        """Return True if a name and a value follow, clearly separated from the value before."""
         token = self._token
         is_name = token.kind == "string" or (token.kind == "word" and _BARE_NAME.fullmatch(token.text))
         return bool(self._is_apart() and is_name and self._following.kind in (":", "="))
 
     def _value_follows(self) -> bool:
-        """True if a value of a list follows without a comma. A word may belong to the string before it."""
+        """Return True if a value follows without a comma. A word may belong to the string before it."""
         kinds = ("string", "{", "[") if self._before.quote in ("'", '"') else _VALUES
         return self._is_apart() and self._token.kind in kinds
 
     def _is_apart(self) -> bool:
-        """True if something separates this token from the value before."""
+        """Return True if something separates this token from the value before."""
         before, token = self._before, self._token
         return token.after_gap or before.kind in ("}", "]") or QUOTE in (before.quote, token.quote)
 
@@ -237,7 +243,7 @@ class _Reader:
 
 
 def _scalar(word: str) -> Any:
-    """A number, true, false or null, as JSON or Python spells it."""
+    """Return a number, bool or None in the spelling of JSON or Python."""
     if word in _WORDS:
         return _WORDS[word]
     try:
@@ -276,13 +282,13 @@ def _tokens(pieces: list[str]) -> Iterator[_Token]:
 
 
 def _quoted(quote: str, body: str, after_gap: bool) -> _Token:
-    """A string in double or single quotes, with JSON's escapes."""
+    """Return the token of a string in double or single quotes, with JSON's escapes."""
     text = f"{quote}{body}{quote}"
     if quote == "'":
         body = re.sub(r"""\\(.)|(")""", _as_json, body, flags=re.DOTALL)
     try:
         string = str(json.loads(f'"{body}"', strict=False))
-        string.encode()  # "\\ud83d" alone is a half of a character, which nobody can print or send on
+        string.encode()  # rejects half a character such as "\\ud83d", which cannot be printed or sent
     except ValueError:
         return _Token("error", f"{text[:20]!r} is not a valid string: its escapes are not JSON's")
     return _Token("string", string, after_gap, quote)

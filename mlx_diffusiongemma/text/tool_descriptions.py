@@ -1,4 +1,4 @@
-"""Tools as callers describe them, put into the form that chat templates expect."""
+"""Converts a caller's tools to the form that chat templates expect."""
 
 import difflib
 import json
@@ -22,12 +22,15 @@ _IGNORED = (
 
 
 def described_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Descriptions of `tools` as {"type": "function", "function": {"name": ..., ...}}. None without any.
+    """Return descriptions of `tools` as {"type": "function", "function": {"name": ..., ...}}, or None.
 
-    tools: Python functions with type hints and a docstring that describes each argument, and descriptions in
-        the form of OpenAI (Chat Completions or Responses), Anthropic or the Model Context Protocol: dicts, or
-        objects of these libraries.
-    Raises InputError for anything else, and for an unknown key, which may be a misspelt one.
+    Args:
+        tools: a list. Items are Python functions with type hints and a docstring that describes each
+            argument, or descriptions in the form of OpenAI (Chat Completions or Responses), Anthropic or the
+            Model Context Protocol, as dicts or as objects of these libraries.
+
+    Raises:
+        InputError: an item is something else, or has an unknown key, which may be misspelt.
     """
     if tools is None:
         return None
@@ -49,7 +52,7 @@ def _described(index: int, tool: Any) -> dict[str, Any]:
         return _description(index, get_json_schema(tool))
     except InputError:
         raise
-    except Exception as error:  # whatever the function's hints and docstring make it stumble over
+    except Exception as error:  # hints and docstrings may raise anything
         name = getattr(tool, "__name__", type(tool).__name__)
         raise InputError(
             f"tools: {name} cannot be described ({one_line(error)}); "
@@ -98,5 +101,5 @@ def _check_keys(where: str, keys: list[Any]) -> None:
 def _schema(where: str, schema: Any) -> dict[str, Any]:
     if not isinstance(schema, Mapping):
         raise InputError(f"{where} is {type(schema).__name__}; give a JSON Schema of type 'object'")
-    # The released template closes the declaration's braces only where the schema has a type.
+    # The released template closes the declaration's braces only if the schema has a type.
     return {"type": "object", **schema} if schema else {}
