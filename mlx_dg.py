@@ -1,7 +1,6 @@
 """The short name of mlx_diffusiongemma: `import mlx_dg`.
 
-Everything is the same object under both names, and is imported when it is first used.
-`python -m mlx_dg` is the command `mlx_dg`.
+Both names give the same objects, which are imported on first use. `python -m mlx_dg` is the command `mlx_dg`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""DiffusionGemma with MLX: load a checkpoint, denoise canvas after canvas, get thought and answer.
+"""DiffusionGemma with MLX: load a checkpoint, denoise text canvas by canvas, get thought and answer.
 
     import mlx_dg
 
@@ -6,8 +6,8 @@
     for block in mlx_dg.generate(model, tokenizer, "Why is the sky blue?", thinking=True, seed=0):
         print(block.thought, block.answer)
 
-Importing this package is light: each name below is imported from its module when it is first used,
-so neither MLX nor transformers is loaded before something needs it.
+Importing this package is fast. Each name below is imported from its module on first use, so MLX and
+transformers are loaded only when something needs them.
 """
 
 from importlib import import_module
@@ -124,9 +124,9 @@ _MODULE_OF = {
 
 
 def _missing(name: str) -> Exception:
-    """Return the error for a name that does not exist, with the one that does the same here.
+    """Return the error for a name that does not exist. It names the equivalent here, if there is one.
 
-    A name of mlx-lm gets an `ImportError`: an import statement drops the text of an `AttributeError`.
+    A name of mlx-lm gets an `ImportError`, because an import statement drops the text of an `AttributeError`.
     """
     from .habits import ATTRIBUTES, advice
 
@@ -137,7 +137,7 @@ def _missing(name: str) -> Exception:
     return AttributeError(f"{text}; {instead}" if instead else text)
 
 
-if not TYPE_CHECKING:  # or a type checker would believe in every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept every name
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
@@ -146,7 +146,7 @@ if not TYPE_CHECKING:  # or a type checker would believe in every name
             value = version("mlx-diffusiongemma")
         elif name in _MODULE_OF:
             value = getattr(import_module(f"mlx_diffusiongemma.{_MODULE_OF[name]}"), name)
-        elif name in __all__:  # an error class, asked for through mlx_dg
+        elif name in __all__:  # an error class, looked up through mlx_dg
             value = globals()[name]
         else:
             raise _missing(name)

@@ -1,4 +1,4 @@
-"""`python -m mlx_diffusiongemma`: the same as the command `mlx_dg`."""
+"""`python -m mlx_diffusiongemma`, the same as the command `mlx_dg`."""
 
 from mlx_diffusiongemma.cli import run
 

@@ -1,4 +1,4 @@
-"""Committed ids of one row -> blocks of thought and answer, with warnings, statistics and trace."""
+"""Turns committed ids of one row into blocks of thought and answer, with warnings and statistics."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from .text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Block:
-    """One committed canvas, cut at the stop id and at `max_new_tokens`.
+    """One committed canvas, cut after the stop id and at `max_new_tokens`.
 
-    thought, answer, tool_calls: text and calls that this block added. token_ids: up to and including the stop
-    id. denoising_steps: all steps of the block, including those of tries that were denoised again.
-    mean_entropy: nats, at the last step. converged: False when the step cap or the stalled guard ended the
-    canvas. seconds: of a batch, this row's share. warning: a problem that a reader should know, usually None.
+    token_ids: up to and including the stop id.
+    thought, answer, tool_calls: text and calls that this block adds.
+    denoising_steps: all steps of the block, including those of rejected tries.
+    mean_entropy: nats, at the last step.
+    converged: False if the step cap or the stalled guard ended the canvas.
+    seconds: this row's share of the time.
+    warning: a problem that a reader should know about, usually None.
     """
 
     index: int
@@ -41,11 +44,13 @@ class Block:
 
 
 class Answer:
-    """Text of one row, as far as it is committed.
+    """The committed text of one row.
 
-    start: the parser where the prompt ends. budget, structure: the row's constraints of these kinds, if any.
-    limit: name of the limit behind max_new_tokens and the way out, for warnings, if the caller did not set
-    it.
+    Args:
+        start: the channel parser at the end of the prompt.
+        budget, structure: the row's constraints of these kinds, or None.
+        limit: for warnings, the limit that decided max_new_tokens, and the way out. None if the caller
+            decided it.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Answer:
         self._parser = start.copy()
 
     def add(self, committed: Committed) -> None:
-        """Turn a committed canvas into a `Block`."""
+        """Append the `Block` of a committed canvas."""
         self.finish_reason = self._finish_reason(committed)
         delta = self._parser.feed(committed.ids)
         in_thought = self._parser.in_thought
@@ -96,20 +101,20 @@ class Answer:
         )
 
     def end(self, warning: str) -> None:
-        """End the answer with the blocks that there are."""
+        """End the answer with the blocks so far."""
         self.finish_reason = "length"
         self.warnings.append(warning)
         rest = self._parser.finish()
-        if rest != ChannelDelta():  # a tool call or a character that is not complete
+        if rest != ChannelDelta():  # an incomplete tool call or character
             calls = rest.tool_calls
             self.blocks.append(
                 Block(len(self.blocks), [], rest.thought, rest.answer, calls, 0, 0.0, False, 0.0)
             )
 
     def preview(self, draft: np.ndarray) -> ChannelDelta:
-        """Return what the blocks and the canvas `draft [C]` would deliver together."""
+        """Return the text of the blocks followed by the canvas `draft [C]`."""
         ids: Sequence[int] = draft.tolist()[: self.row.remaining]
-        stop = next((at for at, token in enumerate(ids) if token in self.row.spec.stop_ids), len(ids))
+        stop = next((index for index, token in enumerate(ids) if token in self.row.spec.stop_ids), len(ids))
         parser = self.start.copy()
         return parser.feed([*self.row.written, *ids[:stop]]) + parser.finish()
 

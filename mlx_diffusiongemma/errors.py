@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-A message is one line that names the thing, what was found and the way out. `exit_code` is what the
-command line returns: 2 for bad input, 1 for a failure while working.
+A message is one line that names the thing, what was found and the way out. `exit_code` is the exit status of
+the command line: 2 for bad input, 1 for a failure during the work.
 """
 
 
@@ -12,13 +12,13 @@ class DiffusionGemmaError(Exception):
 
 
 class InputError(DiffusionGemmaError, ValueError):
-    """Something the caller gave cannot be used: a prompt, a setting, a path."""
+    """A prompt, setting, path or other input from the caller cannot be used."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A configuration file is missing, unreadable, or lacks or contradicts a value."""
+    """A configuration file is missing or unreadable, or lacks a value, or has contradictory values."""
 
 
 class CheckpointError(InputError):
@@ -30,7 +30,7 @@ class TokenizerError(InputError):
 
 
 class EndpointError(DiffusionGemmaError):
-    """A server that is to answer prompts cannot be reached, refuses, or answers something else."""
+    """An endpoint cannot be reached, refuses a request, or sends an unexpected response."""
 
 
 class GenerationError(DiffusionGemmaError):

@@ -1,4 +1,4 @@
-"""From a prompt to a `Generation`, which a caller iterates block by block."""
+"""`generate` and `generate_batch`: from a prompt to a `Generation`, which the caller iterates by block."""
 
 from __future__ import annotations
 
@@ -61,38 +61,42 @@ def generate(
     allow_special_tokens: bool = False,
     **settings: Unpack[SettingsDict],
 ) -> Generation:
-    """Prepare a generation. Nothing runs before it is iterated or asked for a result.
+    """Prepare a generation. It runs when it is iterated or asked for a result.
 
     Args:
-        prompt: a question, chat messages (dicts of role and content), or token ids, which are not changed.
+        prompt: a question, chat messages (dicts with role and content), or token ids, which are used
+            unchanged.
         thinking: let the model think before it answers.
         system: a system message.
         tools: functions with type hints, or their JSON descriptions.
-        seed: same seed, same text. None chooses one (see `.seed`).
-        n: number of candidates, from one prefill and with noise of their own (see `Generation.candidates`).
-        candidate: number of the first. Candidate 2 of a seed is the same alone and among others.
-        schema, regex, grammar, choices: one of them. The answer, not the thought, is held to it and is
-            complete within max_new_tokens. schema: a JSON Schema, or a type that pydantic understands, such
-            as a model class or `list[City]` (see `Generation.parsed`); grammar: in Lark's syntax.
-        draft: a text to begin with instead of noise. noise_level: above 0, up to 1, the share of it that
-            noise replaces; default 0.5.
-        pins: place among the ids of thought and answer -> the token id there. Or a function that gets the
+        seed: the same seed gives the same text. None chooses one (see `Generation.seed`).
+        n: number of candidates. They share one prefill and differ in their noise (see
+            `Generation.candidates`).
+        candidate: number of the first candidate. Candidate 2 of a seed is the same alone and among others.
+        schema: JSON Schema, or a type that pydantic understands, such as a model class or `list[City]` (see
+            `Generation.parsed`). The answer, not the thought, matches it and is complete within
+            max_new_tokens.
+        regex, grammar, choices: a pattern, a grammar in Lark's syntax, or a list of texts to match instead of
+            a schema. At most one of the four.
+        draft: a text to start from instead of noise.
+        noise_level: share of the draft that noise replaces, above 0, up to 1. Default 0.5.
+        pins: position among the ids of thought and answer -> the token id there. Or a function that gets the
             index of each block and returns the pins of its canvas.
-        trace: keep every denoising step (see `Generation.trace`), in at most 10 MB a candidate.
-        on_step: called with a `Step` after every denoising step. It brings canvases to the host, so leave it
-            out if nobody watches.
-        prompt_cache: keeps what is encoded for the next generation.
-        draws: function from the keys of a canvas's rows, its length and the size of the vocabulary to its
-            `engine.noise.Draws`. None takes `SeededDraws`.
-        timeout: seconds, from the first step on. When they are over, the generation ends with its blocks so
-            far and `finish_reason` "length".
+        trace: keep every denoising step (see `Generation.trace`), in at most 10 MB per candidate.
+        on_step: called with a `Step` after every denoising step. This copies canvases to the host, so leave
+            it out if you do not need it.
+        prompt_cache: keeps the encoded tokens for the next generation.
+        draws: function that returns the `engine.noise.Draws` of a canvas, from its rows' keys, its length and
+            the vocabulary size. None for `SeededDraws`.
+        timeout: seconds from the first step. The generation then ends with its blocks so far and
+            `finish_reason` "length".
         allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be
             structure of the prompt. By default they are plain text.
         settings: fields of `Settings` that replace the checkpoint's, such as `max_new_tokens=1024`.
 
     Raises:
-        InputError: an empty prompt, one beyond the context limit, a bad setting, schema or pattern, or more
-            memory than there is.
+        InputError: the prompt is empty or exceeds the context limit, a setting, schema or pattern is invalid,
+            or the generation needs more memory than there is.
     """
     if prompt_cache is not None and not isinstance(prompt_cache, PromptCache):
         raise InputError(
@@ -142,13 +146,14 @@ def generate_batch(
 ) -> list[Generation]:
     """Return one `Generation` for each prompt, denoised together. See `generate` for the other arguments.
 
-    Each text is the one that its prompt gives alone with that seed, up to rounding. Asking one for its next
-    block runs all of its batch that have not ended. Shorter prompts are padded on the left. A row that has
-    ended costs nothing from the next block on. Statistics of a row count its share of the shared time.
+    Up to rounding, each text is the one that its prompt gives alone with the same seed. To ask one generation
+    for its next block runs every unfinished generation of its batch. Shorter prompts are padded on the left.
+    A row that has ended costs nothing from the next block on. A row's statistics count its share of the time.
 
     Args:
         prompts: a list, an array, a pandas Series or any other iterable of prompts.
-        batch_size: most prompts that are denoised together; None: all. A larger batch needs more memory.
+        batch_size: maximum number of prompts that are denoised together. None for all. A larger batch needs
+            more memory.
         progress: show a bar of finished prompts on a terminal.
         timeout: seconds for each batch.
     """
@@ -195,7 +200,7 @@ def _check_tools(tools: Any, request: Request) -> None:
 
 
 class _Bar:
-    """A progress bar that appears when the first prompt has ended."""
+    """A progress bar that appears after the first prompt has ended."""
 
     def __init__(self, total: int):
         self._total = total
@@ -216,29 +221,30 @@ def _generations(writer: Writer, schema: Any) -> list[Generation]:
 
 
 class Preview(NamedTuple):
-    """Clean text of an answer while a canvas denoises: its blocks and the canvas as it stands."""
+    """Clean text of the committed blocks followed by the current draft of a canvas."""
 
     thought: str
     answer: str
 
 
 class Generation:
-    """An answer that is written while you iterate: each `Block` arrives when its canvas has converged.
+    """An answer that is written while you iterate. Each `Block` arrives when its canvas has converged.
 
-    `thought`, `answer`, `tool_calls`, `parsed`, `finish_reason`, `token_ids`, `to_dict()` and `str()` run to
-    the end first. `blocks`, `warnings`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`, `settings` and
-    `tokenizer` show what is there. Iterating again replays the blocks. `async for` works, too: steps run in
-    another thread.
+    `thought`, `answer`, `tool_calls`, `parsed`, `finish_reason`, `token_ids`, `to_dict()` and `str()` first
+    run the generation to its end. `blocks`, `warnings`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`,
+    `settings` and `tokenizer` return at once. Iterating again replays the blocks. `async for` also works, and
+    runs steps in another thread.
 
-    `close()` ends it with the blocks that it has. As a context manager it closes itself. One that has ended
-    can be pickled, by itself: without its tokenizer and its candidates.
+    `close()` ends the generation with the blocks so far, and so does leaving it as a context manager. An
+    ended generation can be pickled. The copy lacks its tokenizer and its candidates.
 
-    candidates: all that share its steps, itself included. What one of them waits for, all run. Two objects
-    for the same answer are equal. warnings: problems that a reader should know, of blocks and of the whole.
-    trace: the denoising steps, None unless asked for.
+    In a notebook it runs to its end and displays channels, statistics and, with a trace, its canvases. A
+    failed generation shows its blocks and the reason.
 
-    In a notebook it displays itself, run to the end: channels, statistics and, with a trace, its canvases.
-    One that failed shows its blocks and the reason.
+    candidates: generations that share the steps, including this one. Running one runs all. Two objects for
+        the same answer are equal.
+    warnings: problems that a reader should know about, in single blocks and in the whole answer.
+    trace: the denoising steps, or None without `trace=True`.
     """
 
     def __init__(
@@ -251,7 +257,7 @@ class Generation:
 
     @property
     def candidates(self) -> list[Generation]:
-        # Made anew: a list that holds this generation would be a reference cycle, and keep models alive.
+        # Created on each call: a stored list would be a reference cycle that keeps the model alive.
         answers = [self._answer] if self._writer is None else self._writer.answers
         return [
             self if answer is self._answer else Generation(self._writer, answer, self._schema)
@@ -298,12 +304,12 @@ class Generation:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None after unpickling."""
+        """The tokenizer, or None after unpickling."""
         return self._answer.tokenizer
 
     @property
     def state(self) -> Literal["not started", "running", "ended", "closed", "failed"]:
-        """Closed: by `close()` or an interrupt, before its end."""
+        """Progress of the generation. "closed" means that `close()` or an interrupt ended it early."""
         if self._answer.finish_reason is not None:
             return "ended"
         if self._writer is None:
@@ -317,10 +323,10 @@ class Generation:
         return "closed" if self._writer.is_over else "running"
 
     def close(self) -> None:
-        """End it with the blocks that it has. The other candidates go on.
+        """End the generation with the blocks so far. Its other candidates continue.
 
-        May be called from any thread: a canvas that is being denoised stops after its present step. Prompt
-        cache and prompt stay encoded, so asking again costs no prefill.
+        May be called from any thread. A canvas that is being denoised stops after its current step. A prompt
+        cache keeps the encoded prompt, so asking again needs no prefill.
         """
         if self._answer.finish_reason is None:
             self._answer.row.closed = True
@@ -377,15 +383,16 @@ class Generation:
 
     @property
     def parsed(self) -> Any:
-        """The answer as an object: of the type given as `schema`, or the plain values of a JSON Schema.
+        """The answer as an object of the type passed as `schema`, or as plain values for a JSON Schema.
 
-        Raises `InputError` without a schema, and `GenerationError` for an answer that is not complete or that
-        the type's own checks refuse.
+        Raises:
+            InputError: the generation has no schema.
+            GenerationError: the answer is incomplete, or the type's own validators reject it.
         """
         from .control.schema import parser_of
 
         if self._schema is None:
-            raise InputError("parsed: no schema was given; pass schema= to generate")
+            raise InputError("parsed: the generation has no schema; pass schema= to generate")
         answer = self.answer
         if self.state != "ended":
             raise GenerationError(f"parsed: the generation is {self.state}, so its answer is not complete")
@@ -393,25 +400,25 @@ class Generation:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Reason of the end: "stop", a stop id; "length", max_new_tokens or timeout; None when closed."""
+        """Reason for the end: "stop" (a stop id), "length" (max_new_tokens or timeout), None if closed."""
         list(self)
         return self._answer.finish_reason
 
     def preview(self, step: Step) -> Preview:
-        """Thought and answer as they would be if the canvas of `step` were committed now.
+        """Return thought and answer as if the canvas of `step` were committed now.
 
-        For showing text in `on_step`: without special tokens, cut at the stop id. It may change from step to
-        step.
+        Use it to show text in `on_step`. It has no special tokens and ends at the stop id. Each step may
+        change it.
         """
         number = self.candidates.index(self)
-        if number not in step.rows:  # its canvas stands already, and waits for others
+        if number not in step.rows:  # its canvas is accepted and waits for other rows
             blocks = self.blocks
             return Preview("".join(b.thought for b in blocks), "".join(b.answer for b in blocks))
         delta = self._answer.preview(step.draft_ids[step.rows.index(number)])
         return Preview(delta.thought, delta.answer)
 
     def to_dict(self) -> dict[str, Any]:
-        """Answer, thought, calls, reason of the end, warnings and statistics, ready for JSON."""
+        """Return answer, thought, calls, finish reason, warnings and statistics, ready for JSON."""
         return {
             "answer": self.answer,
             "thought": self.thought,
@@ -425,7 +432,7 @@ class Generation:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as one line of JSON."""
+        """Return `to_dict()` as one line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -434,12 +441,12 @@ class Generation:
                 f"a generation that is {self.state} cannot be pickled; run it to its end or close it first"
             )
         answer, row = self._answer, self._answer.row
-        kept = {
+        fields = {
             name: getattr(answer, name) for name in ("blocks", "warnings", "stats", "trace", "finish_reason")
         }
         written = {name: getattr(row, name) for name in ("settings", "prompt", "key", "closed")}
         failed = self.state == "failed"
-        return _unpickled, (SimpleNamespace(**kept, tokenizer=None, failed=failed), written, self._schema)
+        return _unpickled, (SimpleNamespace(**fields, tokenizer=None, failed=failed), written, self._schema)
 
     def __str__(self) -> str:
         return self.answer
@@ -451,7 +458,7 @@ class Generation:
         return f"<Generation: {ended}, {written}, seed {self.seed}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        """Jupyter's view. include, exclude: kinds of it, which IPython selects itself."""
+        """Return the view for notebooks. IPython itself applies `include` and `exclude`."""
         from .display.notebook import page, plain_text
 
         return {"text/plain": plain_text(self), "text/html": page(self)}

@@ -1,4 +1,4 @@
-"""Frequent names of mlx-lm and other programs, and what does the same here.
+"""Common names of mlx-lm and other programs, and their equivalents here.
 
 Error messages about unknown names use these tables, in Python and on the command line.
 """
@@ -16,12 +16,11 @@ from .errors import InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SAMPLED_WHOLE = "a canvas is sampled as a whole; its entropy bound says how much a step accepts"
+_SAMPLED_WHOLE = "a canvas is sampled as a whole; the entropy bound decides how much a step accepts"
 _ADAPTERS = "adapters are loaded with the model: mlx_dg.load(model, adapter_path=DIRECTORY) in Python"
-_NO_CODE = "no code from a checkpoint is run; leave it out"
+_NO_CODE = "code from a checkpoint is never run; leave it out"
 
-# Names of one thing elsewhere: (the advice in Python, the advice on the command line). Options are spelled
-# with underscores.
+# Names in other programs: (advice in Python, advice on the command line). Options have underscores here.
 _GENERATE = {
     "max_tokens m max_length max_completion_tokens": ("use max_new_tokens", "use --max-new-tokens"),
     "prompt p messages": (
@@ -44,9 +43,15 @@ _GENERATE = {
     ),
     "enable_thinking": ("use thinking=True", "use --thinking"),
     "stop stop_words extra_eos_token": ("eos_token_id of generate takes ids that end an answer",) * 2,
-    "max_kv_size kv_bits kv_group_size quantized_kv_start": ("keys and values are kept as they are",) * 2,
-    "prompt_cache_file": ("use prompt_cache=PromptCache(model)", "mlx_dg chat keeps what it has encoded"),
-    "draft_model num_draft_tokens": ("there is no draft model; leave it out",) * 2,
+    "max_kv_size kv_bits kv_group_size quantized_kv_start": (
+        "the prefix cache is neither limited nor quantized; leave it out",
+    )
+    * 2,
+    "prompt_cache_file": (
+        "use prompt_cache=PromptCache(model)",
+        "mlx_dg chat keeps encoded tokens by itself",
+    ),
+    "draft_model num_draft_tokens": ("draft models are not supported; leave it out",) * 2,
     "chat_template_config": ("the checkpoint's template is used; thinking and system fill it",) * 2,
     "response_format json_schema": ("use schema", "use mlx_dg generate --schema FILE"),
     "adapter_path": (_ADAPTERS,) * 2,
@@ -94,16 +99,17 @@ COMMANDS = _each(
         "awq dwq dynamic_quant gptq quantize": "use mlx_dg convert --recipe NAME",
         "upload": "use mlx_dg convert SRC --upload-repo ID",
         "manage": "use hf cache, the command of huggingface_hub",
-        "server": "there is no server; mlx_dg chat holds a conversation",
-        "lora fuse": "there is no fine-tuning here",
+        "server": "mlx_dg has no server; use mlx_dg chat for a conversation",
+        "lora fuse": "mlx_dg cannot fine-tune",
     }
 )
 
 
 def advice(name: str, habits: Mapping[str, str], known: Mapping[str, str]) -> str | None:
-    """Return what to use instead of the unknown `name`, or None.
+    """Return advice for the unknown `name`, or None.
 
-    habits: names elsewhere -> the advice. known: names that exist here -> their spelling.
+    habits: names in other programs -> advice.
+    known: names that exist here -> their spelling.
     """
     if name in habits:
         return habits[name]
@@ -112,17 +118,17 @@ def advice(name: str, habits: Mapping[str, str], known: Mapping[str, str]) -> st
     return None
 
 
-_keywords: dict[str, list[str]] = {}  # of the functions that take settings, by name
+_keywords: dict[str, list[str]] = {}  # name of a function that takes settings -> its keywords
 
 
 def takes_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """Register a function that takes settings beside its own keywords, for `unknown_setting`."""
+    """Register a function that takes settings besides its own keywords, for `unknown_setting`."""
     _keywords[function.__name__] = list(signature(function).parameters)
     return function
 
 
 def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
-    """Return the error for a keyword of `generate` and the like that is not a setting."""
+    """Return the error for a keyword of a registered function that is not a setting."""
     having = sorted(function for function, names in _keywords.items() if name in names)
     if having:
         lacking = sorted(_keywords.keys() - having)
@@ -134,7 +140,7 @@ def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
 
 
 def led_on(habits: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function so that a keyword it does not have is an `InputError` that says what to use."""
+    """Decorate a function so that an unknown keyword raises `InputError` with advice."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = {name: name for name in signature(function).parameters}

@@ -1,4 +1,4 @@
-"""A prompt as the engine takes it: token ids, and the places that images occupy among them."""
+"""The engine's prompt: token ids, and the positions of images among them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from .errors import InputError
 
-Span = tuple[int, int]  # start and end, the end excluded
+Span = tuple[int, int]  # start and end, without the end
 
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """The soft tokens of one image: `length` positions from `start` on, which no chunk may cut.
+    """The soft tokens of one image: `length` positions from `start`. A chunk never cuts them.
 
-    digest: of everything that decides the soft tokens: pixels, budget, preprocessing. Two images of one size
-        have the same ids, so only the digest tells their keys and values apart.
-    pixels: what the vision tower reads. Not compared.
+    digest: hash of everything that decides the soft tokens: pixels, budget, preprocessing. Two images of the
+        same size have the same ids, so only the digest tells their keys and values apart.
+    pixels: input of the vision tower. Not compared.
     """
 
     start: int
@@ -56,7 +56,7 @@ class Prompt:
         return len(self.ids)
 
     def __add__(self, other: Prompt | Sequence[int]) -> Prompt:
-        """Return this prompt with another, or with token ids, behind it."""
+        """Return this prompt followed by another prompt or by token ids."""
         if not isinstance(other, Prompt):
             return Prompt((*self.ids, *other), self.images)
         moved = (replace(image, start=len(self) + image.start) for image in other.images)
@@ -68,9 +68,9 @@ class Prompt:
         return tuple((image.start, image.end) for image in self.images)
 
     def part(self, start: int, end: int | None = None) -> Prompt:
-        """Return the positions from `start` up to `end`, with the images there.
+        """Return the positions from `start` up to `end`, with their images.
 
-        Raises `InputError` if that cuts an image.
+        Raises `InputError` if this would cut an image.
         """
         end = len(self) if end is None else min(end, len(self))
         for border in (start, end):
@@ -84,12 +84,12 @@ class Prompt:
         return next((start for start, end in self.spans if start < position < end), position)
 
     def common_length(self, other: Prompt) -> int:
-        """Return how many positions at the beginning are equal in ids and images. It cuts no image."""
+        """Return the length of the common beginning, in ids and images. It never cuts an image."""
         length = min(len(self), len(other))
         if self.ids[:length] != other.ids[:length]:
             length = next(i for i, (a, b) in enumerate(zip(self.ids, other.ids, strict=False)) if a != b)
         shared = set(self.images) & set(other.images)
-        # An image that only one of them has there: the start of the first of these is where they part.
+        # The prompts differ from the start of the first image that only one of them has.
         for image in (*self.images, *other.images):
             if image.start < length and (image not in shared or image.end > length):
                 length = image.start
@@ -97,7 +97,7 @@ class Prompt:
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
-    """Join spans that overlap, such as those of several rows of a batch. Sorted."""
+    """Return sorted spans, with overlapping ones joined, such as those of several rows of a batch."""
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -107,12 +107,13 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
 
 
 def chunk_end(start: int, end: int, size: int, spans: Iterable[Span]) -> int:
-    """Return where the chunk ends that begins at `start`: `size` positions later, and at most at `end`.
+    """Return the end of the chunk that begins at `start`: `size` positions later, but at most `end`.
 
-    It ends before a span that it would cut, or behind one that begins at `start` and is longer than `size`.
+    The chunk ends before a span that it would cut, or after a span that begins at `start` and is longer than
+    `size`.
 
     Args:
-        spans: do not overlap (`merge_spans`) and do not contain `start` but as their first position.
+        spans: do not overlap (see `merge_spans`). `start` is in none of them except as its first position.
     """
     stop = min(start + size, end)
     for first, last in spans:

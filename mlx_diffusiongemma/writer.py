@@ -1,4 +1,4 @@
-"""Drives one batch, and turns its events into blocks, traces and statistics."""
+"""Runs one batch, and turns its events into blocks, traces and statistics."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from .model import DiffusionGemma
 
 
 class Writer:
-    """Answers that are written together.
+    """Writes several answers together.
 
-    timeout: seconds after the first event when all rows end with the blocks that they have. on_end: called
-    with the number of rows that a block ended.
+    Args:
+        timeout: seconds from the first call of `advance`. Then all rows end with their blocks so far.
+        on_end: called with the number of rows that ended with a block.
     """
 
     def __init__(
@@ -46,15 +47,15 @@ class Writer:
         self.failure: Exception | None = None
 
     def advance(self) -> None:
-        """Write one more block of every row that has not ended. Does nothing after an interrupt."""
+        """Write one more block of every row that has not ended. Do nothing after an interrupt."""
         if self.failure is not None:
             raise GenerationError(
                 f"this generation failed ({type(self.failure).__name__}); start a new one, "
-                "what it delivered is in .blocks"
+                "its blocks so far are in .blocks"
             ) from self.failure
         if self._busy:
             raise GenerationError(
-                "this generation is running already; ask it neither from its own on_step nor from two threads"
+                "this generation is already running; do not use it from its own on_step or from two threads"
             )
         self._busy = True
         if not self.started:
@@ -83,7 +84,7 @@ class Writer:
             self._busy = False
 
     def _is_unwanted(self) -> bool:
-        """True if nobody wants more, or if the time is up, which ends the answers."""
+        """Return True if every row is closed. At the deadline, end the answers and return True."""
         running = [answer for answer in self.answers if answer.finish_reason is None]
         if self._deadline is not None and time.monotonic() >= self._deadline:
             for answer in running:
@@ -98,9 +99,9 @@ class Writer:
         self._events.close()
 
     def close(self) -> None:
-        """Stop once all rows are closed or have ended: now, or after the event that another thread is in."""
+        """Stop if all rows are closed or have ended. Another thread that is running stops after its event."""
         if not self._busy and all(answer.row.closed or answer.finish_reason for answer in self.answers):
-            with suppress(ValueError):  # another thread has just begun to run it
+            with suppress(ValueError):  # another thread has just started to run it
                 self._stop()
 
     def _take(self, event: Event) -> None:

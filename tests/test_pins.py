@@ -72,8 +72,8 @@ def test_a_stop_id_may_be_pinned(demo: Any) -> None:
         ({"pins": {True: 5}}, "pins: place True"),
         ({"pins": 7}, "pins: found int; give a dict"),
         ({"pins": [3, 4]}, "pins: found list; give a dict"),
-        ({"pins": {3: 5}, "thinking_budget": 9}, "pins: thinking_budget and answer_reserve pin tokens, too"),
-        ({"pins": {3: 5}, "regex": "a"}, "pins: schema, regex, grammar and choices pin tokens, too"),
+        ({"pins": {3: 5}, "thinking_budget": 9}, "pins: thinking_budget and answer_reserve also pin tokens"),
+        ({"pins": {3: 5}, "regex": "a"}, "pins: schema, regex, grammar and choices also pin tokens"),
     ],
 )
 def test_pins_that_contradict_are_refused_before_anything_runs(

@@ -1,4 +1,4 @@
-"""Filling the holes of a template: its literals stay to the letter, its holes are denoised together."""
+"""`fill`: complete a template. Its literals stay unchanged, and its holes are denoised together."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Filling:
-    """text: the template with the holes' texts in place. pieces: name -> text of the named holes.
+    """A filled template.
 
-    holes: the texts of all holes, in order. token_ids: up to and including the stop id. repairs: how many
-    tokens of holes had to be replaced, because they were structure and no text.
+    text: the template with texts in place of its holes.
+    pieces: name -> text, for holes with a name.
+    holes: texts of all holes, in order.
+    token_ids: up to and including the stop id.
+    repairs: number of tokens in holes that were replaced because they were not text.
     """
 
     text: str
@@ -64,20 +67,26 @@ def fill(
     on_step: Callable[[Step], None] | None = None,
     **settings: Unpack[SettingsDict],
 ) -> Filling:
-    """Fills the holes of a text, and keeps the rest of it to the letter.
+    """Fill the holes of a text, and leave the rest of it unchanged.
 
-    template: `[[12]]` is a hole of exactly 12 tokens, `[[..40]]` of 1 to 40, `[[city]]` has a name and 1 to
-    16 tokens, `[[city:12]]` and `[[city:..40]]` have both; `\\[[` is a literal `[[`. A space before a
-    hole may become part of its first token, as words are written; the hole's text starts behind it.
-    prompt: what the text answers, as in `generate`; without one the model just writes. system: a system
-    message. seed: same seed, same text; None chooses one. on_step: called with a `Step` after every step of
-    the canvases that are committed. settings: as in `generate`, though nothing thinks and no
-    guard rolls again; the text must fit in `max_new_tokens`.
+    A hole of open length must fit in one canvas. To find its length takes one step per possible length and up
+    to 16 more steps for each of the best 4. `stats.denoising_steps` includes all of them.
 
-    A hole of open length costs a step for each length that it may have and up to 16 for each of 4 canvases,
-    and must fit in one canvas. `stats.denoising_steps` counts all of them, a step of each canvas as one.
-    Raises `InputError`, before anything is denoised, for a template that cannot be filled, or for a prompt,
-    a setting or a size that cannot be used.
+    Args:
+        template: `[[12]]` is a hole of exactly 12 tokens, `[[..40]]` one of 1 to 40. `[[city]]` has a name
+            and 1 to 16 tokens. `[[city:12]]` and `[[city:..40]]` have a name and a length. `\\[[` is a
+            literal `[[`. A space before a hole may become part of its first token, as in ordinary text. The
+            hole's text begins after it.
+        prompt: the prompt that the text answers, as in `generate`. None for a text without a prompt.
+        system: a system message.
+        seed: the same seed gives the same text. None chooses one.
+        on_step: called with a `Step` after every step of the canvases that are committed.
+        settings: as in `generate`, but without thoughts and guards. The text must fit in
+            `max_new_tokens`.
+
+    Raises:
+        InputError: the template cannot be filled, or the prompt, a setting or a size cannot be used. Raised
+            before denoising.
     """
     parts = parse_template(template)
     for name in ("thinking_budget", "answer_reserve"):
@@ -91,7 +100,7 @@ def fill(
         pad_id=tokenizer.special.pad or 0,
     )
     slots = Slots(tokenizer, parts, spec.stop_ids, spec.vocab_size)
-    most = sum(len(options[-1]) for options in slots.options) + 1  # ids, the stop id included
+    most = sum(len(options[-1]) for options in slots.options) + 1  # ids, including the stop id
     prompt_ids = _context(tokenizer, prompt, system)
     _check(model, slots, config, prompt_ids, most)
     holes = Holes(slots, spec, model.config.text.final_logit_softcapping)
@@ -99,11 +108,11 @@ def fill(
     row = Row(Prompt(prompt_ids), config.override(max_new_tokens=most), spec, key, [holes])
     stats = _run(model, row, holes, on_step)
     texts = slots.texts(holes.written)
-    filled = [(part, text) for part, text in zip(parts, texts, strict=True) if isinstance(part, Hole)]
+    hole_texts = [(part, text) for part, text in zip(parts, texts, strict=True) if isinstance(part, Hole)]
     return Filling(
         text="".join(texts),
-        pieces={part.name: text for part, text in filled if part.name is not None},
-        holes=[text for _, text in filled],
+        pieces={part.name: text for part, text in hole_texts if part.name is not None},
+        holes=[text for _, text in hole_texts],
         token_ids=[token for ids in holes.written for token in ids],
         seed=key.seed,
         repairs=holes.repairs,
@@ -112,7 +121,7 @@ def fill(
 
 
 def _run(model: DiffusionGemma, row: Row, holes: Holes, on_step: Callable[[Step], None] | None) -> Stats:
-    """Write the row to its end. Returns its statistics."""
+    """Write the row to its end. Return its statistics."""
     mx.reset_peak_memory()
     stats = Stats(row.spec.length, len(row.prompt))
     with closing(Batch(model, [row], watched=on_step is not None).run()) as events:
@@ -140,7 +149,7 @@ def _run(model: DiffusionGemma, row: Row, holes: Holes, on_step: Callable[[Step]
 
 
 def _check(model: DiffusionGemma, slots: Slots, settings: Settings, prompt_ids: list[int], most: int) -> None:
-    """Raise `InputError` for sizes beyond what there is."""
+    """Raise `InputError` if the text does not fit in max_new_tokens, the context or memory."""
     text, length = model.config.text, model.config.canvas_length
     for part in slots.parts:
         if isinstance(part, Hole) and part.length >= settings.max_new_tokens:
@@ -151,11 +160,11 @@ def _check(model: DiffusionGemma, slots: Slots, settings: Settings, prompt_ids: 
         if isinstance(part, Hole) and not part.exact and part.length >= length:
             raise InputError(
                 f"template: a hole of up to {part.length} tokens must fit in one canvas of {length} "
-                "with a token behind it; make it smaller or give its exact length"
+                "with a token after it; make it smaller or give its exact length"
             )
     if most > settings.max_new_tokens:
         raise InputError(
-            f"template: up to {most} tokens, the stop id included, but max_new_tokens is "
+            f"template: up to {most} tokens including the stop id, but max_new_tokens is "
             f"{settings.max_new_tokens}; shorten it or raise max_new_tokens"
         )
     check_ids("the prompt", prompt_ids, text.vocab_size)
@@ -185,6 +194,6 @@ def _context(tokenizer: Tokenizer, prompt: Any, system: str | None) -> list[int]
     messages = checked_messages([], system)
     if messages:
         return tokenizer.apply_chat_template(messages)
-    special = tokenizer.special  # a template has nothing to say about a chat without messages
+    special = tokenizer.special  # chat templates do not define a chat without messages
     opening = [token for token in (special.bos, special.turn_open) if token is not None]
     return opening + tokenizer.encode("model\n")

@@ -1,8 +1,8 @@
 """The constraint behind `fill`: literals are pinned, holes are denoised together.
 
-How long a hole is whose length is open shows in what the model makes of the literal behind it: shifted by a
-token too many or too few, it surprises. So each length is looked at for one step; the best are denoised to
-the end, and the shortest of those whose literals surprise least is taken.
+The literal after a hole of open length shows how long the hole should be. With a wrong length, the model
+finds the literal surprising. Each length is tried for one step. The best ones are denoised further, and the
+shortest of those with the least surprising literals wins.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..engine.denoise import DenoisedCanvas
 from ..ops import FREE, processed_logits
 from .slots import Slot, Slots
 
-ROWS = 4  # lengths that are denoised together, and how many of them are denoised to the end
-_SEARCH_STEPS = 16  # at most, for each of those; most that need more have the wrong length
-_CLOSE = 0.2  # nats a token: mean surprises that differ by less say nothing
-_LOOKAHEAD = 8  # tokens behind an open hole that its canvas should have room for
-_UNFIT = 1e6
-_ROUNDS = 3  # how often a hole that took a structural token is denoised again
+ROWS = 4  # number of lengths that are denoised together, and number of best lengths
+_SEARCH_STEPS = 16  # maximum for each of the best lengths; most that need more are wrong
+_CLOSE = 0.2  # nats per token: smaller differences of mean surprises mean nothing
+_LOOKAHEAD = 8  # tokens after an open hole that its canvas should have room for
+_UNFIT = 1e6  # added to the surprise of a hole that needs a repair
+_ROUNDS = 3  # maximum number of times that a canvas is denoised again for tokens that do not fit
 
 
 class Holes:
-    """Constraint: the literals of a template are pinned, and its holes get tokens that are text.
+    """Constraint that pins the literals of a template, and accepts only text tokens in its holes.
 
-    The text is resolved part by part into slots. Slots that have their length and are not committed yet are
-    the `window`, which the next canvas begins with.
+    Parts are resolved into slots one by one. `window` holds the resolved slots that are not committed yet.
+    The next canvas begins with them.
     """
 
     needs_logits = True
@@ -51,16 +51,16 @@ class Holes:
         self.written[self.slots.stop.part].append(self.slots.stop.pin)
 
     def scout(self, written: Sequence[int]) -> Generator[Look, DenoisedCanvas, None]:
-        """Resolve parts until the window is a canvas. Looks at canvases for holes of open length."""
+        """Resolve parts until the window fills a canvas. Holes of open length need trial canvases."""
         while len(self.window) <= self.spec.length and self._part < len(self.slots.options):
             options = self.slots.options[self._part]
-            # An exact hole, whose space goes into it, has two options, too: the first one is taken.
+            # An exact hole after a space also has two options. The first one is used.
             if len(options) > 1 and len(options[-1]) < self.spec.length:
-                behind = self.slots.behind(self._part)
-                room = self.spec.length - len(options[-1]) - min(len(behind), _LOOKAHEAD)
+                following = self.slots.after(self._part)
+                room = self.spec.length - len(options[-1]) - min(len(following), _LOOKAHEAD)
                 if self.window and len(self.window) > room:
-                    return  # commits the window first
-                options = [(yield from self._chosen(options, behind))]
+                    return  # commit the window first
+                options = [(yield from self._chosen(options, following))]
             self.window += options[0]
             self._part += 1
             if self._part == len(self.slots.options):
@@ -89,37 +89,38 @@ class Holes:
             self.written[slot.part].append(token)
 
     def _pins(self, slots: Sequence[Slot]) -> list[int]:
-        """Pins `[C]` of a canvas that begins with `slots`. Padding follows a stop id."""
+        """Return the pins `[C]` of a canvas that begins with `slots`. Padding follows a stop id."""
         slots = slots[: self.spec.length]
         rest = self.spec.pad_id if slots[-1] == self.slots.stop else FREE
         return [slot.pin for slot in slots] + [rest] * (self.spec.length - len(slots))
 
     def _chosen(
-        self, options: list[list[Slot]], behind: list[Slot]
+        self, options: list[list[Slot]], following: list[Slot]
     ) -> Generator[Look, DenoisedCanvas, list[Slot]]:
-        """Return the option whose literals surprise least; the shortest of those that are close."""
-        # What stands behind may come again in a longer hole, and surprise as little there. An end may not,
-        # and a model finds nearly any end plausible once it is there.
-        ends = [slot for slot in behind if slot.pin != FREE] == [self.slots.stop]
+        """Return the option whose literals surprise least. Of close ones, return the shortest."""
+        # A longer hole may repeat the literal that follows it, so the literal surprises as little there, and
+        # close values favour the shortest hole. The end of the text cannot repeat, and a model finds nearly
+        # any end plausible. There the least value wins.
+        ends = [slot for slot in following if slot.pin != FREE] == [self.slots.stop]
         close = 0.0 if ends else _CLOSE
         order = list(range(len(options)))
         if len(order) > ROWS:
             values: list[float] = []
             for start in order[::ROWS]:
-                values += yield from self._surprises(options[start : start + ROWS], behind, 1)
+                values += yield from self._surprises(options[start : start + ROWS], following, 1)
             order = sorted(_ranked(values, close)[:ROWS])
-        values = yield from self._surprises([options[index] for index in order], behind, _SEARCH_STEPS)
+        values = yield from self._surprises([options[index] for index in order], following, _SEARCH_STEPS)
         return options[order[_ranked(values, close)[0]]]
 
     def _surprises(
-        self, options: list[list[Slot]], behind: list[Slot], steps: int
+        self, options: list[list[Slot]], following: list[Slot], steps: int
     ) -> Generator[Look, DenoisedCanvas, list[float]]:
-        """For each option, return the mean -log p (nats) of the literals behind the hole.
+        """Return the mean -log p (nats) of the literals after the hole, for each option.
 
-        After at most `steps`. After more than one, a hole that would have to be repaired is worse than all
-        that need not.
+        It is taken after at most `steps` steps. If that is more than one, every hole that needs a repair
+        ranks below all others.
         """
-        rows = np.array([self._pins([*self.window, *option, *behind]) for option in options])
+        rows = np.array([self._pins([*self.window, *option, *following]) for option in options])
         canvas = yield Look(rows.tolist(), steps)
         self.look_steps += sum(canvas.steps)
         self.look_seconds += canvas.seconds
@@ -129,9 +130,9 @@ class Holes:
         for row, (option, ids) in enumerate(zip(options, np.array(canvas.ids), strict=True)):
             start = len(self.window)
             end = start + len(option)
-            literals = behind[: self.spec.length - end]
+            literals = following[: self.spec.length - end]
             places = end + np.flatnonzero(rows[row, end : end + len(literals)] != FREE)
-            if not places.size:  # nothing is known behind it: the hole must speak for itself
+            if not places.size:  # no literal follows in this canvas: judge the hole itself
                 places = np.arange(start, end)
             values.append(self._surprise(logits[row, mx.array(places)], ids[places]))
             if steps > 1 and self.slots.unfit(option, ids[start:end].tolist()):
@@ -139,13 +140,13 @@ class Holes:
         return values
 
     def _surprise(self, logits: mx.array, ids: np.ndarray) -> float:
-        """Mean -log p of `ids [P]` under raw `logits [P, V]`."""
+        """Return the mean -log p of `ids [P]` under raw `logits [P, V]`."""
         scores = processed_logits(logits, 1.0, self._softcap)
         own = mx.take_along_axis(scores, mx.array(ids)[:, None], axis=1)[:, 0]
         return float(np.array(mx.logsumexp(scores, axis=1) - own).mean())
 
 
 def _ranked(values: Sequence[float], close: float) -> list[int]:
-    """Indices of `values`, least first. Those that are `close` to the least come in their own order."""
+    """Return the indices of `values`, least first. Values within `close` of the least keep their order."""
     bound = min(values) + close
     return sorted(range(len(values)), key=lambda index: (max(values[index], bound), index))

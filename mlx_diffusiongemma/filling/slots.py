@@ -17,10 +17,12 @@ from .template import Hole
 
 
 class Slot(NamedTuple):
-    """One position: its token or `FREE`, the part of the template that it belongs to, and how a hole begins.
+    """One position of the text.
 
-    begins: "" anyhow; "space", the token's text starts with the space that the literal before left to it;
-    "word", with that space and more.
+    pin: its token, or `FREE`.
+    part: index of its part in the template.
+    begins: restricts the token's text. "space": begins with the space before the hole. "word": begins with
+        that space and has more. "": no restriction.
     """
 
     pin: int
@@ -29,10 +31,12 @@ class Slot(NamedTuple):
 
 
 class Slots:
-    """What the parts of a template may look like in tokens.
+    """Possible token sequences for the parts of a template.
 
-    options: for each part, its possible stretches of slots, shortest first; a literal has one, a hole one for
-    each length. Raises `InputError` for literals that hold structure.
+    options: the alternatives of each part, as lists of slots, shortest first. A literal has one, a hole one
+        for each length.
+
+    Raises `InputError` if a literal contains structural tokens.
     """
 
     def __init__(
@@ -41,11 +45,11 @@ class Slots:
         self.tokenizer, self.parts = tokenizer, parts
         self.no_text = tokenizer.hidden_ids | set(stop_ids)
         self.stop = Slot(tokenizer.turn_end(stop_ids, vocab_size), len(parts) - 1)
-        # What decoding an id adds to a text; the anchor is there because decoders may strip a first space.
+        # Text that an id adds to an earlier text. Decoders may strip a space at the beginning of a text.
         anchor = tokenizer.encode("a")
         known = len(tokenizer.decode(anchor))
         self._text_of = lru_cache(None)(lambda token: tokenizer.decode([*anchor, token])[known:])
-        # A single space before a hole is left to it: that is how words are written in tokens.
+        # A single space before a hole belongs to the hole, because tokens of words begin with a space.
         self._spaced = [
             isinstance(part, Hole) and isinstance(before, str) and before[-1] == " " and before[-2:-1] != " "
             for before, part in zip([None, *parts], parts, strict=False)
@@ -55,30 +59,30 @@ class Slots:
     def _options(self, index: int) -> list[list[Slot]]:
         part = self.parts[index]
         if isinstance(part, str):
-            is_left = index + 1 < len(self.parts) and self._spaced[index + 1]
-            return [self._literal(part[:-1] if is_left else part, index)]
+            gives_space = index + 1 < len(self.parts) and self._spaced[index + 1]
+            return [self._literal(part[:-1] if gives_space else part, index)]
         lengths = [part.length] if part.exact else range(1, part.length + 1)
         if not self._spaced[index]:
             return [[Slot(FREE, index)] * length for length in lengths]
         options = []
         for length in lengths:
-            # A first token that is the space alone would leave an exact hole one token short.
+            # If its first token were the space alone, an exact hole would be a token short.
             first = Slot(FREE, index, "word" if part.exact or length == 1 else "space")
             options.append([first, *[Slot(FREE, index)] * (length - 1)])
-        if part.exact:  # digits, for one, take a space of its own before them
+        if part.exact:  # for text that needs a separate token for the space, such as digits
             options.append(self._literal(" ", index - 1) + [Slot(FREE, index)] * part.length)
         return options
 
     def _literal(self, text: str, index: int) -> list[Slot]:
         ids = self.tokenizer.encode(text) if text else []
-        found = next((token for token in ids if token in self.no_text), None)
-        if found is not None:
-            spelled = self.tokenizer.decode([found])
-            raise InputError(f"template: {spelled!r} in it is structure and no text; leave it out")
+        structural = next((token for token in ids if token in self.no_text), None)
+        if structural is not None:
+            spelled = self.tokenizer.decode([structural])
+            raise InputError(f"template: {spelled!r} in it is structure, not text; leave it out")
         return [Slot(token, index) for token in ids]
 
-    def behind(self, index: int) -> list[Slot]:
-        """The slots behind a part, up to the next hole whose length is open or to the stop id."""
+    def after(self, index: int) -> list[Slot]:
+        """Return the slots after a part, up to the next hole of open length or through the stop id."""
         slots: list[Slot] = []
         for options in self.options[index + 1 :]:
             if len(options) > 1:
@@ -87,7 +91,7 @@ class Slots:
         return [*slots, self.stop]
 
     def unfit(self, slots: Sequence[Slot], ids: Sequence[int]) -> list[int]:
-        """Places of holes whose token is no text, or not such as must begin there."""
+        """Return the positions in holes whose token is not text, or does not begin as its slot requires."""
         places = {
             place
             for place, (slot, token) in enumerate(zip(slots, ids, strict=True))
@@ -96,7 +100,7 @@ class Slots:
         for run in self._byte_runs(slots, ids):
             try:
                 bytes(self.tokenizer.byte_values[ids[place]] for place in run).decode()
-            except UnicodeDecodeError:  # they make no characters
+            except UnicodeDecodeError:  # the bytes are not complete characters
                 places.update(run)
         return sorted(places)
 
@@ -116,14 +120,14 @@ class Slots:
         return not slot.begins or (text[:1] == " " and (slot.begins == "space" or bool(text.strip())))
 
     def best(self, scores: np.ndarray, slot: Slot) -> int:
-        """The token with the best of `scores [V]` that fits. No byte: it takes others to make a character."""
+        """Return the fitting token with the best of `scores [V]`, never a single byte of a character."""
         for token in np.argsort(-scores, kind="stable").tolist():
             if self._is_fit(token, slot) and token not in self.tokenizer.byte_values:
                 return int(token)
-        return self.tokenizer.encode(" ")[0]  # no token has a space and more: the space then stands alone
+        return self.tokenizer.encode(" ")[0]  # if no token has a space and more, use the space alone
 
     def texts(self, written: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each part, from the ids that were written for it: literals are as they were given."""
+        """Return the text of each part: a literal as in the template, a hole from its `written` ids."""
         stream = TextStream(self.tokenizer)
         texts = []
         for part, spaced, ids in zip(self.parts, self._spaced, written, strict=True):

@@ -1,12 +1,12 @@
-"""A text with holes -> literal stretches and holes. Knows no tokens.
+"""Parse a text with holes into literals and holes, without tokenizing it.
 
     [[12]]          a hole of exactly 12 tokens
     [[..40]]        1 to 40 tokens
-    [[city]]        a name, and 1 to 16 tokens
+    [[city]]        1 to 16 tokens, with a name
     [[city:12]]  [[city:..40]]
 
-`\\[[` is a literal `[[`, and `\\\\[[` one backslash before what follows. Double brackets around anything but
-words, digits, dots, colons, dashes and spaces are literal text, such as the JSON [[1, 2], [3, 4]].
+`\\[[` is a literal `[[`. `\\\\[[` is a backslash and then a hole. Double brackets around anything but words,
+digits, dots, colons, dashes and spaces are literal text, such as the JSON [[1, 2], [3, 4]].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import InputError
 
-NAMED_LENGTH = 16  # most tokens of a hole that has a name only
+NAMED_LENGTH = 16  # maximum number of tokens of a hole that has only a name
 
 _BRACKETS = re.compile(r"(?P<escape>\\\\|\\(?=\[\[))(?=\[\[)|(?P<open>\[\[(?P<inside>[\w .:-]*)\]\])")
 _INSIDE = re.compile(r"(?P<name>[^\W\d]\w*)?(?P<colon>:)?(?:(?P<open>\.\.)?(?P<length>[0-9]{1,9}))?")
@@ -26,7 +26,7 @@ _SHOWN = 40
 
 @dataclass(frozen=True)
 class Hole:
-    """length: tokens, exactly so many if `exact`, else 1 to so many."""
+    """A hole of exactly `length` tokens if `exact`, otherwise of 1 to `length` tokens."""
 
     length: int
     exact: bool
@@ -34,10 +34,11 @@ class Hole:
 
 
 def parse_template(text: Any) -> list[str | Hole]:
-    """The parts of a template in order; no literal is empty and none follows another.
+    """Return the parts of a template in order. No literal is empty, and none follows another.
 
-    Raises InputError for what is no text, holds no hole, a hole of no tokens, a name that is there twice, and
-    for double brackets that look like a hole and are none.
+    Raises:
+        InputError: `text` is not a string, has no hole, has a hole of 0 tokens, repeats a name, or has double
+            brackets that look like a hole but are not.
     """
     if not isinstance(text, str):
         raise InputError(f"template: found {type(text).__name__}; give a text with holes")
@@ -64,7 +65,7 @@ def parse_template(text: Any) -> list[str | Hole]:
     names = [part.name for part in parts if isinstance(part, Hole) and part.name]
     repeated = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if repeated:
-        raise InputError(f"template: the hole [[{repeated}]] is there twice; give each its own name")
+        raise InputError(f"template: the hole [[{repeated}]] occurs twice; give each its own name")
     if not any(isinstance(part, Hole) for part in parts):
         raise InputError("template: no hole found; write one as [[12]], [[..40]] or [[city]]")
     return parts
@@ -76,7 +77,7 @@ def _hole(inside: str) -> Hole:
     if match is None or not (name or length) or bool(match["colon"]) != bool(name and length):
         shown = inside if len(inside) <= _SHOWN else inside[:_SHOWN] + "..."
         raise InputError(
-            f"template: [[{shown}]] is no hole; write [[12]], [[..40]], [[city]], [[city:12]] or "
+            f"template: [[{shown}]] is not a hole; write [[12]], [[..40]], [[city]], [[city:12]] or "
             "[[city:..40]], and \\[[ for brackets that are text"
         )
     if length is None:
