@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from grammars import accepts, compiled, shortest
+from grammars import accepts, compiled, refusal, shortest
 from held_answers import Untrained, random_answer, text_of, written
 
 SCHEMAS: dict[str, Any] = json.loads(Path(__file__).with_name("real_schemas.json").read_text("utf-8"))
@@ -24,8 +24,13 @@ FORMATS = jsonschema.FormatChecker(["date", "email", "ipv4", "ipv6", "uuid"])
 WITH_WARNINGS = {
     "gemini enum", "gemini nullable", "openapi pet", "openapi order", "openapi discriminator",
     "openapi problem details", "zod 4 strings", "zod 4 with metadata", "pydantic 2.12 decimal",
-    "pydantic 2.12 uuid4",
+    "pydantic 2.12 uuid4", "vs code settings",
 }  # fmt: skip
+
+
+# Refused, with the reason: references by $id, and alternatives that only forbidden extra keys tell apart.
+REFUSED = {"typebox recursive": "$ref", "typebox module": "$ref", "one of by what is required": "may overlap"}
+ACCEPTED = [name for name in SCHEMAS if name not in REFUSED]
 
 
 def oracle(schema: Any) -> Any:
@@ -55,19 +60,21 @@ def oracle(schema: Any) -> Any:
     return jsonschema.validators.extend(base, keywords)(schema, format_checker=FORMATS)
 
 
-def test_there_are_many() -> None:
-    assert len(SCHEMAS) >= 90
+def test_few_of_many_are_refused() -> None:
+    assert len(ACCEPTED) >= 90
+    for name, reason in REFUSED.items():
+        assert reason in refusal(schema=SCHEMAS[name])
 
 
 @pytest.mark.filterwarnings(
     "ignore:Possible nested set:FutureWarning"
 )  # jsonschema searches with Python's re
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", ACCEPTED)
 def test_every_answer_validates(name: str) -> None:
     grammar, validator = compiled(schema=SCHEMAS[name]), oracle(SCHEMAS[name])
     assert bool(grammar.warnings) == (name in WITH_WARNINGS)
     validator.validate(json.loads(shortest(grammar)))
-    for seed, most in enumerate((8, 20, 40)):
+    for seed, most in enumerate((8, 30)):
         validator.validate(json.loads(random_answer(grammar, seed, most)))
     ids = written(grammar, Untrained(0), len(grammar.shortest) + 20, 32)
     validator.validate(json.loads(text_of(ids)))
@@ -112,7 +119,6 @@ ANSWERS: dict[str, list[Any]] = {
         {"type": "Point", "coordinates": [1.5, 59]}, {"type": "LineString", "coordinates": [[0, 1], [2, 3]]}],
     "tree of comments": [{"author": "a", "text": "b", "replies": [{"author": "c", "text": "d"}]}],
     "draft 4 person": [{"age": 1, "names": ["a", "b"]}],
-    "one of by what is required": [{"error": "a"}, {"result": "b"}],
     "semver and slug": [{"version": "1.2.3-rc.1", "slug": "a-b", "color": "#fff000", "brackets": "[12]"}],
     "letters beyond ASCII": [
         {"größe": "groß", "名前": "花", "emoji": "😀", "quote\"d": True, "new\nline": None,
@@ -126,7 +132,6 @@ ANSWERS: dict[str, list[Any]] = {
     "zod 4 numbers": [{"a": 0.07, "b": -1e3, "c": -5, "d": 0.999, "e": 9007199254740991, "f": 3, "g": 10}],
     "zod 4 exclusive or": ["a", 1.5],
     "typebox intersection": [{"a": "x", "b": 1}],
-    "typebox module": [{"b": "x"}],
     "valibot recursive": [{"n": "a", "c": [{"n": "b", "c": []}]}],
     "pydantic 2.12 dict by enum": [{"red": 1}, {"red": 1, "blue": 2}],
     "pydantic 2.12 discriminated union": [{"kind": "cat", "n": 9}, {"kind": "wolf", "m": None}],

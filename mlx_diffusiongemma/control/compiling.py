@@ -8,25 +8,67 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from llguidance import LLMatcher
 
+from ..console.messages import one_line
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
 from .completion import shortest_completion
-from .examples import example
 from .grammar import Grammar
-from .sources import source_of
+from .patterns import ends_in_escape, example
+from .schema import checked_schema, lark_of
 from .vocabulary import Vocabulary, vocabulary_of
 
-# Characters of a pattern in which literals are looked for.
-_PARTED = 10_000
+_Spelled = tuple[tuple[int, ...], ...]  # texts, as ids
 
-# What a grammar may take at the least; nobody waits for more canvases than that.
-_MOST_TOKENS = 16_384
+_PARTED = 10_000  # characters of a pattern in which literals are looked for
+_MOST_TOKENS = 16_384  # what a grammar may take at the least; nobody waits for more canvases than that
+
+# Reports that name the compiler's own options, or nothing that a caller knows.
+_REASONS = {
+    "Failed to generate regex for": "minimum or maximum is above 9e17, which cannot be enforced; lower it",
+    "min/maxProperties only supported": "minProperties and maxProperties cannot be enforced beside optional "
+    "properties; make them required, or take the limits out",
+    "circular references with sibling keys": "a $ref that leads back to itself has other keywords beside it; "
+    "move them to where it leads",
+    "recursion limit exceeded": "nested too deeply, or a long chain of references; make it flatter",
+    "stack level exceeded": "nested too deeply, or a long chain of references; make it flatter",
+}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A grammar before it is compiled.
+
+    lark: in Lark's syntax. literal: what it may spell out. patterns: the regular expressions in it. texts:
+    all that it matches, if they are known. values: JSON strings that may stand in it. warnings: what is not
+    enforced, a line each. explain: a report of the compiler -> an error message.
+    """
+
+    lark: str
+    literal: str
+    patterns: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    values: Sequence[str] = ()
+    warnings: tuple[str, ...] = ()
+    explain: Callable[[str], str] | None = None
+
+    def matcher(self, vocabulary: Vocabulary) -> LLMatcher:
+        """Compile it.
+
+        Where only one text can follow, the compiler allows nothing but the tokenizer's own ids for it. They
+        do not spell every text: the name of a special token becomes that token. Then any ids must do.
+        """
+        plain = self.literal.replace("\\", "")
+        forced = all(vocabulary.spells(text) for text in {self.literal, plain})
+        header = "" if forced else '%llguidance {"no_forcing": true}\n'
+        return LLMatcher(vocabulary.backend, header + self.lark, log_level=0)
 
 
 def compile_grammar(
@@ -54,11 +96,14 @@ def compile_grammar(
         return None
     name = names[0]
     vocabulary = vocabulary_of(tokenizer, vocab_size, stop_ids)
-    source = source_of(name, given[name], vocabulary)
+    if name == "schema":
+        source = _schema(schema)
+    else:
+        source = _choices(choices) if name == "choices" else _text(name, given[name])
     begin = source.matcher(vocabulary)
     if begin.is_error():
-        raise InputError(f"{name}: {source.explain(begin.get_error())}")
-    hints, values = _hints(vocabulary, source.patterns), _spelled(vocabulary, source.values)
+        raise InputError(f"{name}: {(source.explain or _in_short)(begin.get_error())}")
+    hints, values = _hints(vocabulary, source)
     compiled = Grammar(vocabulary, begin, hints, values, warnings=source.warnings)
     shortest = _shortest_text(compiled, source.texts) or shortest_completion(begin, compiled, _MOST_TOKENS)
     if shortest is None:
@@ -66,6 +111,79 @@ def compile_grammar(
             raise InputError(f"{name}: allows too many things in one place (2000 at most); leave some out")
         raise InputError(f"{name}: found nothing short that matches it; does it contradict itself? loosen it")
     return replace(compiled, shortest=tuple(shortest))
+
+
+def _schema(value: Any) -> _Source:
+    schema = checked_schema(value)
+
+    def explain(report: str) -> str:
+        place, report = schema.located(report)
+        known = next((words for start, words in _REASONS.items() if start in report), None)
+        reason = known or _in_short(report.partition("failed to compile JSON schema: ")[2] or report)
+        return f"{place}: {reason}"
+
+    return _Source(
+        lark_of(schema.plain),
+        json.dumps(schema.plain, ensure_ascii=False),
+        schema.patterns,
+        values=["", *schema.examples],
+        warnings=schema.warnings,
+        explain=explain,
+    )
+
+
+def _text(name: str, value: Any) -> _Source:
+    text = _checked_text(name, value)
+    if not text:
+        raise InputError(f"{name}: empty; an answer is never empty")
+    if name == "grammar":
+        return _Source(text, text, [text])
+    if ends_in_escape(text):
+        raise InputError("regex: ends within an escape; write two backslashes for one")
+    (compiled,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
+    # Where in Lark's text the pattern stands is of no use.
+    return _Source(compiled["lark_grammar"], text, [text], explain=partial(_in_short, place=False))
+
+
+def _choices(choices: Any) -> _Source:
+    if isinstance(choices, str | bytes) or not isinstance(choices, Sequence):
+        raise InputError(f"choices: found {type(choices).__name__}; give a list of texts")
+    if not choices:
+        raise InputError("choices: empty; give at least one text")
+    known: set[str] = set()
+    for index, choice in enumerate(choices):
+        if not isinstance(choice, str):
+            raise InputError(f"choices: item {index} is {type(choice).__name__}; every choice is a text")
+        if not choice:
+            raise InputError(f"choices: item {index} is empty; an answer is never empty")
+        if choice in known:
+            raise InputError(f"choices: '{one_line(choice, 40)}' is there twice; keep one of them")
+        known.add(_checked_text(f"choices: item {index}", choice))
+    # One terminal: the compiler allows 2000 rules in one place, and follows each of them.
+    return _Source(
+        "start: TEXT\nTEXT: " + " | ".join(map(json.dumps, choices)), "\n".join(choices), texts=list(choices)
+    )
+
+
+def _checked_text(name: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{name}: found {type(text).__name__}; give a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name}: not valid Unicode ({error.reason}); decode it as UTF-8") from None
+    return text
+
+
+def _in_short(report: str, place: bool = True) -> str:
+    """Return a report of the compiler on one line: the problem and its place, without the drawing."""
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    first = re.sub(r"^(?:at )?(\d+)\((\d+)\): ", r"line \1, column \2: ", lines[0] if lines else "not usable")
+    first = first.removesuffix(" regex parse error:").removesuffix("regex parse error:").rstrip(" :")
+    where = [first[:120]] if place or not reasons else []
+    text = ": ".join(part for part in (*where, *reasons) if part)
+    return f"{text[:200]}; correct it"
 
 
 def _is_crowded(grammar: Grammar) -> bool:
@@ -76,7 +194,7 @@ def _is_crowded(grammar: Grammar) -> bool:
 
 
 def _shortest_text(grammar: Grammar, texts: Sequence[str]) -> list[int] | None:
-    """Ids of the shortest of `texts` and a stop id; None where the tokenizer does not spell it."""
+    """Return the ids of the shortest of `texts` and a stop id; None where the tokenizer does not spell it."""
     if not texts:
         return None
     ids, matcher = grammar.vocabulary.spell(min(texts, key=len).encode()), grammar.matcher()
@@ -84,22 +202,38 @@ def _shortest_text(grammar: Grammar, texts: Sequence[str]) -> list[int] | None:
     return [*ids, grammar.vocabulary.stop] if fits else None
 
 
-def _hints(vocabulary: Vocabulary, sources: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Literals of patterns: the masks of `.*end` do not say that an "e" gets closer to its end."""
-    words: dict[str, None] = {}
-    for source in sources:
-        whole = example(source)
+def _hints(vocabulary: Vocabulary, source: _Source) -> tuple[_Spelled, _Spelled]:
+    """Return what may lead to an end: the masks of `.*end` do not say that an "e" gets closer to it.
+
+    First the literals and examples of patterns, then JSON strings.
+    """
+    compiled: dict[str, LLMatcher] = {}
+
+    def matches(atom: str, character: str) -> bool:
+        if atom not in compiled:
+            compiled[atom] = LLMatcher(vocabulary.backend, LLMatcher.grammar_from_regex(atom), log_level=0)
+        ids = vocabulary.spell(character.encode())
+        return not compiled[atom].is_error() and compiled[atom].validate_tokens(ids) == len(ids)
+
+    words, texts = dict[str, None](), list(source.values)
+    for pattern in source.patterns[:64]:
+        whole = example(pattern, matches)
         if whole:  # as it is, and as it stands in JSON
             words |= {whole: None, json.dumps(whole, ensure_ascii=False)[1:-1]: None}
+            texts += [whole] if source.values else []
         # What parts the literals of a pattern: sets, repetitions, classes, assertions, operators.
-        parted = re.sub(r"(?<!\\)(\[[^]]*\]|\{[\d,]*\})|\\[A-Za-z]", "\0", source[:_PARTED])
+        parted = re.sub(r"(?<!\\)(\[[^]]*\]|\{[\d,]*\})|\\[A-Za-z]", "\0", pattern[:_PARTED])
         parted = re.sub(r'(?<!\\)[.^$*+?()|/"]', "\0", parted).replace("\\", "")
         literals = [part for part in parted.split("\0") if part]
         words |= dict.fromkeys([*literals[:24], *re.findall(r"\w\w+", parted)[:24]])
-    return _spelled(vocabulary, list(words))
+    texts = [
+        json.dumps(text, ensure_ascii=False) for text in sorted(texts, key=lambda text: (len(text), text))
+    ]
+    values = [*texts, *(text[1:] for text in texts if len(text) > 2)]  # also where the first quote is written
+    return _spelled(vocabulary, list(words)), _spelled(vocabulary, values)
 
 
-def _spelled(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """The ids of some of `texts`, without those that the tokenizer does not spell."""
+def _spelled(vocabulary: Vocabulary, texts: Sequence[str]) -> _Spelled:
+    """Return the ids of some of `texts`, without those that the tokenizer does not spell."""
     spelled = (tuple(vocabulary.spell(text.encode())) for text in texts[:64])
     return tuple(ids for ids in spelled if vocabulary.are_text(ids))

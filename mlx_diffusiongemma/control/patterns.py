@@ -1,36 +1,46 @@
-"""Regular expressions as text: between the dialects of JSON Schema, the grammar compiler and Python.
-
-They differ in character classes. The compiler (Rust) has classes within classes, the operators `&&`, `--` and
-`~~`, and POSIX names. JSON Schema (ECMAScript) takes the same characters literally. Python does so, too, but
-warns, because it may change its mind.
-"""
+"""Regular expressions as text: those of JSON Schema for the grammar compiler, and texts that match them."""
 
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
 
 _LOOK_AROUND = re.compile(r"(?<!\\)(?:\\\\)*\(\?<?[=!]")
-_FLAGS_LATER = re.compile(r"(?!\A)\(\?[a-zA-Z]+\)")
 
-# Members of POSIX classes, as Python writes them within brackets.
-_POSIX = {
-    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": r"\x00-\x7f", "blank": r"\t\ ",
-    "cntrl": r"\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~", "lower": "a-z", "print": r"\ -~",
-    "punct": r"!-/:-@\[-`{-~", "space": r"\t\n\v\f\r\ ", "upper": "A-Z", "word": "0-9A-Za-z_",
-    "xdigit": "0-9A-Fa-f",
-}  # fmt: skip
-_POSIX_NAME = re.compile(r"\[:([a-z]+):\]")
+# A control character that JSON writes as a code point, apart from the range of all of them.
+_CONTROL_RANGE = re.compile(r"\\x00-\\x1[fF]|\\u0000-\\u001[fF]")
+_CONTROL = re.compile(
+    r"[\x00-\x07\x0b\x0e-\x1f\x7f]|(?<!\\)(?:\\\\)*\\"
+    r"(?:[av]|(?:x|u00)(?:0[0-8bBeEfF]|1|7[fF])|[xu]\{0*(?:1?[0-9a-fA-F]|7[fF])\})"
+)
 
 # An escape, a class or a character. A bracket that would close an empty class is a member. A class that is
 # not closed reaches to the end.
 _ECMASCRIPT_PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\]|\\\Z)*(?:\]|\Z)|.", re.DOTALL)
-_RUST_PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?[a-z]+:\]|[^\]\\]|\\\Z)*(?:\]|\Z)|.", re.DOTALL)
 _OPERATORS = frozenset("[]&~-")
+
+_MOST = 4096  # characters of an example
+_LONGEST = 20_000  # characters of a pattern
+_CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n\té"
+# An option of the whole pattern, the beginning of an assertion or of a group, a repetition, or an atom.
+_PARTS = re.compile(
+    r"(?P<option>\(\?[a-zA-Z]+\))|(?P<group>\((?:\?(?:P?<\w+>|[a-zA-Z-]*:|>))?)"
+    r"|(?P<repetition>(?:[*+?]|\{(?=[\d,])(?P<least>\d*)(?:,\d*)?\})[?+]?)"
+    r"|(?P<atom>\\(?:x..|u.{4}|U.{8}|[pP]\{\w+\}|.)|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.)",
+    re.DOTALL,
+)
 
 
 def has_look_around(pattern: str) -> bool:
     """True for a pattern with look-ahead or look-behind, which no grammar can follow."""
     return _LOOK_AROUND.search(pattern) is not None
+
+
+def has_control(pattern: str) -> bool:
+    """True for a pattern that asks for a control character that has no short escape in JSON."""
+    return _CONTROL.search(_CONTROL_RANGE.sub("", pattern)) is not None
 
 
 def ends_in_escape(pattern: str) -> bool:
@@ -39,31 +49,15 @@ def ends_in_escape(pattern: str) -> bool:
 
 
 def rust_pattern(pattern: str) -> str:
-    """A pattern of JSON Schema for the grammar compiler: in a class, each character is itself."""
+    """Return a pattern of JSON Schema for the compiler, which has classes and operators within classes."""
     return "".join(
         "[" + _literal_members(part[1:-1]) + "]" if part[0] == "[" and part[-1] == "]" else part
         for part in _ECMASCRIPT_PARTS.findall(pattern)
     )
 
 
-def python_pattern(pattern: str) -> str | None:
-    """A pattern of the grammar compiler for Python; None for one that Python would read differently."""
-    if _FLAGS_LATER.search(pattern):
-        return None
-    parts = []
-    for part in _RUST_PARTS.findall(pattern):
-        if part[0] == "[":
-            part = _POSIX_NAME.sub(lambda name: _POSIX.get(name[1], name[0]), part)
-            bare = re.sub(r"\\.", "", part[1:-1], flags=re.DOTALL)
-            if "[" in bare or "&&" in bare or "--" in bare or "~~" in bare:
-                return None
-            part = part.replace("||", r"|\|")
-        parts.append(part)
-    return "".join(parts)
-
-
 def _literal_members(members: str) -> str:
-    """The members of a class, so that the compiler reads no operators."""
+    """Return the members of a class, so that the compiler reads no operators."""
     negated = members[:1] == "^"
     atoms = re.findall(r"\\.|.", members[negated:], re.DOTALL)
     written, index = ["^"] if negated else [], 0
@@ -73,3 +67,64 @@ def _literal_members(members: str) -> str:
         written.append("-".join("\\" + end if end in _OPERATORS else end for end in ends))
         index += 3 if is_range else 1
     return "".join(written)
+
+
+@dataclass
+class _Group:
+    """Texts of an open group: of the parts of its current alternative, and the shortest of those before."""
+
+    parts: list[str]
+    shortest: str | None = None
+
+    def text(self) -> str:
+        """Return the shortest alternative. Raises OverflowError before it gets long: repetitions multiply."""
+        if sum(map(len, self.parts)) > _MOST:
+            raise OverflowError("no short text matches")
+        text = "".join(self.parts)
+        return text if self.shortest is None else min(self.shortest, text, key=len)
+
+
+def example(pattern: str, matches: Callable[[str, str], bool]) -> str | None:
+    """Return a short text that `pattern`, which compiles, probably matches; None if none was found.
+
+    A search that knows only what may come next does not find an end of `[^@]+@[^@]+\\.[a-z]{2,}` by itself.
+    matches: an atom of the pattern and a character -> True if the one matches the other.
+    """
+    if len(pattern) > _LONGEST:
+        return None
+    groups, known = [_Group([])], dict[str, str]()
+    try:
+        for part in _PARTS.finditer(pattern):
+            group, atom = groups[-1], part["atom"]
+            if part["group"]:
+                groups.append(_Group([]))
+            elif part["repetition"]:
+                text, least = group.parts.pop(), int(part["least"] or part[0].startswith("+"))
+                if len(text) * least > _MOST:
+                    return None
+                group.parts.append(text * least if text else "")
+            elif atom == "|":
+                groups[-1] = _Group([], group.text())
+            elif atom == ")":
+                text = groups.pop().text()
+                groups[-1].parts.append(text)
+            elif atom:
+                if atom not in known:
+                    known[atom] = _character(atom, matches)
+                group.parts.append(known[atom])
+        return groups[0].text()
+    except (IndexError, OverflowError, ValueError):
+        return None
+
+
+def _character(atom: str, matches: Callable[[str, str], bool]) -> str:
+    """Return a character that an atom matches, "" for an assertion."""
+    if atom in ("^", "$", r"\b", r"\B", r"\A", r"\z"):
+        return ""
+    if len(atom) == 1 and atom != ".":
+        return atom
+    spelled = [chr(int(code, 16)) for code in re.findall(r"\\[xuU]([0-9a-fA-F]+)", atom)]
+    found = next((each for each in (*_CHARACTERS, *atom, *spelled) if matches(atom, each)), None)
+    if found is None:
+        raise ValueError("no usual character matches")
+    return found

@@ -1,71 +1,70 @@
-"""The keywords of JSON Schema: enforced, ignored, refused."""
+"""Keywords of JSON Schema: which are enforced, ignored and refused, and which values they take."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 from ..console.messages import one_line
-from .schema_numbers import is_number
-from .schema_places import shown
+from ..errors import InputError
 
-# Kept in full, by the kind of value that each takes.
-KINDS = {
-    "type": "type", "const": "constants", "enum": "constants", "$ref": "reference", "pattern": "text",
-    "format": "text", "minimum": "number", "maximum": "number", "exclusiveMinimum": "bound",
-    "exclusiveMaximum": "bound", "multipleOf": "step", "minLength": "count", "maxLength": "count",
-    "minItems": "count", "maxItems": "count", "minProperties": "count", "maxProperties": "count",
-    "required": "names", "properties": "named", "patternProperties": "named", "items": "items",
-    "additionalProperties": "schema", "additionalItems": "schema", "prefixItems": "list", "allOf": "list",
-    "anyOf": "list", "oneOf": "list",
-}  # fmt: skip
+_FAR = 9 * 10**17  # the widest bound that the compiler takes
 
+# Keywords and the type that each is about, in the order in which the compiler reads types and keywords.
+NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+ABOUT = {
+    **dict.fromkeys(NUMBERS, "number"),
+    **dict.fromkeys(("pattern", "format", *COUNTS[:2]), "string"),
+    **dict.fromkeys(("prefixItems", "items", "additionalItems", *COUNTS[2:4]), "array"),
+    **dict.fromkeys(("properties", "patternProperties", "additionalProperties", "required"), "object"),
+    **dict.fromkeys(("unevaluatedProperties", *COUNTS[4:]), "object"),
+}
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+COMBINING = ("const", "enum", "allOf", "anyOf", "oneOf", "$ref")
+NAMED, LISTED = ("properties", "patternProperties"), ("prefixItems", "allOf", "anyOf", "oneOf")
 
+# They say nothing about which values are valid.
+_REMARKS = frozenset((
+    "$schema", "$id", "id", "$anchor", "$comment", "$vocabulary", "$defs", "definitions", "components",
+    "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly",
+    "contentEncoding", "contentMediaType", "contentSchema", "discriminator", "externalDocs", "xml",
+    "propertyOrdering", "enumNames", "enumDescriptions", "markdownDescription", "errorMessage", "tsType",
+    "strict",
+))  # fmt: skip
 
-def _type(value: Any) -> Any:
-    names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    lower = [name.lower() if isinstance(name, str) and name.isupper() else name for name in names]  # Gemini
-    if not lower or any(name not in TYPES for name in lower):
-        return None
-    return lower if isinstance(value, list) else lower[0]
-
-
-def _count(value: Any) -> int | None:
-    return int(value) if is_number(value) and value >= 0 and value == int(value) else None
-
-
-def _names(value: Any) -> list[str] | None:
-    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return list(dict.fromkeys(value)) if is_list else None
-
-
-# Kinds of values without schemas in them: a function to the value that is used, None for anything else; and
-# what that is, in words.
-VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "type": (_type, f"one of {', '.join(TYPES)}"),
-    "text": (lambda value: value if isinstance(value, str) else None, "a text"),
-    "number": (lambda value: value if is_number(value) else None, "a number"),
-    "bound": (lambda value: value if is_number(value) or isinstance(value, bool) else None, "a number"),
-    "step": (lambda value: value if is_number(value) and value > 0 else None, "a number above 0"),
-    "count": (_count, "a whole number from 0"),
-    "names": (_names, "a list of the names that an object must have"),
+# They limit the answers in a way that no grammar here can. Each with a way to say it otherwise.
+_REFUSED = {
+    "not": "list what is allowed instead (enum, pattern or anyOf)",
+    **dict.fromkeys(("if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"),
+                    "give the cases as anyOf"),
+    **dict.fromkeys(("contains", "minContains", "maxContains"), "describe every item with items"),
+    "uniqueItems": "allow repetitions (false), or limit maxItems",
+    "propertyNames": "use patternProperties, with additionalProperties false",
+    "unevaluatedProperties": "use additionalProperties",
+    "unevaluatedItems": "use prefixItems and items",
+    **dict.fromkeys(("$dynamicRef", "$recursiveRef"), "use $ref"),
+    **dict.fromkeys(("extends", "disallow", "divisibleBy"), "use the keywords of JSON Schema 2020-12"),
+}  # fmt: skip
+_HARMLESS: dict[str, tuple[Any, ...]] = {  # values with which they say nothing, or that the reader handles
+    **dict.fromkeys(("not", "unevaluatedProperties"), (True, False, {})),
+    "unevaluatedItems": (True, {}),
+    **dict.fromkeys(("uniqueItems", "dependentRequired", "dependentSchemas", "dependencies"), (False, {})),
 }
+_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:[01]|7f)")  # in JSON, without those that have short escapes
+_KNOWN = {name.lower(): name for name in (*ABOUT, *COMBINING, *_REFUSED, "type")}
+_LONG_ONES = [name for name in _KNOWN if len(name) > 3]
 
-# What the grammar compiler holds a string to, with an example. Any other `format` is an annotation.
+# What the grammar compiler holds a string to, with an example. Any other `format` is a remark.
 FORMATS = {
-    "date": "2025-01-01",
-    "date-time": "2025-01-01T00:00:00Z",
-    "time": "00:00:00Z",
-    "duration": "P1D",
-    "email": "a@a.aa",
-    "hostname": "a.aa",
-    "ipv4": "0.0.0.0",
-    "ipv6": "::",
-    "uri": "https://a.aa",
+    "date": "2025-01-01", "date-time": "2025-01-01T00:00:00Z", "time": "00:00:00Z", "duration": "P1D",
+    "email": "a@a.aa", "hostname": "a.aa", "ipv4": "0.0.0.0", "ipv6": "::", "uri": "https://a.aa",
     "uuid": "00000000-0000-4000-8000-000000000000",
-}
+}  # fmt: skip
 
 # RFC 3339 without what no calendar and few readers have: the year 0, February 29 in other years than leap
 # years, second 60, small letters, more than nine digits of a second.
@@ -78,137 +77,102 @@ _DATE = (
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 FORMAT_PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 
-# They say nothing about which values are valid.
-REMARKS = frozenset((
-    # JSON Schema: identity, containers of definitions, notes, content (annotations since 2019-09)
-    "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment",
-    "$defs", "definitions", "title", "description", "default", "deprecated", "readOnly", "writeOnly",
-    "examples", "contentEncoding", "contentMediaType", "contentSchema",
-    # OpenAPI, with the container that `$ref` leads to
-    "example", "discriminator", "externalDocs", "xml", "components",
-    # forms and editors
-    "propertyOrder", "enumNames", "enumTitles", "enumDescriptions", "markdownDescription",
-    "markdownEnumDescriptions", "enumItemLabels", "deprecationMessage", "errorMessage", "errorMessages",
-    "patternErrorMessage", "defaultSnippets", "doNotSuggest", "suggestSortText", "completionDetail",
-    "allowComments", "allowTrailingCommas",
-    # code generators and validators
-    "tsType", "tsEnumNames", "javaType", "$async",
-))  # fmt: skip
-REMARK_PREFIXES = ("x-", "ui:", "meta:")
 
-# They limit the answers in a way that no grammar here can; and how to say it otherwise.
-REFUSED = {
-    "not": "list what is allowed instead (enum, pattern or anyOf)",
-    "if": "give the cases as anyOf",
-    "then": "give the cases as anyOf",
-    "else": "give the cases as anyOf",
-    "contains": "describe every item with items or prefixItems",
-    "minContains": "use minItems",
-    "maxContains": "use maxItems",
-    "uniqueItems": "allow repetitions (false), or limit maxItems",
-    "dependentRequired": "give the cases as anyOf",
-    "dependentSchemas": "give the cases as anyOf",
-    "dependencies": "give the cases as anyOf",
-    "propertyNames": "use patternProperties, with additionalProperties false",
-    "unevaluatedProperties": "use additionalProperties",
-    "unevaluatedItems": "use prefixItems and items",
-    "$dynamicRef": "use $ref",
-    "$recursiveRef": "use $ref",
-    # older drafts, validators' own keywords, JSON Type Definition
-    "extends": "use allOf",
-    "disallow": "list what is allowed instead (enum, pattern or anyOf)",
-    "divisibleBy": "use multipleOf",
-    "instanceof": "use type",
-    "typeof": "use type",
-    "range": "use minimum and maximum",
-    "exclusiveRange": "use exclusiveMinimum and exclusiveMaximum",
-    "regexp": "use pattern",
-    "formatMinimum": "use pattern",
-    "formatMaximum": "use pattern",
-    "formatExclusiveMinimum": "use pattern",
-    "formatExclusiveMaximum": "use pattern",
-    "transform": "use pattern",
-    "uniqueItemProperties": "allow repetitions",
-    "allRequired": "use required",
-    "anyRequired": "give the cases as anyOf",
-    "oneRequired": "give the cases as anyOf",
-    "patternRequired": "use required",
-    "prohibited": "set additionalProperties to false",
-    "deepProperties": "use properties",
-    "deepRequired": "use required",
-    "optionalProperties": "use properties; what required does not name is optional",
-    "elements": "use items",
+def where(pointer: str) -> str:
+    """Return a place in a schema, a JSON pointer, in the words of an error message."""
+    return f"at {one_line(pointer, 100, keep_end=True)}" if pointer else "at the top"
+
+
+def refuse(pointer: str, problem: str) -> NoReturn:
+    """Raise the error of one place in a schema."""
+    raise InputError(f"schema: {where(pointer)}: {problem}")
+
+
+def shown(value: Any) -> str:
+    """Return the JSON of a value in a schema, cut to a few words."""
+    return one_line(json.dumps(value), 40)
+
+
+def cannot(key: str) -> str:
+    """Return the words for a keyword that no grammar here can enforce."""
+    return f"keyword {key!r} cannot be enforced; {_REFUSED[key]}"
+
+
+def names_of(types: str | list[Any]) -> list[Any]:
+    """Return a list of types. Gemini writes them in capitals."""
+    listed = [types] if isinstance(types, str) else types
+    return [name.lower() if isinstance(name, str) and name.isupper() else name for name in listed]
+
+
+def _are_types(value: Any) -> bool:
+    return isinstance(value, str | list) and value != [] and all(name in TYPES for name in names_of(value))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+# Keyword -> a check of its value, and what the value must be. The compiler checks the rest.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (_are_types, f"one of {', '.join(TYPES)}"),
+    **dict.fromkeys(("pattern", "format", "$ref"), (lambda value: isinstance(value, str), "a text")),
+    **dict.fromkeys(COUNTS, (lambda value: type(value) is int and value >= 0, "a whole number from 0")),
+    **dict.fromkeys(NUMBERS, (lambda value: isinstance(value, int | float), "a number")),
+    "required": (_are_names, "a list of the names that an object must have"),
+    **dict.fromkeys(NAMED, (lambda value: isinstance(value, dict), "an object of schemas")),
+    **dict.fromkeys(
+        (*LISTED, "enum"),
+        (lambda value: isinstance(value, list) and value != [], "a list with something in it"),
+    ),
+    "nullable": (lambda value: isinstance(value, bool), "true or false"),
 }
 
-# Words that people expect to exist. An object under one of them is a remark.
-EXPECTED = {
-    "min": "use minimum, minLength or minItems",
-    "max": "use maximum, maxLength or maxItems",
-    "length": "use minLength and maxLength",
-    "regex": "use pattern",
-    "choices": "use enum",
-    "options": "use enum",
-}
 
-_SPELLED = {name.lower(): name for name in (*KINDS, *REFUSED, "nullable")}
-_SCHEMA_LIKE = frozenset(
-    ("$ref", "allOf", "anyOf", "const", "enum", "items", "oneOf", "properties", "schema", "type")
-)
-
-
-def is_remark(key: str) -> bool:
-    """True for a keyword that says nothing about validity."""
-    return key in REMARKS or key.startswith(REMARK_PREFIXES)
-
-
-def is_understood(key: str, value: Any, node: dict[str, Any]) -> bool:
-    """True for a keyword that is enforced, or that says nothing about validity."""
-    return key in KINDS or is_remark(key) or _says_nothing(key, value, node)
+def is_understood(key: str, value: Any) -> bool:
+    """True for a keyword that is enforced, refused, or says nothing about validity."""
+    known = key in _VALUES or key in ABOUT or key in COMBINING or key in _REFUSED or key in _REMARKS
+    return known or key.startswith(("x-", "ui:", "meta:")) or (key == "name" and isinstance(value, str))
 
 
 def objection(key: str, value: Any) -> str | None:
-    """Return the problem with a keyword that is not understood; None if it is merely unknown."""
-    name = f"'{one_line(key, 40)}'"
-    if key in REFUSED:
+    """Return the problem with a keyword and its value; None if there is none."""
+    if key in _VALUES and not _VALUES[key][0](value):
+        return f"{key} is {_VALUES[key][1]}, found {shown(value)}"
+    if key in _REFUSED and key != "propertyNames" and value not in _HARMLESS.get(key, ()):
         return cannot(key)
-    if key in EXPECTED and not isinstance(value, dict):
-        return f"keyword {name} is unknown; {EXPECTED[key]}"
-    if key == "nullable":
-        return f"nullable is true or false, found {shown(value)}"
-    meant = _misspelled(key)
-    if meant is not None:
-        return f"keyword {name} is unknown; did you mean {meant!r}?"
-    if isinstance(value, dict) and not _SCHEMA_LIKE.isdisjoint(value):
+    if is_understood(key, value):
+        return None
+    name, plain = f"'{one_line(key, 40)}'", key.replace("_", "").replace("-", "").lower()
+    close = [plain] if plain in _KNOWN else get_close_matches(plain, _LONG_ONES, n=1, cutoff=0.8)
+    if close:
+        return f"keyword {name} is unknown; did you mean {_KNOWN[close[0]]!r}?"
+    if isinstance(value, dict) and value.keys() & {"$ref", "anyOf", "properties", "schema", "type"}:
         return f"{name} holds a schema, but is not a keyword; put it under properties, or give it alone"
     return None
 
 
-def cannot(key: str) -> str:
-    """Words for a keyword that limits the answers in a way that no grammar here can."""
-    return f"keyword {key!r} cannot be enforced; {REFUSED[key]}"
+def check_constants(value: Any, place: str) -> None:
+    """Refuse constants that the compiler would change: it reads numbers as float64, and rounds twice."""
+
+    def check(digits: str) -> None:
+        _, figures, exponent = Decimal(digits).normalize().as_tuple()
+        is_exact = len(figures) <= 15 and abs(int(exponent)) <= 22
+        if digits.lstrip("-").isdecimal():
+            is_exact = abs(int(digits)) <= 2**53
+        if not is_exact:
+            refuse(place, f"{one_line(digits, 40)} cannot be kept exactly; use at most 15 digits, or a text")
+
+    text = json.dumps(value)
+    json.loads(text, parse_int=check, parse_float=check)
+    if _CONTROL.search(text):
+        refuse(place, "a text has a control character, which is never written; leave it out")
 
 
-def _says_nothing(key: str, value: Any, node: dict[str, Any]) -> bool:
-    """True for a keyword that means nothing with this value, or beside these keywords."""
-    if key == "nullable":
-        return isinstance(value, bool)  # true is not ignored
-    if key == "uniqueItems":
-        return value is False
-    if key in ("dependentRequired", "dependentSchemas", "dependencies"):
-        return value == {}
-    if key in ("then", "else"):
-        return "if" not in node
-    if key == "if":
-        return not node.keys() & {"then", "else"}
-    if key in ("minContains", "maxContains"):
-        return "contains" not in node
-    if key == "propertyOrdering":
-        return isinstance(value, list)
-    return (key == "strict" and isinstance(value, bool)) or (key == "name" and isinstance(value, str))
-
-
-def _misspelled(key: str) -> str | None:
-    """The keyword that an unknown one was probably meant to be."""
-    plain = key.replace("_", "").replace("-", "").lower()
-    close = get_close_matches(plain, [name for name in _SPELLED if len(name) > 3], n=1, cutoff=0.8)
-    return _SPELLED.get(plain) or (_SPELLED[close[0]] if close else None)
+def inward(bound: int | float, low: bool) -> int | float:
+    """Return the nearest bound within `bound` that the compiler reads exactly."""
+    bound = max(bound, -_FAR) if low else min(bound, _FAR)
+    if isinstance(bound, int) and abs(bound) <= 2**53:
+        return bound
+    rounding = ROUND_CEILING if low else ROUND_FLOOR
+    number = Context(prec=15, Emin=-8, Emax=400, rounding=rounding).create_decimal(repr(bound))
+    return int(number) if number == int(number) else float(number)

@@ -1,152 +1,87 @@
-"""Types and extra keys, where a schema leaves them open.
+"""Keys of objects, and schemas that describe one value together.
 
-Works on schemas as `schema_reader` writes them: enforced keywords only, every `$ref` into `$defs`.
+Works on schemas as `schema.py` writes them: enforced keywords only, every `$ref` into the definitions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Sequence
 from typing import Any
 
-Definitions = Mapping[str, Any]
+from .schema_keywords import NAMED, cannot, refuse
 
-_EITHER, _SOURCES = ("anyOf", "oneOf"), ("$ref", "allOf", "anyOf", "oneOf")
-
-
-def definition(reference: str, definitions: Definitions) -> Any:
-    """The schema that a rewritten `$ref` leads to."""
-    return definitions.get(reference.rpartition("/")[2], True)
+Part = tuple[dict[str, Any], str]  # a schema, and its place in the caller's as a JSON pointer
 
 
-def same_value(node: Mapping[str, Any], definitions: Definitions) -> Iterator[tuple[str, Any]]:
-    """The schemas that describe the same value as `node`, each with the keyword that names it."""
-    for key in ("allOf", "anyOf", "oneOf"):
-        yield from ((key, part) for part in node.get(key, ()))
-    if "$ref" in node:
-        yield "$ref", definition(node["$ref"], definitions)
-
-
-# The type that each keyword is about.
-_ABOUT = {
-    **dict.fromkeys(("pattern", "format", "minLength", "maxLength"), "string"),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "number"),
-    **dict.fromkeys(("items", "prefixItems", "minItems", "maxItems"), "array"),
-    **dict.fromkeys(("properties", "patternProperties", "additionalProperties", "required"), "object"),
-    **dict.fromkeys(("minProperties", "maxProperties"), "object"),
-}
-
-
-def name_types(nodes: Iterable[dict[str, Any]], definitions: Definitions) -> None:
-    """Give a schema without a type the one that all its keywords are about.
-
-    To JSON Schema, {"properties": ...} says nothing about numbers, so that 0 is a valid answer. Nobody means
-    that.
-    """
-    nodes = list(nodes)
-    parts: set[int] = set()  # of schemas that say more: those decide
-    for node in nodes:
-        if "type" in node or _combines(node):
-            parts |= {id(part) for _, part in same_value(node, definitions)}
-    for node in nodes:
-        if id(node) in parts or not node.keys() - {"$ref", "anyOf", "oneOf"}:
-            continue
-        kinds = _implied(node, definitions)
-        if len(kinds) == 1:
-            node["type"] = kinds.pop()
-
-
-def _implied(node: dict[str, Any], definitions: Definitions) -> set[str]:
-    """The types that the keywords of `node` are about; none where it says what it is itself."""
-    parts = _described(node, definitions)
-    anything = any(
-        part in (True, {}) for each in parts for key, part in same_value(each, definitions) if key in _EITHER
-    )
-    if anything or any(part.keys() & {"type", "const", "enum"} for part in parts):
-        return set()
-    return {_ABOUT[key] for part in parts for key in part if key in _ABOUT}
-
-
-def close_objects(nodes: Iterable[dict[str, Any]], definitions: Definitions) -> set[int]:
-    """Forbid extra keys where a schema names keys and says nothing about others; return the ids of those.
-
-    An extra key could repeat a named one in an escaped spelling, with a value of another type. An object that
-    several schemas describe is closed in the schema that combines them.
-    """
-    nodes = list(nodes)
-    combining = {id(node) for node in nodes if _combines(node)}
-    members: set[int] = set()
-    for node in nodes:
-        if id(node) in combining:
-            members |= {id(part) for part in _described(node, definitions)[1:]}
-    closed: set[int] = set()
-    for node in nodes:
-        if id(node) in members or not ("properties" in node or id(node) in combining):
-            continue
-        names = _names(node, definitions)
-        if names is not None and _required(node, definitions) <= names.keys():
-            _close(node, names, False)
-            closed.add(id(node))
-    return closed
-
-
-def close_evaluated(node: dict[str, Any], rest: Any, definitions: Definitions) -> bool:
-    """Enforce `unevaluatedProperties: rest`; False where it depends on which alternative holds."""
-    if rest in (True, {}) or "additionalProperties" in node:
+def name_keys(node: dict[str, Any], names: Any) -> bool:
+    """Enforce `propertyNames` by the other keywords about keys; False where that is not possible."""
+    if names in (True, {}, {"type": "string"}):
         return True
-    if not any(True for _ in same_value(node, definitions)):
-        node["additionalProperties"] = rest
-        return True
-    names = _names(node, definitions, alternatives=False)
-    if names is not None:
-        _close(node, names, rest)
-    return names is not None
+    if not isinstance(names, dict) or names.get("type", "string") != "string" or node.keys() & NAMED:
+        return False
+    keys, rest = names.keys() - {"type"}, node.get("additionalProperties", True)
+    if keys in ({"enum"}, {"const"}):
+        allowed = names.get("enum", [names.get("const")])
+        node["properties"] = {name: rest for name in allowed if isinstance(name, str)}
+    elif keys == {"pattern"} or keys <= {"minLength", "maxLength"}:
+        lengths = f"{names.get('minLength', 0)},{names.get('maxLength', '')}"
+        node["patternProperties"] = {names.get("pattern", rf"^[\s\S]{{{lengths}}}$"): rest}
+    else:
+        return False
+    node["additionalProperties"] = False
+    return True
 
 
-def _close(node: dict[str, Any], names: Iterable[str], rest: Any) -> None:
-    own = node.get("properties", {})
-    node["properties"] = {**own, **{name: True for name in names if name not in own}}
-    node["additionalProperties"] = rest
+def inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """Return an alternative without references that stand alone."""
+    if isinstance(node, dict) and node.keys() == {"$ref"}:
+        return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    if isinstance(node, dict) and node.keys() == {"anyOf"}:
+        return {"anyOf": [inlined(each, definitions) for each in node["anyOf"]]}
+    return node
 
 
-def _combines(node: Mapping[str, Any]) -> bool:
-    """True if several schemas describe the keys of one value. Alternatives alone do not."""
-    sources = node.keys() & {"$ref", "allOf", "anyOf", "oneOf"}
-    if not sources or node.keys() - {"type"} != sources:
-        return bool(sources)
-    return len(sources) > 1 or len(node.get("allOf", ())) > 1
-
-
-def _described(
-    node: dict[str, Any], definitions: Definitions, sources: Collection[str] = _SOURCES
-) -> list[dict[str, Any]]:
-    """`node` and the schemas that describe the same value, at any remove, each once."""
+def _described(node: dict[str, Any], definitions: dict[str, Any], *lists: str) -> list[dict[str, Any]]:
+    """Return `node` and the schemas that describe the same value by `$ref` and `lists`, each once."""
     parts, known = [node], {id(node)}
     for part in parts:
-        for key, inner in same_value(part, definitions):
-            if key in sources and isinstance(inner, dict) and id(inner) not in known:
-                known.add(id(inner))
-                parts.append(inner)
+        inner = [definitions[part["$ref"].rpartition("/")[2]]] if "$ref" in part else []
+        for each in inner + [each for key in lists for each in part.get(key, ())]:
+            if isinstance(each, dict) and id(each) not in known:
+                known.add(id(each))
+                parts.append(each)
     return parts
 
 
-def _names(
-    node: dict[str, Any], definitions: Definitions, alternatives: bool = True
-) -> dict[str, None] | None:
-    """The keys that `node` and the schemas in it name; None if they name none, or speak of others.
+def _combines(node: dict[str, Any]) -> bool:
+    """True if several schemas describe the keys of one value. Alternatives alone do not."""
+    sources = node.keys() & {"$ref", "allOf", "anyOf"}
+    several = len(sources) > 1 or len(node.get("allOf", ())) > 1 or node.keys() - {"type"} != sources
+    return bool(sources) and several
 
-    alternatives: take those of anyOf and oneOf together.
+
+def close_objects(parts: Sequence[Part], definitions: dict[str, Any], sealed: set[int]) -> None:
+    """Forbid extra keys where a schema names keys and says nothing about others.
+
+    An object that several schemas describe is closed in the schema that combines them. sealed: ids of the
+    schemas with `unevaluatedProperties: false`. Raises InputError where that depends on an alternative.
     """
-    parts = _described(node, definitions)
-    if any(part.keys() & {"additionalProperties", "patternProperties"} for part in parts):
-        return None
-    if not alternatives:
-        always = {id(part) for part in _described(node, definitions, ("$ref", "allOf"))}
-        if any("properties" in part and id(part) not in always for part in parts):
-            return None
-    if not any("properties" in part for part in parts):
-        return None
-    return {name: None for part in parts for name in part.get("properties", ())}
-
-
-def _required(node: dict[str, Any], definitions: Definitions) -> set[str]:
-    return {name for part in _described(node, definitions) for name in part.get("required", ())}
+    combining = {id(node): node for node, _ in parts if id(node) in sealed or _combines(node)}
+    members: set[int] = set()
+    for node in combining.values():
+        members |= {id(each) for each in _described(node, definitions, "allOf", "anyOf")[1:]}
+    for node, pointer in parts:
+        is_sealed, own = id(node) in sealed, node.get("properties", {})
+        if not is_sealed and (id(node) in members or not ("properties" in node or id(node) in combining)):
+            continue
+        described = _described(node, definitions, "allOf", "anyOf")
+        names = {name: True for each in described for name in each.get("properties", ())}
+        required = {name for each in described for name in each.get("required", ())}
+        is_open = any(each.keys() & {"additionalProperties", "patternProperties"} for each in described)
+        if is_sealed:
+            always = [id(each) for each in _described(node, definitions, "allOf")]
+            if is_open or any("properties" in each and id(each) not in always for each in described):
+                refuse(pointer, cannot("unevaluatedProperties"))
+        if is_sealed or ((names or "properties" in node) and not is_open and required <= names.keys()):
+            node["properties"] = {**own, **names, **own}
+            node["additionalProperties"] = False

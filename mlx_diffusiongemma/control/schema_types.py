@@ -13,7 +13,7 @@ from ..errors import GenerationError, InputError
 
 
 def json_schema_of(schema: Any) -> Any:
-    """The JSON Schema of what a caller gives as `schema`.
+    """Return the JSON Schema of what a caller gives as `schema`.
 
     schema: a JSON Schema (a dict, True or False), which is returned as it is. Or a type: a pydantic model
     class, a `TypeAdapter`, a dataclass, TypedDict, Enum, or an annotation such as `list[City]`.
@@ -35,39 +35,33 @@ def json_schema_of(schema: Any) -> Any:
 
 
 def parser_of(schema: Any) -> Callable[[str], Any]:
-    """A function from the text of an answer to the value that `schema` describes.
+    """Return a function from the text of an answer to the value that `schema` describes.
 
     The value is an instance of the type where `schema` is one, and plain JSON values otherwise. The function
     raises GenerationError for text that was cut and for what the type's own validators refuse.
     """
-    if isinstance(schema, dict | bool):
-        return _json_value
-    adapter, name = _adapter(schema), _name(schema)
+    adapter = None if isinstance(schema, dict | bool) else _adapter(schema)
 
     def parse(text: str) -> Any:
-        _json_value(text)
         try:
-            return adapter.validate_json(text)
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise GenerationError(
+                f"parsed: the answer is not whole JSON ({one_line(error)}); was it cut? raise max_new_tokens"
+            ) from error
+        try:
+            return value if adapter is None else adapter.validate_json(text)
         except Exception as error:  # also whatever the caller's validators raise
             raise GenerationError(
-                f"parsed: the answer is JSON, but {name} refuses it ({_reason(error)}); "
+                f"parsed: the answer is JSON, but {_name(schema)} refuses it ({_reason(error)}); "
                 "generate again, or say in the prompt what it must be like"
             ) from error
 
     return parse
 
 
-def _json_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise GenerationError(
-            f"parsed: the answer is not whole JSON ({one_line(error)}); was it cut? raise max_new_tokens"
-        ) from error
-
-
 def _generator() -> Any:
-    """pydantic's generator, changed where its schemas say less or more than its validation."""
+    """Return pydantic's generator, changed where its schemas say less or more than its validation."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
@@ -84,14 +78,14 @@ def _generator() -> Any:
 
 
 def _with_repetitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a set: a list with repetitions is one, too, unless it must have several items."""
+    """Return the schema of a set. A list with repetitions is one, too, unless it must have several items."""
     if schema.get("minItems", 0) <= 1:
         schema.pop("uniqueItems", None)
     return schema
 
 
 def _adapter(schema: Any) -> Any:
-    """pydantic's adapter of a type. Raises InputError for what is not a type."""
+    """Return pydantic's adapter of a type. Raises InputError for what is not a type."""
     kind = type(schema).__name__
     if isinstance(schema, str | bytes):
         raise InputError(f"schema: found {kind}; give a dict (json.loads of the text) or a type")
@@ -118,14 +112,12 @@ def _adapter(schema: Any) -> Any:
 
 
 def _name(schema: Any) -> str:
-    name = (
-        getattr(schema, "__name__", None) if isinstance(schema, type) or inspect.isroutine(schema) else None
-    )
-    return name or one_line(repr(schema), 60)
+    has_name = isinstance(schema, type) or inspect.isroutine(schema)
+    return (getattr(schema, "__name__", None) if has_name else None) or one_line(repr(schema), 60)
 
 
 def _reason(error: Exception) -> str:
-    """The first thing that an error of pydantic says, on one line."""
+    """Return the first thing that an error of pydantic says, on one line."""
     details = getattr(error, "errors", None)
     if callable(details):
         first, *rest = details(include_url=False) or [{}]
