@@ -44,8 +44,8 @@ def test_turns_reuse_the_prefix_and_answer_as_without(demo: Any) -> None:
     assert (chat.totals.turns, chat.totals.cached_tokens > 0) == (3, True)
 
 
-def test_a_thought_is_no_part_of_the_next_prompt(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a chat template reads such a key."""
+def test_a_thought_never_goes_into_a_prompt(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat template may read such a key."""
     chat, prompts, prompt_ids = Chat(*demo), list[Any](), demo[1].encode_prompt
     monkeypatch.setattr(
         demo[1],
@@ -168,25 +168,15 @@ def test_a_saved_chat_goes_on(demo: Any, held: Chat, tmp_path: Path, monkeypatch
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_save_follows_links_and_refuses_what_is_no_chat(held: Chat, tmp_path: Path) -> None:
+def test_save_follows_links_and_refuses_what_is_not_a_chat(held: Chat, tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("real.json")
     held.save(tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["format"] == FORMAT
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "other.json").write_text('{"mine": 1}')
-    os.mkfifo(tmp_path / "pipe")
     before = sorted(os.listdir(tmp_path))
-    for name, message in (
-        ("notes.txt", "notes.txt' is not JSON.*not replaced"),
-        ("other.json", "other.json': not a saved chat.*not replaced"),
-        (".", "is a directory"),
-        ("pipe", "no regular file"),
-        ("missing/a.json", "there is no directory '.*missing'"),
-        ("a\0b", "no file name"),
-        ("x" * 300, "too long"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for name in ("notes.txt", ".", "missing/a.json", "a\0b", "x" * 300):
+        with pytest.raises(InputError, match=r"is not written: .*; give another name"):
             held.save(f"{tmp_path}/{name}")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == before
@@ -195,42 +185,40 @@ def test_save_follows_links_and_refuses_what_is_no_chat(held: Chat, tmp_path: Pa
 def test_a_failure_while_writing_keeps_the_old_file(
     held: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "a.json"
-    file.write_text(json.dumps({"format": FORMAT}))
-    before = file.read_bytes()
+    held.save(tmp_path / "a.json")
+    before = (tmp_path / "a.json").read_bytes()
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match="not written, No space left"):
-        held.save(file)
-    assert (file.read_bytes(), os.listdir(tmp_path)) == (before, ["a.json"])
+    with pytest.raises(InputError, match="is not written: No space left on device"):
+        held.save(tmp_path / "a.json")
+    assert ((tmp_path / "a.json").read_bytes(), os.listdir(tmp_path)) == (before, ["a.json"])
+
+
+SETTINGS = {"thinking": True, "thinking_budget": None, "seed": 0, "n": 1}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "not a saved chat"),
-        ({"version": 2}, "version is 2; this package reads 1"),
-        ({"version": True}, "version is True"),
-        ({"model": None}, "model must be text, found None"),
-        ({"system": 3}, "system must be text, found 3"),
-        ({"settings": []}, "settings must be an object of n, seed, thinking, thinking_budget"),
-        ({"settings": {"n": 1}}, "settings must be"),
-        ({"settings": {"thinking": 1, "thinking_budget": None, "seed": 0, "n": 1}}, "thinking must be"),
-        ({"settings": {"thinking": True, "thinking_budget": None, "seed": "0", "n": 1}}, "seed must be"),
-        ({"settings": {"thinking": True, "thinking_budget": None, "seed": 0, "n": 0}}, "n must be"),
-        ({"settings": {"thinking": True, "thinking_budget": 99999, "seed": 0, "n": 1}}, "above max_new"),
+        ({"format": "other"}, "format"),
+        ({"version": 2}, "its version is 2, and this package reads 1"),
+        ({"model": None}, "model must be text"),
+        ({"system": 3}, "system text or null"),
+        ({"settings": []}, "settings must be an object of thinking, thinking_budget, seed, n"),
+        ({"settings": {"m": 1}}, "settings must be"),
+        ({"settings": SETTINGS | {"thinking": 1}}, "thinking must be"),
+        ({"settings": SETTINGS | {"thinking_budget": 99999}}, "above max_new"),
         ({"messages": {}}, "messages must be a list"),
-        ({"messages": [QUESTION]}, "an answer last"),
-        ({"messages": [REPLY, QUESTION]}, 'message 1 must have "role": "user"'),
-        ({"messages": [QUESTION, QUESTION]}, 'message 2 must have "role": "assistant"'),
-        ({"messages": [QUESTION, "x"]}, "message 2 must have"),
-        ({"messages": [QUESTION, REPLY | {"content": ["x"]}]}, "content of message 2 must be text"),
-        ({"messages": [QUESTION | {"content": " \n"}, REPLY]}, "content of message 1 is empty"),
-        ({"messages": [QUESTION, REPLY | {"content": "\ud800"}]}, "message 2 is not valid Unicode"),
-        ({"messages": [QUESTION, REPLY | {"thought": 1}]}, "thought of message 2 must be text"),
+        ({"messages": [QUESTION]}, "in turns"),
+        ({"messages": [REPLY, QUESTION]}, "in turns"),
+        ({"messages": [QUESTION, "x"]}, "in turns"),
+        ({"messages": [QUESTION, REPLY | {"content": ["x"]}]}, "text as content"),
+        ({"messages": [QUESTION | {"content": " \n"}, REPLY]}, "text as content"),
+        ({"messages": [QUESTION, REPLY | {"thought": 1}]}, "text as content"),
+        ({"messages": [QUESTION, REPLY | {"content": "\ud800"}]}, "surrogates not allowed"),
     ],
 )
 def test_a_bad_chat_is_refused_and_nothing_changed(
@@ -238,34 +226,15 @@ def test_a_bad_chat_is_refused_and_nothing_changed(
 ) -> None:
     file, before = tmp_path / "a.json", held.to_dict()
     file.write_text(json.dumps(before | {"system": "another", "messages": []} | change))
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=f"a.json' is not a saved chat: .*{message}") as caught:
         held.load(file)
     assert len(str(caught.value).splitlines()) == 1
-    assert "a.json" in str(caught.value)
     assert held.to_dict() == before
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\xff\xfe", "not UTF-8"),
-        (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "not a saved chat"),
-        (b" " * (16 * 2**20 + 1), "too many for a saved chat"),
-        (None, "not readable .No such file"),
-    ],
-)
-def test_a_file_that_is_no_chat_is_refused(
-    held: Chat, tmp_path: Path, content: bytes | None, message: str
-) -> None:
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[" * 100_000, b"[]", None])
+def test_a_file_without_a_chat_is_refused(held: Chat, tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(InputError, match=f"a.json'.*{message}"):
+    with pytest.raises(InputError, match=r"a\.json' is not a saved chat: "):
         held.load(tmp_path / "a.json")
-    with pytest.raises(InputError, match=f"^'{tmp_path}' is a directory, not a saved chat$"):
-        held.load(tmp_path)
-    with pytest.raises(
-        InputError, match=f"^'{tmp_path}' is a directory, not a saved chat; it is not replaced"
-    ):
-        held.save(tmp_path)

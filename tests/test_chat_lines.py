@@ -101,7 +101,7 @@ def test_help_names_every_command() -> None:
         ("/n off", "/n takes a number, found 'off'"),
         ("/n 0", "n must be an integer from 1 to 1024, found 0"),
         ("/save", "/save FILE: the file is missing"),
-        ("/load missing.json", "'missing.json': not readable (No such file or directory)"),
+        ("/load missing.json", "'missing.json' is not a saved chat: No such file or directory"),
         (b"caf\xe9\n", "standard input is not UTF-8 (byte 0xe9 at offset 3 of 5)"),
         ("a " * 5000, "but the context holds"),
     ],
@@ -279,4 +279,4 @@ def test_options_reach_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.budget is not None
     assert (answer.row.key.seed, answer.budget.thinking, settings.thinking_budget) == (3, True, 9)
     assert (settings.max_new_tokens, settings.max_denoising_steps) == (70, 5)
-    assert "Be kind." in answer.tokenizer.decode(answer.row.prompt_ids)
+    assert "Be kind." in answer.tokenizer.decode(answer.row.prompt.ids)

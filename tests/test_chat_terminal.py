@@ -1,4 +1,4 @@
-"""`mlx_dg chat` at a terminal: the real command behind a pseudoterminal, what it draws read through pyte."""
+"""`mlx_dg chat` at a terminal: the real command behind a pseudoterminal. pyte reads what it draws."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ COMMAND = """
 import fcntl, os, signal, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background ignores it
+if os.environ.get("WITHOUT_PROMPT_TOOLKIT"):
+    sys.modules["prompt_toolkit"] = None
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.engine.batch import Batch
@@ -31,7 +33,7 @@ from mlx_diffusiongemma.text.tokenizer import Tokenizer
 denoise, tokenizer = Batch._denoise, Tokenizer.load(resolve("demo"))
 
 def hanging(self, active, prefix, clock):
-    question = tokenizer.decode(active[0].prompt_ids).rpartition("user")[2]
+    question = tokenizer.decode(active[0].prompt.ids).rpartition("user")[2]
     if active[0].blocks == ("Count" in question) and ("Count" in question or "Hello" in question):
         os.write(2, b"HANGS\\n")
         time.sleep(600)
@@ -87,7 +89,7 @@ class Terminal:
         return "\n".join(self.lines).rstrip()
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Reads until `condition`; the minute is for a machine with a lot else to do."""
+        """Read until `condition`. The minute is for a busy machine."""
         deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.text
@@ -234,7 +236,7 @@ def test_ctrl_c_stops_the_block_and_keeps_the_conversation(
 
 
 def test_keys(start: Callable[..., Terminal], tmp_path: Path) -> None:
-    """Lines in one message, typed and pasted; completion of commands; bytes that are no text."""
+    """Lines in one message, typed and pasted; completion of commands; bytes that are not text."""
     (tmp_path / ".mlx_dg_history").mkdir()
     read, write = os.pipe()
     chat = start(stdout=write)  # the answers go elsewhere; what is typed still shows
@@ -271,3 +273,20 @@ def test_keys(start: Callable[..., Terminal], tmp_path: Path) -> None:
         first, *_ = answers.read().split("\n\n")
     assert first
     assert first not in chat.text
+
+
+def test_without_prompt_toolkit(start: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WITHOUT_PROMPT_TOOLKIT", "1")
+    chat = start()
+    assert "pip install 'mlx-diffusiongemma[chat]'" in chat.text.replace("\n", "")
+    chat.type("What is 345 + 78?\r")
+    chat.shows("0 of 26 prompt tokens cached")
+    chat.prompts()
+    chat.type("Hello\r")  # hangs
+    chat.shows("HANGS")
+    chat.type("too early" + CTRL_C)
+    chat.shows("interrupted without an answer; the question is taken back")
+    chat.prompts()
+    assert "too early" not in chat.text
+    chat.type(CTRL_D)
+    assert chat.ends() == 0

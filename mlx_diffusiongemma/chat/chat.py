@@ -7,7 +7,7 @@
         chat.keep(turn)
 
 Only whole turns are in `messages`: a question is there once its answer is kept. So a turn that failed or was
-interrupted leaves the conversation as it was. Knows no terminal.
+interrupted leaves the conversation as it was.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..engine.settings import Settings
 from ..engine.stats import Stats
 from ..errors import InputError
 from ..generation import Generation, generate
-from .chat_file import FORMAT, VERSION, check_format, checked_message, checked_text, read, write
+from .chat_file import FORMAT, VERSION, check_format, read, write
 
 if TYPE_CHECKING:
     from ..engine.state import Step
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What may change from turn to turn. thinking_budget, seed: None, no limit and a new one every turn."""
+    """Settings that may change from turn to turn. None is no thinking budget, or a new seed each turn."""
 
     thinking: bool = False
     thinking_budget: int | None = None
@@ -45,7 +45,7 @@ class ChatSettings:
 
 @dataclass
 class Totals:
-    """What the turns of a conversation cost; of several candidates, the one that was kept counts."""
+    """Costs of the turns of a conversation. Of several candidates, the one that was kept counts."""
 
     turns: int = 0
     prompt_tokens: int = 0
@@ -66,13 +66,15 @@ class Totals:
 class Chat:
     """A conversation with `model`.
 
-    system: a system message. name: what the model is called in saved chats. fixed: fields of
-    `GenerationConfig` for all turns, such as `max_new_tokens=1024`; the other keywords are the `ChatSettings`
-    to begin with.
+    Args:
+        system: a system message. name: the model's name in saved chats.
+        thinking, thinking_budget, seed, n: the first `ChatSettings`.
+        fixed: fields of `GenerationConfig` for all turns, such as `max_new_tokens=1024`.
 
-    messages: dicts of role ("user" and "assistant" in turns) and content; an assistant's `thought` is kept
-    beside its content and is no part of a prompt. last: the last generation, kept or not. totals: of the
-    turns that were kept.
+    Attributes:
+        messages: dicts of role ("user" and "assistant" in turns) and content. The `thought` of an assistant
+            is kept beside its content and never goes into a prompt.
+        last: the last generation, kept or not. totals: of the turns that were kept.
     """
 
     messages: list[dict[str, str]]
@@ -99,18 +101,18 @@ class Chat:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the conversation; system message and settings stay."""
+        """Forget the conversation. System message and settings stay."""
         self._begin([])
         self.cache.clear()
 
     def change(self, **settings: Any) -> None:
-        """Other `ChatSettings` from the next turn on; `InputError` for what cannot be used."""
+        """Take other `ChatSettings` from the next turn on. Raises `InputError` for bad values."""
         self.settings = self._checked(replace(self.settings, **settings))
 
     def ask(self, text: str, on_step: Callable[[Step], None] | None = None) -> Generation:
-        """Prepares the answer to `text`, as `generate` does; neither is in the conversation before `keep`.
+        """Prepare the answer to `text`, as `generate` does. `keep` puts both into the conversation.
 
-        Raises `InputError` for text that is empty and what goes beyond context or memory.
+        Raises `InputError` for empty text and for a prompt beyond context or memory.
         """
         prompt = [{key: message[key] for key in ("role", "content")} for message in self.messages]
         settings: dict[str, Any] = self.fixed | asdict(self.settings)
@@ -127,10 +129,9 @@ class Chat:
         return generation
 
     def keep(self, generation: Generation) -> None:
-        """Goes on with `generation`, the last one asked for or another of its candidates.
+        """Go on with `generation`, the last one asked for or another of its candidates.
 
-        One that has not ended is not run on: what it has answered so far is the answer. Raises `InputError`
-        if that is nothing.
+        It is not run on: the blocks that it has are the answer. Raises `InputError` if they hold none.
         """
         question, asked = self._asked or ("", None)
         if asked is None or generation not in asked.candidates:
@@ -144,25 +145,25 @@ class Chat:
         self.totals.add(generation.stats)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the conversation to `path`, whole or not at all; readable for its owner only.
+        """Write the conversation to `path`, whole or not at all, readable for the owner only.
 
-        Raises `InputError` where it cannot be written, and for a file that is there and is no saved chat.
+        Raises `InputError` where that fails, and for a file that exists and is not a saved chat.
         """
         write(path, self.to_dict())
 
     def load(self, path: str | os.PathLike[str]) -> str:
-        """Goes on with the conversation in `path`; returns the name of the model that it was held with.
+        """Go on with the conversation in `path`. Return the name of the model that it was held with.
 
-        Raises `InputError`, and changes nothing, if the file is no chat that `save` wrote.
+        Raises `InputError`, and changes nothing, if `save` did not write the file.
         """
         values = read(path)
         try:
             return self.restore(values)
         except InputError as error:
-            raise InputError(f"{os.fspath(path)!r}: {error}") from None
+            raise InputError(f"{os.fspath(path)!r} is not a saved chat: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The conversation, ready for JSON."""
+        """Return the conversation, ready for JSON."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -173,24 +174,22 @@ class Chat:
         }
 
     def restore(self, values: Any) -> str:
-        """Goes on with the conversation that `to_dict` gave; see `load`."""
+        """Go on with the conversation that `to_dict` gave. See `load`."""
         check_format(values)
-        if values.get("version") != VERSION or isinstance(values["version"], bool):
-            raise InputError(f"version is {shown(values.get('version'))}; this package reads {VERSION}")
-        name = checked_text(values.get("model"), "model")
-        system = values.get("system")
-        if system is not None:
-            checked_text(system, "system")
-        settings, messages = values.get("settings"), values.get("messages")
-        names = set(asdict(self.settings))
-        if not isinstance(settings, dict) or set(settings) != names:
-            raise InputError(f"settings must be an object of {', '.join(sorted(names))}")
+        name, system, messages = (values.get(key) for key in ("model", "system", "messages"))
+        if not isinstance(name, str) or not isinstance(system, str | None):
+            raise InputError("model must be text, and system text or null")
+        try:
+            settings = self._checked(ChatSettings(**values["settings"]))
+        except (KeyError, TypeError):
+            names = ", ".join(asdict(self.settings))
+            raise InputError(f"settings must be an object of {names}") from None
         if not isinstance(messages, list) or len(messages) % 2:
-            raise InputError("messages must be a list of questions and answers in turns, an answer last")
-        checked = [checked_message(index, message) for index, message in enumerate(messages)]
-        self.settings = self._checked(ChatSettings(**settings))
-        self.system = system
-        self._begin(checked)
+            raise InputError("messages must be a list of questions and answers in turns")
+        if not all(map(_fits, messages, ("user", "assistant") * len(messages))):
+            raise InputError("messages must have the roles user and assistant in turns, and text as content")
+        self.settings, self.system = settings, system
+        self._begin([dict(message) for message in messages])
         return name
 
     def _begin(self, messages: list[dict[str, str]]) -> None:
@@ -206,7 +205,15 @@ class Chat:
         return ChatSettings(settings.thinking, budget, seed, in_range("n", settings.n))
 
 
+def _fits(message: Any, role: str) -> bool:
+    """Return True if `message` can have this place in a conversation."""
+    if not isinstance(message, dict) or message.get("role") != role:
+        return False
+    texts = [message.get("content"), message.get("thought", "")]
+    return all(isinstance(text, str) for text in texts) and bool(texts[0].strip())
+
+
 def written(generation: Generation) -> tuple[str, str]:
-    """Answer and thought of the blocks that are there; unlike `.answer` and `.thought`, runs nothing."""
+    """Return answer and thought of the blocks that are there. `.answer` and `.thought` would run the rest."""
     blocks = generation.blocks
     return "".join(block.answer for block in blocks), "".join(block.thought for block in blocks)

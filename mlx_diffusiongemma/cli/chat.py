@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import termios
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
@@ -80,9 +82,7 @@ def chat(
     if screen is None:
         lines = PipedLines()
     else:
-        from .chat_terminal import TerminalLines
-
-        lines = TerminalLines(screen)
+        lines = terminal_lines(screen)
         signal.signal(
             signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
         )  # leaves the terminal in order
@@ -101,6 +101,45 @@ class Lines(Protocol):
     def silent(self) -> AbstractContextManager[None]:
         """Hide what is typed while the context is open."""
         ...
+
+
+def terminal_lines(screen: TextIO) -> Lines:
+    """Return the source of messages typed at a terminal, with line editing if prompt_toolkit is installed."""
+    try:
+        from .chat_terminal import TerminalLines
+    except ImportError:
+        complain(
+            "mlx_dg: note: without prompt_toolkit there are no history, completion and messages of several "
+            "lines; pip install 'mlx-diffusiongemma[chat]'"
+        )
+        return TypedLines()
+    return TerminalLines(screen)
+
+
+class TypedLines:
+    """Lines typed at a terminal. Ctrl-C is a `KeyboardInterrupt`."""
+
+    def read(self) -> str | None:
+        return self.choose("> ")
+
+    def choose(self, question: str) -> str | None:
+        try:
+            return input(question)
+        except EOFError:
+            return None
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Hide what is typed while an answer is written. It is read afterwards."""
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+        without_echo = [*before]
+        without_echo[3] &= ~termios.ECHO
+        termios.tcsetattr(number, termios.TCSANOW, without_echo)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(number, termios.TCSANOW, before)
 
 
 class PipedLines:

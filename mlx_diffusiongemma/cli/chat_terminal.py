@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import termios
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
@@ -23,14 +20,15 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
+from .chat import TypedLines
 from .chat_commands import COMMANDS
 from .streams import complain
 
 HISTORY = "~/.mlx_dg_history"
 
 
-class TerminalLines:
-    """Messages typed at a terminal. screen: the stream that shows it. Ctrl-C is a `KeyboardInterrupt`."""
+class TerminalLines(TypedLines):
+    """Messages typed at a terminal. screen: the stream that shows it."""
 
     def __init__(self, screen: TextIO):
         output = create_output(stdout=screen)
@@ -53,19 +51,6 @@ class TerminalLines:
     def choose(self, question: str) -> str | None:
         return self._asked(self._choices, question)
 
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Hide what is typed while an answer is written. It is read afterwards."""
-        number = sys.stdin.fileno()
-        before = termios.tcgetattr(number)
-        without_echo = [*before]
-        without_echo[3] &= ~termios.ECHO
-        termios.tcsetattr(number, termios.TCSANOW, without_echo)
-        try:
-            yield
-        finally:
-            termios.tcsetattr(number, termios.TCSANOW, before)
-
     def _asked(self, session: PromptSession[str], question: str) -> str | None:
         try:
             return session.prompt(question)
@@ -86,7 +71,7 @@ def history() -> History:
 
 class _FileHistory(FileHistory):
     def store_string(self, string: str) -> None:
-        with contextlib.suppress(OSError, UnicodeEncodeError):  # a full disk; bytes that are no UTF-8
+        with contextlib.suppress(OSError, UnicodeEncodeError):  # a full disk; bytes that are not UTF-8
             super().store_string(string)
 
 
