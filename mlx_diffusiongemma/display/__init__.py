@@ -1,4 +1,4 @@
-"""Views of a generation. They consume blocks and steps and know no model."""
+"""Views of a generation. They consume blocks and steps, and do not know the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def choose(as_json: bool, statistics: bool, live: bool, tokenizer: Tokenizer) -> PlainDisplay:
-    """The display that was asked for; instead of a live one the plain one, where nothing can be redrawn."""
+    """Return the display for these options. Where nothing can be redrawn, a live one becomes plain."""
     from .plain import PlainDisplay
     from .region import on_terminal
 

@@ -1,13 +1,11 @@
 """The canvas while it denoises, below the text that has converged.
 
-Every position shows the token that would be committed now: solid where the step accepted its sample, dim
-where it did not, in a colour that says how uncertain the model is there. Below 0.01 nats that is the
-terminal's own colour; then come a colour for each half power of ten, from cyan over yellow to red and
-magenta (see `SCALE`). Colour-blind readers have lightness and dimness to go by; with NO_COLOR there are
-only solid and dim.
+Every position shows the token that would be committed now: solid where the step accepted its sample,
+otherwise dim. Its colour says how uncertain the model is there (see `SCALE`): below 0.01 nats the terminal's
+own, then one for each half power of ten. With NO_COLOR there are only solid and dim.
 
 A newline is one sign, so that a canvas takes about the same room from its first step to its last. Structure
-(delimiters, padding) is faint, and runs of one such token are shown as one with their number.
+(delimiters, padding) is dim, and a run of one such token is shown once, with its length.
 """
 
 from __future__ import annotations
@@ -61,7 +59,7 @@ _LONGEST_RUN = 2  # of one structural token, spelled out
 
 
 class LiveDisplay(PlainDisplay):
-    """`PlainDisplay`, but a step shows its canvas. For a terminal (see `region.on_terminal`)."""
+    """A `PlainDisplay` whose steps show the canvas. For a terminal (see `region.on_terminal`)."""
 
     def __init__(self, tokenizer: Tokenizer, statistics: bool = False):
         super().__init__(as_json=False, statistics=statistics)
@@ -97,7 +95,7 @@ class LiveDisplay(PlainDisplay):
         self.region.draw(self._rendered([rule, *canvas, *self._status(step, row, number, columns - 1)]))
 
     def _marks(self, step: Step, row: int) -> Iterator[Mark]:
-        """The canvas, token by token."""
+        """Yield the canvas, token by token."""
         ids, accepted = step.draft_ids[row].tolist(), step.accepted[row].tolist()
         levels = [bisect_right(_BOUNDS, entropy) for entropy in step.entropies[row].tolist()]
         tokens = zip(ids, self._pieces(ids), accepted, levels, strict=True)
@@ -127,7 +125,7 @@ class LiveDisplay(PlainDisplay):
         return fitted([emphasized(part) for part in state], more, width)
 
     def _throughputs(self, step: Step) -> str:
-        """As in `Stats`: in-step of this canvas, gross and net of what is committed, until now."""
+        """Return speeds as in `Stats`: in-step of this canvas, gross and net of committed blocks."""
         stats = self._generation.stats
         in_step = step.accepted.shape[1] * (step.index + 1) / step.seconds
         gross = net = "-"
@@ -138,7 +136,7 @@ class LiveDisplay(PlainDisplay):
         return f"in-step {in_step:.1f}, gross {gross}, net {net} tokens/s"
 
     def _rendered(self, lines: Iterable[Iterable[Mark]]) -> list[str]:
-        """`lines` with the escape sequences of this terminal, each by itself."""
+        """Return `lines` with the escape sequences of this terminal, each by itself."""
         segments: list[Segment] = []
         for line in lines:
             for style, marks in groupby(line, lambda mark: mark.style):
@@ -150,8 +148,10 @@ class LiveDisplay(PlainDisplay):
 
 
 def visible(text: str) -> str:
-    """`text` as one line: newlines, tabs and other controls as signs; without what joins, marks or turns
-    characters around but has no width, because terminals do not agree on it."""
+    """Return `text` as one line, with signs for newlines, tabs and other controls.
+
+    Characters without width that join, mark or turn others are dropped: terminals do not agree on them.
+    """
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -162,7 +162,7 @@ def visible(text: str) -> str:
 
 
 def layout(marks: Iterable[Mark], width: int) -> Iterator[list[Mark]]:
-    """`marks` in lines of at most `width` cells, character after character as a terminal wraps them."""
+    """Yield `marks` in lines of at most `width` cells, wrapped at characters, as a terminal does."""
     line, used = list[Mark](), 0
     for text, style in marks:
         begin = 0
@@ -177,25 +177,21 @@ def layout(marks: Iterable[Mark], width: int) -> Iterator[list[Mark]]:
 
 
 def emphasized(text: str) -> list[Mark]:
-    """`text` with its numbers solid and the rest dim."""
+    """Return `text` with its numbers solid and the rest dim."""
     parts = re.split(r"([\d.]*\d)", text)
     return [Mark(part, _PLAIN if place % 2 else _DIM) for place, part in enumerate(parts)]
 
 
 def fitted(first: list[list[Mark]], second: list[list[Mark]], width: int) -> list[list[Mark]]:
-    """Two lines of at most `width` cells. What the first has no room for begins the second; what that has no
-    room for is left out."""
-    top, rest = filled(first, width)
-    bottom, _ = filled([*rest, *second], width)
-    return [top, bottom]
-
-
-def filled(parts: list[list[Mark]], width: int) -> tuple[list[Mark], list[list[Mark]]]:
-    """One line of as many of `parts` as fit, from the first on; and the rest of them."""
-    line: list[Mark] = []
-    for number, part in enumerate(parts):
-        longer = [*line, Mark("  ", _PLAIN), *part] if line else part
-        if sum(cell_len(mark.text) for mark in longer) > width:
-            return line, parts[number:]
-        line = longer
-    return line, []
+    """Return two lines of at most `width` cells. Parts that do not fit into the first go to the second."""
+    lines, parts = list[list[Mark]](), [*first]
+    for more in (second, []):
+        line: list[Mark] = []
+        while parts:
+            longer = [*line, Mark("  ", _PLAIN), *parts[0]] if line else parts[0]
+            if sum(cell_len(mark.text) for mark in longer) > width:
+                break
+            line, parts = longer, parts[1:]
+        lines.append(line)
+        parts += more
+    return lines

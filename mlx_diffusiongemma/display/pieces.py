@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Pieces:
-    """Ids -> what each of them adds to the text; special tokens as they are spelled.
+    """Maps ids to the text that each of them adds. Special tokens are spelled out.
 
-    A character that several byte tokens spell stands with the first of them, and the others are empty; bytes
-    that spell none are U+FFFD.
+    A character of several byte tokens stands with the first of them, and the others are empty. Bytes that
+    spell no character are U+FFFD.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -44,7 +44,7 @@ class Pieces:
 
     @staticmethod
     def _spread(characters: str, texts: list[str], begun: int) -> None:
-        """One a token. (Python holds ED A0 back as half a surrogate, and then gives two U+FFFD at once.)"""
+        """Add one character to each token. (Python keeps ED A0 back, then gives two U+FFFD at once.)"""
         for place, character in enumerate(characters, begun):
             texts[place] += character
 

@@ -1,7 +1,7 @@
 """Plain text of a generation as its blocks converge, or one line of JSON.
 
-Answer (or JSON) on stdout, everything else on stderr. On a terminal, control characters of a text, which
-might be anything, are shown and not obeyed.
+Answer (or JSON) on stdout, everything else on stderr. A terminal shows control characters of the model's text
+as signs and does not obey them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PlainDisplay:
             sys.stdout.reconfigure(errors="replace")
 
     def step(self, step: Step) -> None:
-        """Shows how far the canvas is; Step.step counts down to 1, Step.index up from 0."""
+        """Show how far the canvas is. `Step.step` counts down to 1, `Step.index` up from 0."""
         line = (
             f"block {self.blocks + 1}  step {step.index + 1}/{step.step + step.index}"
             f"  mean entropy {float(step.mean_entropy.mean()):.4f}"
@@ -128,7 +128,7 @@ class PlainDisplay:
             self.partial_line = not text.endswith("\n")
 
     def _own_line(self) -> None:
-        """Statistics never continue a line of the thought or, where they meet it, of the answer."""
+        """End an open line of the thought or, where both outputs meet, of the answer, before statistics."""
         if self.thinking or (self.partial_line and outputs_meet()):
             self._write("\n", err=True)
 
@@ -169,7 +169,7 @@ def describe(block: Block, canvas_length: int) -> str:
 
 
 def outputs_meet() -> bool:
-    """Whether stdout and stderr go to the same terminal, file or pipe."""
+    """Return True if stdout and stderr go to the same terminal, file or pipe."""
     try:
         return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):  # closed, or no file

@@ -24,15 +24,15 @@ _SETTLING, _CHANGE = "#e66100", "#0072b2"  # apart for colour-blind readers, too
 
 
 def plot_trace(generation: Generation) -> Figure:
-    """The last four canvases of a generation that was asked for with `trace=True`, run to its end.
+    """Plot the last four canvases of a generation with `trace=True`, which is run to its end.
 
-    They are those that were committed, and one that an interrupt or an error ended. A canvas has three panels
-    with its denoising steps downwards: the entropy (nats) of each position; how many positions were accepted,
-    and the mean entropy; where the draft's tokens changed for the last time, with a cross below for each that
-    the grammar or the thinking budget put in its place. The figure belongs to no GUI and not to pyplot: show
-    it as the last value of a notebook's cell, or `savefig` it.
+    They are committed ones, and one that an interrupt or an error ended. A canvas has three panels with its
+    denoising steps downwards: the entropy (nats) of each position; how many positions were accepted, and the
+    mean entropy; where the tokens of the draft changed for the last time, with a cross below for each that
+    the grammar or the thinking budget replaced. The figure does not belong to pyplot or a GUI: show it as the
+    last value of a notebook's cell, or `savefig` it.
 
-    Raises `InputError` when there is no trace or no matplotlib.
+    Raises `InputError` without a trace or matplotlib.
     """
     trace = generation.trace
     if trace is None:
@@ -104,7 +104,7 @@ def _plot(canvas: TracedCanvas, heat: Axes, accepted: Axes, changed: Axes) -> No
 
 
 def new_figure(width: float, height: float, needed_by: str) -> Any:
-    """An empty figure, inches; `InputError` without matplotlib."""
+    """Return an empty figure, sizes in inches. Raises `InputError` without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -113,7 +113,7 @@ def new_figure(width: float, height: float, needed_by: str) -> Any:
         ) from error
 
     class NotebookFigure(Figure):
-        """Shows itself in a notebook; matplotlib's own does so only once pyplot was imported."""
+        """Shows itself in a notebook. Matplotlib's own does so only once pyplot was imported."""
 
         def _repr_png_(self) -> bytes:
             picture = io.BytesIO()

@@ -1,12 +1,11 @@
 """Lines below the cursor of a terminal, which are replaced as a whole.
 
-The cursor stays where the text ends, and whatever is printed next goes on there. So nothing has to be
-counted: the terminal itself keeps the cursor with the text when it is resized, and each frame replaces all
-that is below. A frame is one write, so whoever interrupts leaves no half of it and no hidden cursor.
+Not `rich.live.Live`: it begins a frame on the text's open line, and counts its lines, so that a terminal made
+narrower keeps parts of old frames. Here the cursor stays where the text ends, and the terminal itself keeps
+it there. A frame is one write, so an interrupt leaves no half of it and no hidden cursor.
 
-In a VT100's words, with two of its successors': synchronized output (mode 2026, which others ignore) shows a
-frame at once, and without autowrap (mode 7) a line that is wider than was thought is cut instead of moving
-the ones below.
+Synchronized output (mode 2026, which others ignore) shows a frame at once. Without autowrap (mode 7) a line
+that is too wide is cut instead of moving the ones below.
 """
 
 from __future__ import annotations
@@ -23,56 +22,63 @@ _ERASE_LINE, _ERASE_BELOW = "\x1b[K", "\x1b[J"  # from the cursor on
 
 
 def on_terminal() -> bool:
-    """Whether stderr, which shows progress, is a terminal that can redraw a line."""
+    """Return True if stderr, which shows progress, is a terminal that can redraw a line."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def terminal_size() -> os.terminal_size:
-    """Of the terminal that stderr is; stdout may be a file."""
+    """Return the size of stderr's terminal. stdout may be a file."""
     try:
         size = os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):  # closed, or no file
+    except (OSError, ValueError, AttributeError):  # closed, or not a file
         return shutil.get_terminal_size()
     return size if size.columns and size.lines else shutil.get_terminal_size()
 
 
 class Region:
-    """The lines that stderr shows below the text. It must be told of the text: see `wrote`."""
+    """The lines that stderr shows below the text. `wrote` has to get all of the text."""
 
     def __init__(self) -> None:
         self._shown = 0  # lines
         self._drawn_for = 0  # columns of the terminal at the last frame
-        self._line = ""  # the text's last one, which rows of the terminal hold
+        self._line = ""  # the last one of the text, which may fill several rows of the terminal
         self._begun_for = 0  # columns when it began; 0: resized since
         self._style = ""
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Shows `lines` instead of those before. Each is narrower than the terminal and may hold styles,
-        which it ends itself; of too many, the last are left out."""
+        """Show `lines` instead of those before.
+
+        Each is narrower than the terminal, and ends its own styles. Of too many, the last are left out.
+        """
         columns, rows = terminal_size()
         lines = lines[: rows - 1]
-        # What is cleared is drawn empty: were it erased from the cursor on, tmux would keep all of it in its
-        # history when no text is above it.
+        # Lines to clear are drawn empty: tmux keeps what is erased below the cursor in its history.
         drawn = lines or [""] * min(self._shown, rows - 1)
         if not drawn:
             return
+        row, width = _last_row(self._line, columns)
+        row = f"\r{self._style}{row}" + ("\x1b[0m" if self._style else "")
         frame = _BEGIN
-        if self._is_cursor_lost(columns, rows):
-            frame += "\r" + _ERASE_BELOW + self._last_row(columns)
-        waiting = self._last_row(columns) if self._is_row_full(columns) else ""
-        frame += _INDEX * len(drawn) + f"\x1b[{len(drawn)}A" + waiting + _SAVE
-        frame += "".join(f"\r\n{line}{_ERASE_LINE}" for line in drawn) + _ERASE_BELOW + _RESTORE
+        # A narrower terminal breaks each line into parts, and may scroll the end of the text away for them.
+        parts = -(-(self._drawn_for - 1) // columns)
+        if columns < self._drawn_for and 1 + self._shown * parts > rows:
+            frame += "\r" + _ERASE_BELOW + row
+        frame += _INDEX * len(drawn) + f"\x1b[{len(drawn)}A"
+        # A cursor that waits upon the last column forgets that when it moves. Writing the row restores it.
+        if columns == self._begun_for and width == columns:
+            frame += row
+        frame += _SAVE + "".join(f"\r\n{line}{_ERASE_LINE}" for line in drawn) + _ERASE_BELOW + _RESTORE
         encoding = sys.stderr.encoding or "utf-8"
         sys.stderr.write((frame + _END).encode(encoding, "replace").decode(encoding))
         sys.stderr.flush()
         self._shown, self._drawn_for = len(lines), columns
 
     def clear(self) -> None:
-        """Leaves the text alone, with the cursor at its end; needed before the text goes on."""
+        """Leave the text alone, with the cursor at its end, so that the text can go on."""
         self.draw([])
 
     def wrote(self, text: str, style: str = "") -> None:
-        """`text` was printed to the terminal, in the style of an escape sequence."""
+        """Note that `text` was printed to the terminal, in the style of an escape sequence."""
         columns = terminal_size().columns
         _, newline, rest = text.rpartition("\n")
         if newline or not self._line:
@@ -82,25 +88,9 @@ class Region:
             self._begun_for *= columns == self._begun_for
         self._style = style
 
-    def _is_row_full(self, columns: int) -> bool:
-        """Whether the cursor waits upon the last column until the next character comes. It forgets that when
-        it is moved, and the next character would take the last one's place: so the row is written again."""
-        return columns == self._begun_for and _wrapped(self._line, columns)[1] == columns
 
-    def _is_cursor_lost(self, columns: int, rows: int) -> bool:
-        """Whether a narrower terminal, which may have broken each line shown into several, may have scrolled
-        the end of the text away to find room for them. Then it is written again where the cursor is now."""
-        parts = -(-(self._drawn_for - 1) // columns)
-        return columns < self._drawn_for and 1 + self._shown * parts > rows
-
-    def _last_row(self, columns: int) -> str:
-        """Writes again what the terminal's last row of the text holds."""
-        row, _ = _wrapped(self._line, columns)
-        return f"\r{self._style}{row}" + ("\x1b[0m" if self._style else "")
-
-
-def _wrapped(line: str, columns: int) -> tuple[str, int]:
-    """The last row of `line` on a terminal, and how many cells of it are filled."""
+def _last_row(line: str, columns: int) -> tuple[str, int]:
+    """Return the last row that `line` fills on a terminal, and how many cells of it."""
     from rich.cells import cell_len
 
     begin = width = 0
