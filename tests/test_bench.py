@@ -257,7 +257,7 @@ def test_small_steps_are_shown_in_small_units() -> None:
     ("arguments", "complaint"),
     [
         (["--model", "synthetic:foo"], "'synthetic:foo' is unknown; random weights exist as synthetic:26b"),
-        (["--layers", "4"], "--layers 4: only synthetic models take it, and demo is none"),
+        (["--layers", "4"], "--layers 4: only for synthetic models, and demo is not one"),
         (["--model", "synthetic:26b", "--layers", "0"], "--layers must be from 1 to 30, found 0"),
         (["--model", "synthetic:26b", "--layers", "31"], "--layers must be from 1 to 30, found 31"),
         (["--model", "synthetic:26b", "--layers", "x"], "'x' is not a valid integer"),

@@ -104,7 +104,7 @@ def test_impossible_values_are_named(change: dict[str, Any], complaint: str) -> 
 
 def test_other_models_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"model_type is 'gemma3'; this package runs 'diffusion_gemma' only"
+        ConfigError, match=r"model_type is 'gemma3'; this package runs only 'diffusion_gemma'"
     ):
         ModelConfig.from_dict(released() | {"model_type": "gemma3"})
 

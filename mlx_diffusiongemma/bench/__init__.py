@@ -1,1 +1,1 @@
-"""What `mlx_dg bench` measures and computes: times, bytes and arithmetic of a denoising step."""
+"""Measurements of `mlx_dg bench`: times, bytes and arithmetic of a denoising step."""

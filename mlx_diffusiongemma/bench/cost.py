@@ -1,8 +1,8 @@
-"""What a denoising step must read and compute, from shapes and from how each tensor is stored.
+"""Minimum bytes and operations of a denoising step, from its shapes and the storage of its tensors.
 
-Pure functions. They count the least that any implementation moves: every weight that is needed once, keys
-and values once, logits written once and read once by the sampler. Activations between operations, which an
-implementation may keep in caches, and attention scores that it fails to fuse are not counted.
+These pure functions count what every implementation must move: each needed weight once, keys and values once,
+logits written once and read once by the sampler. They do not count activations between operations, which may
+stay in caches, or attention scores, which may be fused.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Cost(NamedTuple):
 
 
 def stored_bytes(model: DiffusionGemma) -> dict[str, int]:
-    """Bytes of the decoder's tensors by class (`converter.recipes.CLASSES`), scales and biases included."""
+    """Return bytes of the decoder's tensors by class (`converter.recipes.CLASSES`), including scales."""
     stored = dict.fromkeys(CLASSES, 0)
     parameters: Any = tree_flatten(model.parameters())
     for name, array in parameters:
-        if not name.startswith("model.encoder."):  # its layer scalars, which a step does not read
+        if not name.startswith("model.encoder."):  # the encoder's layer scalars, which a step does not read
             stored[tensor_class(name)] += array.nbytes
     return stored
 
@@ -44,15 +44,19 @@ def step_cost(
     itemsize: int,
     dense_rows: float,
 ) -> dict[str, Cost]:
-    """The parts of one step, in the order of a pass, for a canvas of `canvas` behind `prefix` positions.
+    """Return the cost of each part of one step, in the order of a pass.
 
-    stored: bytes by class (`stored_bytes`). itemsize: bytes of an activation, a key or a logit.
-    dense_rows: how many of the canvas's soft embeddings are softmax(logits) @ table over the whole
-    vocabulary; sparse ones read the logits again and, of the table, next to nothing.
+    Args:
+        stored: bytes by class, see `stored_bytes`.
+        prefix: number of positions before the canvas.
+        canvas: number of positions of the canvas.
+        itemsize: bytes of an activation, a key or a logit.
+        dense_rows: number of the canvas's soft embeddings that are softmax(logits) @ table over the whole
+            vocabulary. Sparse ones read the logits again, and almost nothing of the table.
     """
     text = config.text
     gated = 3 * text.hidden_size * text.intermediate_size  # weights of a gated MLP: gate, up, down
-    experts = 3 * text.hidden_size * text.moe_intermediate_size * text.top_k_experts  # a row's, in a layer
+    experts = 3 * text.hidden_size * text.moe_intermediate_size * text.top_k_experts  # per row and layer
     table, logits = text.vocab_size * text.hidden_size, canvas * text.vocab_size * itemsize
     layers = text.num_hidden_layers
 
@@ -82,13 +86,13 @@ def total(parts: dict[str, Cost]) -> Cost:
 
 
 def experts_touched(text: TextConfig, rows: int) -> float:
-    """Expected number of distinct experts of a layer that `rows` rows choose, if they choose evenly."""
+    """Return the expected number of distinct experts per layer if `rows` rows choose uniformly."""
     missed: float = (1 - text.top_k_experts / text.num_experts) ** rows
     return text.num_experts * (1 - missed)
 
 
 def _projection_weights(text: TextConfig) -> int:
-    """Of all layers: q and o, k, and on sliding layers v (full layers have K = V)."""
+    """Return the number of weights of q, o, k and v. Layers with full attention have no v (K = V)."""
     return sum(
         text.hidden_size * head_dim * (2 * text.num_attention_heads + heads * (1 if kind == FULL else 2))
         for kind, heads, head_dim in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True)
@@ -96,7 +100,7 @@ def _projection_weights(text: TextConfig) -> int:
 
 
 def _attention(text: TextConfig, prefix: int, canvas: int, itemsize: int) -> Cost:
-    """Scores and weighted values: two products per query, key and head; K and V are read once."""
+    """Return the cost of attention: two products per query, key and head. K and V are read once."""
     nbytes, flop = 0.0, 0.0
     for kind, heads, head_dim in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True):
         keys = canvas + (prefix if kind == FULL else min(prefix, text.sliding_window - 1))

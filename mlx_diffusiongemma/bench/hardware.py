@@ -1,13 +1,13 @@
-"""The ceilings of a chip: how many bytes and operations a second it can do at most.
+"""The ceilings of a chip: the most bytes and operations per second.
 
-Apple's chips are in a table. Everything else, and MLX's CPU backend, is measured here. What a step reaches
-raises both, because the table may be wrong and a busy machine slows what measures it.
+Apple's chips are in a table. Other chips, and MLX's CPU backend, are measured. If a step exceeds a ceiling,
+the ceiling is raised, because the table may be wrong and a busy machine slows the measurement.
 
-Bandwidth: Apple's technical specifications. Arithmetic of M1 to M4: GPU cores * 128 FMA a cycle (the same for
-fp32 and fp16) * 2 * clock, as metal-benchmarks (Philip Turner) found it. M5: cores * 1024 FLOP of its neural
-accelerators a cycle (16-bit input), as Taras Zakharko measured on A19, at 1.6 GHz. Apple publishes no clocks.
-These were reported by others and may be off by several per cent. A name stands for its largest configuration:
-M3 Max and M4 Max exist with 300 and 410 GB/s, too.
+Bandwidth is from Apple's technical specifications. Arithmetic of M1 to M4 is GPU cores * 128 FMA per cycle
+(the same for fp32 and fp16) * 2 * clock, from metal-benchmarks (Philip Turner). Arithmetic of M5 is cores *
+1024 FLOP per cycle of its neural accelerators (16-bit input), measured by Taras Zakharko on A19, at 1.6 GHz.
+Apple does not publish clocks. The ones here are reports by others and may be off by several per cent. A name
+stands for its largest configuration: M3 Max and M4 Max also exist with 300 and 410 GB/s.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _CHIPS: dict[str, tuple[float, int, float]] = {
     "M5 Pro": (307, 20, 1.6),
     "M5 Max": (614, 40, 1.6),
 }
-_FLOP_A_CYCLE, _FLOP_A_CYCLE_M5 = 2 * 128, 1024  # of a core
+_FLOP_A_CYCLE, _FLOP_A_CYCLE_M5 = 2 * 128, 1024  # per core
 
 _COPIED_BYTES = 2**27  # larger than any cache
-_LEAST_SECONDS, _LARGEST_MATRIX = 0.03, 8192  # shorter runs say little about the chip
+_LEAST_SECONDS, _LARGEST_MATRIX = 0.03, 8192  # shorter runs do not reach the chip's speed
 _TIMED_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Most that a chip can do: GB (10^9 bytes) and TFLOP a second.
+    """Maximum GB (10^9 bytes) and TFLOP per second of a chip.
 
-    source: "table"; "measured"; or "exceeded", a table's values that were raised by what was reached.
+    source: "table", "measured", or "exceeded" for values of the table that a step exceeded.
     """
 
     chip: str
@@ -60,7 +60,7 @@ class Ceilings:
     source: str
 
     def raised(self, bandwidth: float, arithmetic: float) -> Ceilings:
-        """These ceilings, or what was reached where that is more."""
+        """Return these ceilings, raised to the speeds in the arguments where these are higher."""
         most = replace(
             self,
             bandwidth_gb_per_second=max(self.bandwidth_gb_per_second, bandwidth),
@@ -70,21 +70,21 @@ class Ceilings:
 
 
 def ceilings(dtype: mx.Dtype) -> Ceilings:
-    """Return those of MLX's default device. For a chip that is not in the table, `probe` measures them."""
+    """Return the ceilings of MLX's default device. A chip that is not in the table is measured by `probe`."""
     device = mx.default_device()
-    # A backend that is not built has no device_name.
+    # A backend that is not built in has no device_name.
     chip = str(mx.device_info(device).get("device_name", "unknown"))
-    known = from_table(chip) if device.type == mx.DeviceType.gpu else None  # the table is of GPUs
+    known = from_table(chip) if device.type == mx.DeviceType.gpu else None  # the table lists GPUs
     return known or Ceilings(chip, *probe(dtype), "measured")
 
 
 def probe(dtype: mx.Dtype) -> tuple[float, float]:
-    """GB/s and TFLOP/s of simple operations, the latter in `dtype`. Takes about a second."""
+    """Measure GB/s and TFLOP/s of simple operations, the latter in `dtype`. Takes about a second."""
     return _bandwidth(), _arithmetic(dtype)
 
 
 def from_table(chip: str) -> Ceilings | None:
-    """Ceilings of "Apple M4 Max" and the like, or None if the chip is not in the table."""
+    """Return the ceilings of a chip such as "Apple M4 Max", or None if it is not in the table."""
     name = re.fullmatch(r"Apple (M\d+(?: (?:Pro|Max|Ultra))?)", chip)
     if name is None or name[1] not in _CHIPS:
         return None
@@ -94,9 +94,9 @@ def from_table(chip: str) -> Ceilings | None:
 
 
 def _bandwidth() -> float:
-    """GB/s of the faster of a sum, which reads, and a negation, which reads and writes.
+    """Return GB/s of a sum, which reads, or of a negation, which reads and writes, whichever is faster.
 
-    MLX would not make a copy without need.
+    A plain copy does not work, because MLX copies only if it must.
     """
     array = mx.zeros((_COPIED_BYTES // 4,))
     mx.eval(array)
@@ -105,7 +105,7 @@ def _bandwidth() -> float:
 
 
 def _arithmetic(dtype: mx.Dtype) -> float:
-    """TFLOP/s of a square matrix product, the best of sizes up to one that takes a while."""
+    """Return TFLOP/s of a square matrix product, the best over growing sizes."""
     size, best = 256, 0.0
     while True:
         matrix = mx.full((size, size), 0.5, dtype=dtype)

@@ -1,7 +1,7 @@
 """Times one point of a sweep: a prompt length and a canvas length.
 
-A step is timed as a generation runs it, then once more in parts with a barrier after each. Barriers keep
-the device from overlapping parts, so these may add up to more than the step.
+A step is timed as in a generation, and then again part by part, with a barrier after each part. Barriers keep
+the device from overlapping parts, so the parts may add up to more than the step.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 
 PARTS = ("body", "logits", "sampler", "soft_embedding")
 
-_CANVASES = 3  # timed; their median counts
+_CANVASES = 3  # number of timed canvases, of which the median counts
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds, and what else was seen at one point.
+    """Times in seconds, and other measurements of one point.
 
-    prefill: encoding the prompt. step: one denoising step. parts: the same, part by part. encode_canvas:
-    encoding a committed canvas. dense_rows: rows of a step whose soft embedding took the whole vocabulary
-    (median): the sparse one left out too much, or the vocabulary is so small that there is none.
-    peak_memory: bytes, weights included, while encoding the prompt and denoising.
+    prefill: time to encode the prompt.
+    step: time of one denoising step.
+    parts: time of each part of a step.
+    encode_canvas: time to encode a committed canvas.
+    dense_rows: median number of rows per step whose soft embedding reads the whole vocabulary, because the
+        sparse one drops too much or the vocabulary is too small for one.
+    peak_memory: bytes, including weights, during prefill and denoising.
     """
 
     prefill: float
@@ -47,11 +50,11 @@ class Times:
 
 
 def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps: int, seed: int) -> Times:
-    """Times a random prompt and canvases of `steps` denoising steps behind it; nothing cold is timed."""
+    """Time a random prompt and canvases of `steps` denoising steps after it, all after a warm-up."""
     ids = np.random.default_rng(seed).integers(model.config.text.vocab_size, size=(1, prompt_tokens))
     prompt = mx.array(ids, dtype=mx.int32)
     draws = SeededDraws([NoiseKey(seed, 0, 0, 0)], canvas_length, model.config.text.vocab_size)
-    # Thresholds that no canvas passes: the step cap alone ends it.
+    # No canvas passes this threshold, so each one ends at the step cap.
     settings = Settings.of(model.generation_config, max_denoising_steps=steps, confidence_threshold=0.0)
 
     mx.clear_cache()
@@ -62,7 +65,9 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     del warm_up
     cache = model.make_cache()
     prefill = _encode_seconds(model, prompt, cache, settings)
-    denoise(model, cache, settings.override(max_denoising_steps=2), draws)  # the second has a belief to read
+    denoise(
+        model, cache, settings.override(max_denoising_steps=2), draws
+    )  # two steps: the first has no self-conditioning
     step = statistics.median(_canvas_seconds(model, cache, settings, draws) for _ in range(_CANVASES)) / steps
     peak_memory = mx.get_peak_memory()
     parts, dense_rows = _parts(model, cache, settings, draws)
@@ -86,7 +91,7 @@ def _canvas_seconds(
 
 
 class PartClock:
-    """Times parts of a step, each evaluated at its end. Give `lap` to `denoise`."""
+    """A clock for the parts of a step, each evaluated at its end. Pass `lap` to `denoise`."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {name: [] for name in PARTS}
@@ -102,7 +107,7 @@ class PartClock:
         self._since = now
 
     def medians(self) -> dict[str, float]:
-        """Medians of all laps but each part's first, which warms up."""
+        """Return the median of each part's laps, without the first, which warms up."""
         return {name: statistics.median(times[1:]) for name, times in self.times.items()}
 
 

@@ -1,4 +1,4 @@
-"""The whole benchmark: checks what was asked, loads the model, times every point, computes what it needs."""
+"""The whole benchmark: checks its arguments, loads the model, and times every point."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _PROMPT_TOKENS = (128, 1024, 4096)
 _MOST_STEPS = 1000
-_QUESTION, _DEMO_QUESTION = "Why is the sky blue?", "Count to 37."  # the demo knows a few tasks only
-# What the real generation tells, named as in `Stats`.
+_QUESTION, _DEMO_QUESTION = "Why is the sky blue?", "Count to 37."  # the demo knows only a few tasks
+# Values that the result reports of a real generation, with their names in `Stats`.
 GENERATION = (
     "new_tokens", "answer_tokens", "blocks", "denoising_steps", "steps_per_block", "tokens_per_forward",
     "in_step_tokens_per_second", "gross_tokens_per_second", "net_tokens_per_second",
@@ -37,7 +37,7 @@ GENERATION = (
 
 
 def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
-    """ "128,1024" as numbers, each at least 1; `InputError` names the option."""
+    """Return the numbers in a text such as "128,1024". Raise `InputError` unless all are integers above 0."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
@@ -54,10 +54,13 @@ def run(
     steps: int = 8,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measures the model `name` at every prompt and canvas length; the object that `mlx_dg bench` prints.
+    """Measure the model `name` at every prompt and canvas length. Return the output of `mlx_dg bench`.
 
-    None: as the command's help says. Raises `InputError` for what cannot be measured, before anything is
-    timed. Units are in the keys: GB are 10^9 bytes, TFLOP 10^12 operations.
+    None means the default in the command's help. Units are in the keys: GB are 10^9 bytes, TFLOP 10^12
+    operations.
+
+    Raises:
+        InputError: an argument is invalid or a point does not fit. Raised before anything is timed.
     """
     synthetic_layers = synthetic.layers_of(name, layers)
     seed = checked_seed(seed)
@@ -69,7 +72,7 @@ def run(
         dtype = synthetic.default_dtype()
         _check_memory(synthetic.quantized_skeleton(config, dtype), points)
         model = synthetic.build(config, seed, dtype)
-        # A random model's answers and stops mean nothing.
+        # The answers of a random model, and where they stop, mean nothing.
         generation: dict[str, Any] = dict.fromkeys(("prompt", *GENERATION))
     else:
         directory = resolve(name)
@@ -87,13 +90,13 @@ def run(
 def measured(
     model: DiffusionGemma, name: str, points: list[tuple[int, int]], steps: int, seed: int
 ) -> dict[str, Any]:
-    """Return what `run` returns, for a loaded model and `points`: (prompt tokens, canvas length)."""
+    """Return the result of `run` for a loaded model. points: (prompt tokens, canvas length)."""
     limits = ceilings(model.dtype)
     times = []
-    with wired_limit():  # as generations run
+    with wired_limit():  # as in generations
         for prompt_tokens, canvas_length in bar("points", iterable=points, unit="point"):
             times.append(measure(model, prompt_tokens, canvas_length, steps, seed))
-            if limits.source == "measured":  # again: other work may have slowed it down before
+            if limits.source == "measured":  # again, because other work may have slowed the first one
                 limits = limits.raised(*probe(model.dtype))
     stored = cost.stored_bytes(model)
     needed = [_needed(model, stored, *point, timed) for point, timed in zip(points, times, strict=True)]
@@ -123,7 +126,7 @@ def measured(
 def _points(
     config: ModelConfig, prompt_tokens: tuple[int, ...] | None, canvas_lengths: tuple[int, ...] | None
 ) -> list[tuple[int, int]]:
-    """All pairs, once they are known to fit the model."""
+    """Return all pairs of lengths. Raise `InputError` if they do not fit the model."""
     limit, longest = config.text.max_position_embeddings, config.canvas_length
     canvases = canvas_lengths or (longest,)
     if max(canvases) > longest:
@@ -141,7 +144,7 @@ def _points(
 
 
 def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
-    """`InputError` if a point needs more memory than there is; the model's weights may be lazy."""
+    """Raise `InputError` if a point needs more memory than there is. The model's weights may be lazy."""
     for prompt_tokens, canvas_length in points:
         try:
             check_fits(model, prompt_tokens, canvas_length, model.generation_config.prefill_step_size)
@@ -153,7 +156,7 @@ def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
 def _needed(
     model: DiffusionGemma, stored: dict[str, int], prompt_tokens: int, canvas_length: int, times: Times
 ) -> dict[str, cost.Cost]:
-    """Return what a step at this point needs, part by part."""
+    """Return the cost of a step at this point, part by part."""
     return cost.step_cost(
         model.config,
         stored,
@@ -165,7 +168,7 @@ def _needed(
 
 
 def _speeds(needed: dict[str, cost.Cost], times: Times) -> tuple[float, float]:
-    """GB/s and TFLOP/s that a step reaches, of what it needs."""
+    """Return GB/s and TFLOP/s that a step reaches, from the cost that it needs."""
     total = cost.total(needed)
     return total.nbytes / 1e9 / times.step, total.flop / 1e12 / times.step
 

@@ -1,8 +1,7 @@
-"""Random quantized weights of the real shapes, made as they are stored: no checkpoint, no float version.
+"""Random quantized weights in the real shapes, created in their stored form without a checkpoint.
 
-The weights mean nothing: such a model repeats the noise that it is shown, so the steps that it would need or
-the tokens that it would keep say nothing about the real one. A step costs what the real model's costs: every
-expert is chosen, and canvases stay as varied as noise.
+Such a model repeats its noise, so its steps per canvas and accepted tokens say nothing about the real model.
+But a step costs the same as a real one: every expert is chosen, and canvases stay as varied as noise.
 """
 
 from __future__ import annotations
@@ -25,22 +24,24 @@ from ..ops import on_gpu
 
 PREFIX = "synthetic:"
 
-_STD = 0.018  # what scales of 2**-(bits + 4) give, of weights that are not quantized
-# Norm weights that close a layer's branches. So small, 30 layers leave enough of a token for it to be the
-# likeliest one at its place. At 1, logits would be flat, and every step would take the dense way through the
-# soft embedding, which a real canvas leaves when it settles.
+_STD = 0.018  # deviation of weights that are not quantized; scales of 2**-(bits + 4) give the same
+# Norm weights at the end of a layer's branches. They are so small that after 30 layers each token is still
+# the likeliest at its position. At 1, logits would be flat, and every step would need the dense soft
+# embedding, which a real canvas does not need once it settles.
 _BRANCH_GAIN = 0.125
 _BRANCHES = (".post_attention_layernorm.weight", ".post_feedforward_layernorm.weight")
 
 
 def layers_of(name: str, layers: int | None) -> int | None:
-    """How many layers the synthetic model `name` gets; None when `name` is no synthetic model.
+    """Return the number of layers of the synthetic model `name`, or None if `name` is not synthetic.
 
-    Raises `InputError` for an unknown name, a bad number, or layers for a model that has its own.
+    Raises:
+        InputError: the name is unknown, the number is out of range, or the model is not synthetic but
+            `layers` is set.
     """
     if not name.startswith(PREFIX):
         if layers is not None:
-            raise InputError(f"--layers {layers}: only synthetic models take it, and {name} is none; drop it")
+            raise InputError(f"--layers {layers}: only for synthetic models, and {name} is not one; drop it")
         return None
     if name != PREFIX + "26b":
         raise InputError(f"{name!r} is unknown; random weights exist as {PREFIX}26b")
@@ -50,12 +51,12 @@ def layers_of(name: str, layers: int | None) -> int | None:
 
 
 def default_dtype() -> mx.Dtype:
-    """As loading has it: bfloat16, and float32 on MLX's CPU backend."""
+    """Return the dtype that loading uses: bfloat16, or float32 on MLX's CPU backend."""
     return mx.bfloat16 if on_gpu() else mx.float32
 
 
 def quantized_skeleton(config: ModelConfig, dtype: mx.Dtype = mx.bfloat16) -> DiffusionGemma:
-    """A model stored as the default recipe says, of lazy parameters that are not meant to be evaluated."""
+    """Return a model in the default recipe's storage. Its parameters are lazy. Do not evaluate them."""
     model = DiffusionGemma(config)
     model.set_dtype(dtype)
     recipe = RECIPES[DEFAULT_RECIPE]
@@ -69,10 +70,12 @@ def quantized_skeleton(config: ModelConfig, dtype: mx.Dtype = mx.bfloat16) -> Di
 
 
 def build(config: ModelConfig, seed: int, dtype: mx.Dtype) -> DiffusionGemma:
-    """A model of these shapes with evaluated weights: deviation 0.018, mean 0; norms and scalars 1 or 0.125.
+    """Return a model with evaluated weights: mean 0 and deviation 0.018, norms and scalars 1 or 0.125.
 
-    dtype: of activations, scales, biases and what is not quantized; scales and biases of the 26B take 1.6 GB
-    more in float32. Memory peaks at the weights and the largest of them once more.
+    Memory peaks at the size of all weights plus the largest one.
+
+    dtype: of activations, scales, biases and tensors that are not quantized. In float32, scales and biases of
+        the 26B need 1.6 GB more.
     """
     model = quantized_skeleton(config, dtype)
     rng = np.random.Generator(np.random.SFC64(seed))
@@ -90,12 +93,12 @@ def build(config: ModelConfig, seed: int, dtype: mx.Dtype) -> DiffusionGemma:
 
 
 def _values(name: str, shape: tuple[int, ...], bits: int | None, rng: np.random.Generator) -> mx.array:
-    """A tensor of the model. Bfloat16 holds these scales and biases exactly, so that the mean is 0."""
+    """Return a tensor of the model. Its scales and biases are exact in bfloat16, so the mean is 0."""
     kind = name.rpartition(".")[2]
     if bits is not None:
         if kind == "weight":
             return mx.array(rng.integers(0, 2**32, size=shape, dtype=np.uint32))
-        step = 2.0 ** -(bits + 4)  # of evenly distributed weights in a range 1/16 wide
+        step = 2.0 ** -(bits + 4)  # for uniform weights in a range of width 1/16
         return mx.full(shape, step if kind == "scales" else -step * (2**bits - 1) / 2)
     if len(shape) > 1:
         return mx.array(rng.uniform(-1, 1, size=shape).astype(np.float32) * (_STD * math.sqrt(3)))

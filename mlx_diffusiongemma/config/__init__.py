@@ -1,1 +1,1 @@
-"""The files config.json and generation_config.json, and the shapes that were released."""
+"""The files config.json and generation_config.json, and the released model's shapes."""

@@ -15,30 +15,30 @@ from .ranges import in_range
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# The released file's 256 is one canvas, which cuts most answers. It counts as not set.
+# The released file has 256, one canvas, which cuts most answers. It counts as not set.
 _RELEASED_MAX_NEW_TOKENS, MAX_NEW_TOKENS = 256, 2048
-# mlx-lm's; bounds the attention scores of a long prompt.
+# mlx-lm's value. It bounds the attention scores of a long prompt.
 PREFILL_STEP_SIZE = 2048
-# Older files nest what newer ones write flat; only the sampler has its own object in both.
+# Older files nest these values, newer ones do not. Only the sampler has an object in both.
 _NESTED = ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config")
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Sampler settings of a checkpoint. Defaults are the released one's, but for max_new_tokens.
+    """Sampler settings of a checkpoint. Entropies are in nats.
 
-    Entropies are in nats.
+    Defaults are those of the released checkpoint, except for max_new_tokens.
 
-    max_new_tokens: most tokens of a generation (prompt excluded). A file's 256 (one canvas, which cuts most
-        answers) counts as not set.
-    max_denoising_steps: most decoder passes per canvas.
+    max_new_tokens: maximum number of new tokens. 256 in a file counts as not set, because one canvas cuts
+        most answers.
+    max_denoising_steps: maximum number of decoder passes per canvas.
     t_min, t_max: the temperature falls linearly from t_max (first step) to near t_min (last step).
     entropy_bound: a step accepts the most certain positions while the entropies before each sum to at most
         this.
-    stability_threshold: number of steps in a row that must repeat the argmax canvas before stopping.
+    stability_threshold: number of steps in a row that must repeat the argmax canvas before it is finished.
     confidence_threshold: mean entropy below which a stable canvas is finished.
     eos_token_id: ids that end the generation.
-    prefill_step_size: tokens per encode pass over a prompt; fewer take less memory.
+    prefill_step_size: tokens per encode pass over a prompt. Fewer need less memory.
     """
 
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -53,7 +53,7 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, values: Any, eos_token_id: tuple[int, ...] = eos_token_id) -> Self:
-        """Build from the parsed generation_config.json. `eos_token_id` serves a file that has none."""
+        """Return the settings of a parsed generation_config.json. eos_token_id: used if it has none."""
         read = JsonObject(values, "", "generation_config.json")
         flat = dict(read.values)
         for name in _NESTED:
@@ -62,7 +62,7 @@ class GenerationConfig:
         if flat.get("_cls_name", "EntropyBoundSamplerConfig") != "EntropyBoundSamplerConfig":
             raise ConfigError(
                 f"generation_config.json: sampler_config is a {flat['_cls_name']}; "
-                "this package has the EntropyBoundSamplerConfig only"
+                "this package has only EntropyBoundSamplerConfig"
             )
         settings = {k: v for k, v in flat.items() if k in _NAMES}
         if settings.get("max_new_tokens") == _RELEASED_MAX_NEW_TOKENS:
@@ -74,14 +74,15 @@ class GenerationConfig:
 
     @classmethod
     def load(cls, directory: str | Path, eos_token_id: tuple[int, ...] = eos_token_id) -> Self:
-        """Read `directory`/generation_config.json. Without the file, defaults with these stop ids."""
+        """Read `directory`/generation_config.json. Without the file, return defaults with these stop ids."""
         path = Path(directory) / "generation_config.json"
         return cls.from_dict(read_json(path) if path.exists() else {}, eos_token_id)
 
     def override(self, **changes: Any) -> Self:
-        """Return a copy with `changes`. None keeps a value.
+        """Return a copy with `changes`. None leaves a setting unchanged.
 
-        Raises `InputError` for an unknown name and a value out of range.
+        Raises:
+            InputError: a name is unknown, or a value is out of range.
         """
         checked: dict[str, Any] = {}
         for name, value in changes.items():

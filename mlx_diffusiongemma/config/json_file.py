@@ -1,4 +1,4 @@
-"""JSON files, read value by value, so that an error names file and key."""
+"""Reads JSON files value by value, so that errors name file and key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .ranges import integer
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises `ConfigError` when it is missing or broken."""
+    """Return the contents of a JSON file. Raise `ConfigError` if it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
 
 
 class JsonObject:
-    """One object of a file; `where` is its place in it, for messages."""
+    """One object of a file. `where` is its place in the file, for messages."""
 
     def __init__(self, values: Any, where: str, file: str = "config.json"):
         if not isinstance(values, dict):
@@ -39,8 +39,8 @@ class JsonObject:
             raise ConfigError(f"{self.name(key)} is missing (needed {needed_for})")
         value = integer(self.values[key], 1, 2**31 - 1)
         if value is None:
-            found = shown(self.values[key])
-            raise ConfigError(f"{self.name(key)} must be a positive integer below 2**31, found {found}")
+            actual = shown(self.values[key])
+            raise ConfigError(f"{self.name(key)} must be a positive integer below 2**31, found {actual}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -54,7 +54,7 @@ class JsonObject:
 
 
 def token_ids(value: Any, name: str) -> tuple[int, ...]:
-    """Return a token id or a list of them (NumPy's integers, too) as a tuple. `InputError` for neither."""
+    """Return a token id, or an iterable of them, as a tuple. Raise `InputError` for anything else."""
     several = isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
     items = tuple(value) if several else (value,)
     ids = [token for item in items if (token := integer(item, 0, 2**31 - 1)) is not None]

@@ -1,8 +1,8 @@
-"""Reads config.json, in both dialects that exist.
+"""Reads config.json, in both of its dialects.
 
-Google's file spells the shape of full-attention layers as `global_head_dim` and
-`num_global_key_value_heads`; Transformers >= 5.23 saves the same as `per_layer_config`. Sizes are
-never guessed: a missing one is a `ConfigError` that names the key.
+Google's file has `global_head_dim` and `num_global_key_value_heads` for layers with full attention.
+Transformers >= 5.23 saves them as `per_layer_config`. Sizes are never guessed: if one is missing, a
+`ConfigError` names its key.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .json_file import JsonObject, read_json, token_ids
 logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "diffusion_gemma"
-_EOS_TOKEN_ID = 1  # where a file names none, as in Transformers
+_EOS_TOKEN_ID = 1  # default, as in Transformers
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-# What Transformers or mlx-vlm writes into every file and no forward pass reads.
+# Keys that Transformers or mlx-vlm write into every file. No warning is logged for them.
 _BOOKKEEPING = set(
     """
     transformers_version architectures dtype torch_dtype model_type _name_or_path id2label label2id
@@ -39,7 +39,7 @@ _BOOKKEEPING = set(
 
 @dataclass(frozen=True)
 class RopeParameters:
-    """Rotary embedding of one layer type: `rotated` is the share of each head that turns."""
+    """Rotary embedding of one layer type. `rotated` is the share of each head that is rotated."""
 
     theta: float
     rotated: float
@@ -47,7 +47,7 @@ class RopeParameters:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Shapes of the one stack of layers that both encodes and decodes (Hugging Face names).
+    """Shapes of the stack of layers, which both encodes and decodes. Names are Hugging Face's.
 
     `head_dims[i]`, `kv_heads[i]` and `layer_types[i]` belong to layer i.
     """
@@ -71,7 +71,7 @@ class TextConfig:
 
     @classmethod
     def from_dict(cls, values: Any) -> TextConfig:
-        """Builds from config.json's `text_config`; `ConfigError` names a missing or bad key."""
+        """Return the shapes in config.json's `text_config`. Raise `ConfigError` for a missing or bad key."""
         read = JsonObject(values, "text_config")
         activation = values.get("hidden_activation", "gelu_pytorch_tanh")
         if activation != "gelu_pytorch_tanh":
@@ -127,7 +127,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Values of config.json that the text path needs. `quantization` is its block of that name, or None."""
+    """Values of config.json that the text path needs. `quantization` is the block of that name, or None."""
 
     text: TextConfig
     canvas_length: int
@@ -136,18 +136,18 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Any) -> ModelConfig:
-        """Builds from the parsed config.json; `ConfigError` names what is missing or wrong."""
+        """Return the values of a parsed config.json. Raise `ConfigError` for a missing or bad key."""
         read = JsonObject(values, "")
         if values.get("model_type") != MODEL_TYPE:
             raise ConfigError(
                 f"{read.name('model_type')} is {values.get('model_type')!r}; "
-                "this package runs 'diffusion_gemma' only"
+                "this package runs only 'diffusion_gemma'"
             )
         if "text_config" not in values:
             raise ConfigError(f"{read.name('text_config')} is missing (needed to build the model)")
         text = TextConfig.from_dict(values["text_config"])
         _report_unknown(values, "", set())
-        # Transformers saves it in text_config only.
+        # Transformers saves it only in text_config.
         named = (values.get("eos_token_id"), values["text_config"].get("eos_token_id"))
         eos = next((value for value in named if value is not None), _EOS_TOKEN_ID)
         return cls(
@@ -159,12 +159,12 @@ class ModelConfig:
 
     @classmethod
     def load(cls, directory: str | Path) -> ModelConfig:
-        """Reads `directory`/config.json; `ConfigError` when it is missing, unreadable or incomplete."""
+        """Read `directory`/config.json. Raise `ConfigError` if it is missing, unreadable or incomplete."""
         return cls.from_dict(read_json(Path(directory) / "config.json"))
 
 
 def _quantization(values: dict[str, Any]) -> dict[str, Any] | None:
-    """The quantization block, under either of its names; an empty one counts as none."""
+    """Return the quantization block, under either of its names, or None if it is empty or missing."""
     for name in ("quantization", "quantization_config"):
         if values.get(name):
             return JsonObject(values[name], name).values
@@ -185,7 +185,7 @@ def _layer_types(read: JsonObject, layers: int) -> tuple[str, ...]:
 def _attention_shapes(
     read: JsonObject, layer_types: tuple[str, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(head_dim, key-value heads) of each layer, from whichever dialect the file speaks."""
+    """Return head_dim and the number of key-value heads of each layer, from either dialect."""
     overrides = read.values.get("per_layer_config")
     if overrides is not None and not isinstance(overrides, dict):
         raise ConfigError(f"{read.name('per_layer_config')} must be an object, found {overrides!r}")
@@ -193,7 +193,7 @@ def _attention_shapes(
     head_dims, kv_heads = [], []
     for i, kind in enumerate(layer_types):
         if i in per_layer:
-            # A value that equals the shared one is not repeated per layer.
+            # Transformers omits a layer's value if it equals the shared one.
             layer = JsonObject({**read.values, **per_layer[i]}, f"text_config.per_layer_config.{i}")
             head_dims.append(layer.size("head_dim", f"to build attention of layer {i}"))
             kv_heads.append(layer.size("num_key_value_heads", f"to build attention of layer {i}"))
@@ -209,7 +209,7 @@ def _attention_shapes(
 
 
 def _by_layer(read: JsonObject, overrides: dict[str, Any], layers: int) -> dict[int, dict[str, Any]]:
-    """`per_layer_config` by layer number; Transformers pads its keys with zeros ("05")."""
+    """Return `per_layer_config` by layer number. Transformers pads its keys with zeros ("05")."""
     by_layer = {}
     for key, values in overrides.items():
         if not re.fullmatch("[0-9]{1,4}", key) or int(key) >= layers:
@@ -227,10 +227,10 @@ def _rope_parameters(read: JsonObject) -> dict[str, RopeParameters]:
     rope = {}
     for kind, rope_type in ((SLIDING, "default"), (FULL, "proportional")):
         one = JsonObject(parameters.get(kind, {}), f"text_config.rope_parameters.{kind}")
-        found = one.values.get("rope_type", rope_type)
-        if found != rope_type or one.number("factor", 1.0) != 1.0:
+        actual = one.values.get("rope_type", rope_type)
+        if actual != rope_type or one.number("factor", 1.0) != 1.0:
             raise ConfigError(
-                f"{one.name('rope_type')} is {found!r} (scaled or not); only plain {rope_type!r} exists"
+                f"{one.name('rope_type')} is {actual!r} (scaled or not); only plain {rope_type!r} exists"
             )
         if "rope_theta" not in one.values:
             raise ConfigError(f"{one.name('rope_theta')} is missing (needed to rotate queries and keys)")

@@ -1,4 +1,4 @@
-"""Ranges of settings and arguments, and the one check of them."""
+"""Ranges of settings and arguments, and the check of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ _RANGES: dict[str, tuple[type, Any, Any]] = {
 
 
 def integer(value: Any, low: int, high: int) -> int | None:
-    """`value` if it is an integer from `low` to `high`, and None otherwise. NumPy's count, bool does not."""
+    """Return `value` if it is an integer from `low` to `high`, otherwise None.
+
+    NumPy's integers are accepted. bool is not.
+    """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:
@@ -46,7 +49,12 @@ def integer(value: Any, low: int, high: int) -> int | None:
 
 
 def in_range(name: str, value: Any, label: str | None = None) -> Any:
-    """Return `value` in the type of `name`. NumPy's scalars count as numbers. label: its name in errors."""
+    """Return `value` in the type of `name`. Raise `InputError` if it is out of range.
+
+    NumPy's scalars are accepted.
+
+    label: name in the message.
+    """
     kind, low, high = _RANGES[name]
     number: Any = math.nan
     if not isinstance(value, (bool, str)):

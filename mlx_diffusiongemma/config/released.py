@@ -1,13 +1,13 @@
-"""Facts that no file says: the shapes of the released 26B model, and the quantizations that MLX has."""
+"""The shapes of the released 26B model, and the quantizations that MLX supports."""
 
 from __future__ import annotations
 
 from .model import FULL, SLIDING, ModelConfig
 
 REAL_LAYERS = 30
-_LAYERS_PER_FULL = 6  # five sliding ones, then one with full attention
+_LAYERS_PER_FULL = 6  # five sliding layers, then one with full attention
 
-# mode -> (bits, group sizes) that MLX has
+# mode -> (bits, group sizes) that MLX supports
 QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "affine": ((1, 2, 3, 4, 5, 6, 8), (32, 64, 128)),
     "mxfp4": ((4,), (32,)),
@@ -17,7 +17,7 @@ QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 
 def real_config(layers: int = REAL_LAYERS) -> ModelConfig:
-    """Shapes of google/diffusiongemma-26B-A4B-it, or of its first `layers` layers."""
+    """Return the config of google/diffusiongemma-26B-A4B-it, or of its first `layers` layers."""
     kinds = [FULL if i % _LAYERS_PER_FULL == _LAYERS_PER_FULL - 1 else SLIDING for i in range(layers)]
     return ModelConfig.from_dict(
         {

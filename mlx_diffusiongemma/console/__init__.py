@@ -1,1 +1,1 @@
-"""Text for terminals that is not a view: tables, progress bars, messages of one line."""
+"""Tables, progress bars and one-line messages for terminals."""

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, for people: none where stderr is a file or a pipe."""
+"""Progress bars on stderr. They are hidden if stderr is a file or a pipe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from tqdm import tqdm
 
 
 def bar(description: str, **settings: Any) -> Any:
-    """A `tqdm` bar, with its settings."""
+    """Return a `tqdm` bar with these settings."""
     watched = sys.stderr is not None and sys.stderr.isatty()
     return tqdm(desc=description, disable=not watched, file=sys.stderr, **settings)

@@ -1,4 +1,4 @@
-"""Text in columns, sizes in bytes."""
+"""Text in columns, and sizes in bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def aligned(lines: Iterable[Sequence[str]], left: int) -> str:
-    """Columns two spaces apart, the first `left` of them flush left, the others flush right."""
+    """Return lines in columns two spaces apart. The first `left` are flush left, the others flush right."""
     lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
