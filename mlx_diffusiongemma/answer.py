@@ -144,8 +144,8 @@ class Answer:
             )
         if EMPTY in committed.tries.remarks:
             yield (
-                "no answer in this canvas, also with other noise; ask for a sentence, or hold it to a schema "
-                "or regex"
+                "no answer in this canvas, also with other noise; ask for a sentence, or use a schema or "
+                "regex"
             )
         if self.finish_reason != "length":
             return

@@ -146,7 +146,7 @@ def generate_batch(
 ) -> list[Generation]:
     """Return one `Generation` for each prompt, denoised together. See `generate` for the other arguments.
 
-    Up to rounding, each text is the one that its prompt gives alone with the same seed. To ask one generation
+    Up to rounding, each text is the one that its prompt gives alone with the same seed. Asking one generation
     for its next block runs every unfinished generation of its batch. Shorter prompts are padded on the left.
     A row that has ended costs nothing from the next block on. A row's statistics count its share of the time.
 

@@ -127,7 +127,7 @@ def untyped(city):
         ([{"role": "user", "content": ["hi"]}], {}, "message 0 has a content part of type 'str'"),
         ([USER, "hi"], {}, "message 1 is str"),
         ([USER, 3], {}, "message 1 is int"),
-        ([MAIN, USER], {"system": "brief"}, "system: the messages already hold"),
+        ([MAIN, USER], {"system": "brief"}, "system: the messages already have"),
         ("hi", {"system": 3}, "system: found int"),
         ([5, True], {}, "item 1 is bool True"),
         ([True], {}, "item 0 is bool True"),

@@ -86,8 +86,8 @@ class Batch:
     def run(self) -> Generator[Event, None, None]:
         """Yield an event after each chunk of prefill, each denoising step and each round of canvases.
 
-        Closing the generator between two events leaves prefix and prompt cache valid, with everything that
-        was encoded. The caller's time between two events is not counted.
+        Closing the generator between two events keeps prefix and prompt cache valid, with all encoded tokens.
+        The caller's time between two events is not counted.
         """
         with wired_limit():
             active = [row for row in self.rows if not row.closed]
@@ -221,7 +221,7 @@ class Batch:
         return cache
 
     def _append(self, active: list[Row], running: list[Row], prefix: PrefixCache) -> PrefixCache:
-        """Return `prefix` of the rows that are `running`, with their committed canvases encoded."""
+        """Return the prefix of the rows in `running`, with their committed canvases encoded."""
         chunk_size = self.settings.prefill_step_size
         canvases = [row.canvas.ids for row in running if row.canvas is not None]
         if self._cache is not None:

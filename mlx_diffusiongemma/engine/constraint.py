@@ -14,7 +14,7 @@ class Best(Protocol):
     """The model's opinion on single positions of a canvas."""
 
     def __call__(self, position: int, allowed: np.ndarray) -> int:
-        """Return the likeliest of the allowed tokens, bool `[V]`."""
+        """Return the likeliest token at `position` among those that `allowed`, bool `[V]`, marks."""
         ...
 
     def scores(self, position: int) -> np.ndarray:

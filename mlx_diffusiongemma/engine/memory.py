@@ -64,7 +64,7 @@ def memory_needed(
 
     - Attention: rows * keys * (itemsize * heads + 1) bytes of scores and mask in the most expensive layer, as
       if MLX never fused them. (On Metal it rarely fuses heads as wide as these.) A sliding layer has at most
-      512 rows at a time, as keys its window, and one more copy of K and V.
+      512 rows at a time, its window as keys, and one more copy of K and V.
     - Experts: rows * top_k * (itemsize * 3 * (hidden + moe_intermediate) + 4 * hidden) bytes. These are the
       input before and after sorting, gate, up and their product, the output, and the weighted output in 4
       bytes.

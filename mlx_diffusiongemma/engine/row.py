@@ -226,7 +226,7 @@ class Row:
         return committed
 
     def _canvas(self, number: int) -> Canvas:
-        """The canvas as constraint `number` sees it."""
+        """Return the current canvas for constraint `number`."""
         assert self.canvas is not None
         return Canvas(
             written=self.written,

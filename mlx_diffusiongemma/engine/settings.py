@@ -124,9 +124,9 @@ class Settings(GenerationConfig):
 _NAMES = tuple(SettingsDict.__annotations__)
 # part -> the methods that it must have
 _PARTS = {
-    "sampler": "the methods accept and renoise (EntropyBound(0.1), say); t_max and t_min set a temperature",
-    "schedule": "a function of step and steps (LinearSchedule(0.4, 0.8), say)",
-    "stop": "a stop rule or several (StableAndConfident(1, 0.005), say); eos_token_id ends an answer",
+    "sampler": "the methods accept and renoise (like EntropyBound(0.1)); t_max and t_min set a temperature",
+    "schedule": "a function of step and steps (such as LinearSchedule(0.4, 0.8))",
+    "stop": "a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends an answer",
 }
 # part -> the settings that it replaces
 _REPLACED = {
@@ -197,7 +197,7 @@ def _check_traceable(name: str, part: Any) -> None:
     except TypeError as error:
         raise InputError(
             f"{name}: {shown(part)} is traceable and must be hashable ({error}); "
-            "make it a frozen dataclass, say"
+            "for example, make it a frozen dataclass"
         ) from error
 
 

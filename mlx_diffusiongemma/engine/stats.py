@@ -77,7 +77,7 @@ class Stats:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens that were not cached over the time to encode them."""
+        """Encoded prompt tokens, without cached ones, over the time to encode them."""
         return _ratio(self.prompt_tokens - self.cached_tokens, self.prefill_seconds)
 
     def to_dict(self) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _accepted(sampler: Sampler, proposal: Proposal, noise: mx.array, state: Canv
 
 
 def _stopped(state: CanvasState, rule: StopRule, index: int) -> CanvasState:
-    """Return `state` with the rows ended that stop rule `index` chooses."""
+    """Return `state` after stop rule `index` has ended the rows that it chooses."""
     name = f"stop: {name_of(rule)}"
     with named(name):
         rows = rule(state)

@@ -69,7 +69,7 @@ def fill(
 ) -> Filling:
     """Fill the holes of a text, and leave the rest of it unchanged.
 
-    A hole of open length must fit in one canvas. To find its length takes one step per possible length and up
+    A hole of open length must fit in one canvas. Finding its length takes one step per possible length and up
     to 16 more steps for each of the best 4. `stats.denoising_steps` includes all of them.
 
     Args:

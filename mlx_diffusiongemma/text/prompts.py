@@ -50,7 +50,7 @@ def checked_messages(items: Sequence[Any], system: str | None = None) -> list[di
     if not isinstance(system, str):
         raise InputError(f"system: found {type(system).__name__}; give text")
     if any(message["role"] in ("system", "developer") for message in messages):
-        raise InputError("system: the messages already hold a system message; give one of the two")
+        raise InputError("system: the messages already have a system message; give one of the two")
     return [{"role": "system", "content": system}, *messages] if system.strip() else messages
 
 
