@@ -111,7 +111,7 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
             {"draft": "yes " * 64, "max_new_tokens": 64},
             "draft: .* tokens with its end, but max_new_tokens is 64",
         ),
-        ({"noise_level": 0.5}, "noise_level 0.5 says how much of a draft to replace; give draft, too"),
+        ({"noise_level": 0.5}, "noise_level 0.5 is the share of a draft to replace; also give draft"),
         ({"draft": "yes", "noise_level": 0}, "noise_level must be a number from 1e-06 to 1, found 0"),
         ({"draft": "yes", "noise_level": 1.01}, "noise_level must be a number from 1e-06 to 1"),
         ({"draft": "yes", "noise_level": math.nan}, "noise_level must be a number from 1e-06 to 1"),

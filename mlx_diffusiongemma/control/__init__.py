@@ -1,1 +1,1 @@
-"""What a canvas may hold: budget, guards, drafts, grammars, templates."""
+"""Constraints on canvases: pins, thinking budget, guards, drafts and grammars."""

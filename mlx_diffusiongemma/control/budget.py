@@ -1,4 +1,4 @@
-"""The thinking budget: close a thought that grows too long, so that an answer follows."""
+"""The thinking budget: closes a thought that grows too long, so that an answer follows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..text.tokenizer import Tokenizer
 
 
 def answer_reserve(settings: Settings, canvas_length: int) -> int:
-    """Return the number of max_new_tokens that a limited thought leaves for the answer."""
+    """Return the number of tokens that a limited thought leaves for the answer."""
     if settings.answer_reserve is not None:
         return settings.answer_reserve
     return max(1, min(settings.max_new_tokens // 4, canvas_length))
 
 
 class Thought(NamedTuple):
-    """The thought of a canvas whose answer has not begun.
+    """The thought in a canvas before the answer has begun.
 
-    end: position behind the thought, where the answer goes on; None if all of the canvas is thought.
+    end: position after the thought, where the answer begins. None if the whole canvas is thought.
     prefix: ids that the canvas must begin with instead, or None.
     """
 
@@ -33,11 +33,14 @@ class Thought(NamedTuple):
 
 
 class ThinkingBudget:
-    """Limit the thought of one row, and make sure that something follows it.
+    """Constraint that limits the thought of one row, and makes sure that an answer follows it.
 
-    start: the parser where the prompt ends, perhaps inside a thought. thinking: the model was asked to think.
-    tokens: most tokens of thought text that the row may add; None: no limit of its own. reserve: number of
-    the `most` ids of the row that the thought leaves for the answer.
+    Args:
+        start: the channel parser at the end of the prompt, which may be inside a thought.
+        thinking: True if the prompt asks for a thought.
+        tokens: maximum number of tokens of thought text. None for no limit except `reserve`.
+        reserve: number of ids that the thought must leave for the answer.
+        most: maximum number of ids of the row.
     """
 
     needs_logits = True
@@ -58,26 +61,26 @@ class ThinkingBudget:
             raise InputError("thinking_budget: this tokenizer has no <|channel> and <channel|>; leave it out")
         self.tokenizer, self.start, self.spec, self.thinking = tokenizer, start, spec, thinking
         self.tokens, self.most = tokens, most
-        self.forced_at: int | None = None  # place of the delimiter that closed a thought, among all ids
+        self.forced_at: int | None = None  # index among all ids of the delimiter that closed a thought
         self._open, self._close = special.channel_open, special.channel_close
-        # Ids from the start to the text of a thought. A header that has begun is finished.
+        # Ids from the start to the text of a thought. They complete a header that has begun.
         header, begun = "thought\n", start.header.lstrip(" \t")
         if start.in_header and header.startswith(begun):
             header = header[len(begun) :]
         self._opening = [] if start.in_thought else [self._open]
         if start.in_header or not start.in_thought:
             self._opening += tokenizer.encode(header)
-        # Latest place of the closing delimiter. The end of a thought that the prompt opened needs its place,
-        # whatever the answer wants.
+        # Last index for the closing delimiter. A thought that the prompt opened needs room for it, even at a
+        # cost to the answer's reserve.
         last = most - reserve - 1
         self.last = max(last, len(self._opening)) if start.in_thought else last
-        self._text = np.ones(spec.vocab_size, dtype=bool)  # the tokens that show
+        self._text = np.ones(spec.vocab_size, dtype=bool)  # True for tokens that are text
         self._text[[token for token in tokenizer.hidden_ids if token < spec.vocab_size]] = False
         self._channels = _Channels(start)
 
     @property
     def least(self) -> int:
-        """Fewest tokens that must stand before the answer."""
+        """Minimum number of tokens before the answer."""
         return len(self._opening) + 1 if self.start.in_thought else 0
 
     def begin(self, written: Sequence[int]) -> Mapping[int, int]:
@@ -109,14 +112,14 @@ class ThinkingBudget:
         return Redo(ids, plan=len(canvas.written) + position, by="budget")
 
     def closes(self, prefix: Sequence[int]) -> bool:
-        """True if `prefix` ends a thought."""
+        """Return True if `prefix` ends a thought."""
         return list(prefix[-1:]) == [self._close]
 
     def thought(self, canvas: Canvas) -> Thought:
-        """Find the thought before an answer that a grammar holds and that has not begun.
+        """Return the thought before an answer with a grammar that has not begun.
 
-        Only text counts as thought here, behind a header that says so. Readers could tell nothing else from
-        an answer.
+        Only text after a thought's header counts as thought. A reader could not tell anything else from an
+        answer.
         """
         written, ids = canvas.written, canvas.ids
         opening = [] if written else self._opening
@@ -132,26 +135,29 @@ class ThinkingBudget:
         return Thought(None)
 
     def _due(self, written: Sequence[int]) -> list[int]:
-        """Ids that the next canvas must begin with: a delimiter that is due, or nothing."""
+        """Return the ids that the next canvas must begin with: a closing delimiter if due, or nothing."""
         if not written and self.tokens == 0 and (self.thinking or self.start.in_thought):
             return [*self._opening, self._close] if self.last >= len(self._opening) else []
         return [self._close] if self._is_due(self._channels, len(written)) else []
 
     def _forced_at(self, canvas: Canvas) -> int | None:
-        """Place of the delimiter that closed a thought so far, or None."""
+        """Return the index of the delimiter that closed a thought so far, or None."""
         if canvas.plan is not None:
             return int(canvas.plan)
         due = self._due(canvas.written)
         return len(canvas.written) + len(due) - 1 if due else self.forced_at
 
     def _is_due(self, channels: _Channels, place: int) -> bool:
-        """True if a thought is open that has to be closed at `place`. Its header may still be finished."""
+        """Return True if an open thought has to be closed at index `place`. A header is completed first."""
         parser = channels.parser
         spent = self.tokens is not None and channels.thought_tokens >= self.tokens and not parser.in_header
         return parser.in_thought and (spent or place >= self.last)
 
     def _is_unfit(self, channels: _Channels, place: int, token: int, forced_at: int | None) -> bool:
-        """True if `token` cannot stand outside a thought: another thought without room, or no answer."""
+        """Return True if `token` may not follow here, outside a thought.
+
+        It would open a thought without room for it, or leave the row without an answer.
+        """
         late = place >= self.last if forced_at is None else place > forced_at
         if token == self._open:
             return late
@@ -162,7 +168,7 @@ class ThinkingBudget:
         return place == self.most - 1 and not self._shows(token)
 
     def _word(self, position: int, best: Best) -> int:
-        """Return the likeliest token there that shows."""
+        """Return the likeliest visible token at `position`."""
         allowed = self._text.copy()
         while True:
             token = best(position, allowed)
@@ -175,7 +181,7 @@ class ThinkingBudget:
 
 
 class _Channels:
-    """Channels of the ids of a row, as far as they were added."""
+    """Channels of the ids of a row so far."""
 
     def __init__(self, start: ChannelParser):
         self.parser = start.copy()
@@ -193,5 +199,5 @@ class _Channels:
 
     @property
     def answered(self) -> bool:
-        """True if there is some of an answer, or a tool call, even an open one."""
+        """True if an answer or a tool call has begun."""
         return self._delivered or self.parser.in_call

@@ -1,9 +1,9 @@
-"""From anywhere in a text to an end that its grammar accepts, in few tokens.
+"""Finds a short completion: few tokens from anywhere in a text to an end that its grammar accepts.
 
-A grammar says of each token only whether it may come next, so this is a search over copies of its
-matcher. It is best-first, and what it prefers is rough: fewer open brackets, fewer tokens, and states that
-look unlike those seen before. Two states look alike when they allow the same tokens; a string that still
-lacks ten characters looks like one that lacks nine, so alike states are put off, not dropped.
+A grammar only says which tokens may come next, so this is a best-first search over copies of its matcher.
+The order is a rough guess. It prefers few open brackets, few tokens, and states that look new. Two states
+look alike if they allow the same tokens. A string that lacks ten characters then looks like one that lacks
+nine, so states that look alike are delayed, not dropped.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from .grammar import Grammar
 
 _OPEN, _CLOSE, _MARKS = b"{[(", b"}])", (b",", b"{", b"[", b"}", b"]", b":")
 
-# Whether the text before the path ended within quotes, no matcher says, but what follows may show it.
-# A bracket, comma or colon before the quote opens a text: `["}"]`.
+# A matcher does not tell if the text before the path ended within quotes, but the next bytes may show it. A
+# bracket, comma or colon before the quote opens a string: `["}"]`.
 _CLOSING_QUOTE, _AFTER_STRING = re.compile(rb'[^"\[{,:]*"[:,}\]]'), (b":", b",", b"}", b"]")
 
 
 class _Effort(NamedTuple):
-    """How a search goes about it.
+    """Limits and preferences of one search.
 
-    states: to look at, in all. alike: of those that look alike after as many bytes. broad: try all bytes.
-    quoted: whether to take it that the text before ended within quotes. passed: the worth of being past a key
-    or an item, so that a long object is not begun again for every difficulty near its end.
+    states: maximum number of states.
+    alike: maximum number of states that look alike after the same number of bytes.
+    broad: try all bytes.
+    quoted: assume that the text before the path ended within quotes.
+    passed: bonus for each key or item passed, so that a difficulty near the end of a long object does not
+        restart the object.
     """
 
     states: int
@@ -44,7 +47,7 @@ class _Effort(NamedTuple):
     passed: float = 0.5
 
 
-# The last goes ever deeper, which ends where the same keys are nested, and nowhere in a recursive grammar.
+# The last one goes deeper and deeper. It reaches an end if keys are nested, but not in a recursive grammar.
 _EFFORTS = (
     _Effort(400, 1, False, False),
     _Effort(400, 1, False, True),
@@ -52,16 +55,16 @@ _EFFORTS = (
     _Effort(2000, 1, False, False, passed=3.0),
 )
 
-# Where more tokens than this are allowed, a few stand for all.
+# If more tokens than this are allowed, a few represent all of them.
 _MANY = 256
 
-# What it costs to take the second choice instead of the first, to open a bracket that need not be, to look
-# the same after a step, and to do so further down than ever.
+# Costs of a step: for each rank below the first choice, for each unneeded bracket that it opens, for a state
+# that looks the same, and for one that does so deeper than before.
 _DISCREPANCY, _OPENING, _STALE, _RECURSION = 0.5, 1.0, 0.005, 1.0
 
 
 class _Within(NamedTuple):
-    """The state within quotes: brackets mean nothing there. escaped: a backslash came last."""
+    """Position relative to quotes. Within them, brackets do not count. escaped: after a backslash."""
 
     quoted: bool
     escaped: bool = False
@@ -71,19 +74,19 @@ class _State(NamedTuple):
     matcher: LLMatcher
     path: tuple[int, ...]
     size: int  # bytes of the path
-    depth: float  # brackets that the path opened, less those that it closed; a quote is half a bracket
+    depth: float  # opened less closed brackets of the path; a quote is half a bracket
     mask: bytes
     look: int  # hash of the mask
-    free: bool  # whether nearly anything may be written
+    free: bool  # True if nearly any text may follow
     within: _Within
     trail: frozenset[tuple[int, float]]  # looks and depths on the path since the last mark
-    looks: frozenset[int]  # of the whole path
-    deepest: float  # of the whole path
-    hinted: tuple[tuple[int, ...], ...]  # the last hints on the path: they get on without a change of looks
+    looks: frozenset[int]  # on the whole path
+    deepest: float  # on the whole path
+    hinted: tuple[tuple[int, ...], ...]  # last hints on the path, which progress without a new look
 
 
 class _Lead(NamedTuple):
-    """The effect of a step where a state looked the same. Knowing it saves the copy of a matcher."""
+    """Effect of a step from a state with the same look. It saves a copy of the matcher."""
 
     look: int
     size: int
@@ -91,9 +94,9 @@ class _Lead(NamedTuple):
 
 
 def shortest_completion(matcher: LLMatcher, grammar: Grammar, at_most: int) -> list[int] | None:
-    """Ids that take `matcher`, which stays as it is, to an end of its grammar, and a stop id.
+    """Return ids that take `matcher` to an end of its grammar, and a stop id. `matcher` does not change.
 
-    Few, though perhaps not the fewest. None when none of at most `at_most` ids was found.
+    They are few, but perhaps not the fewest. None if no path of at most `at_most` ids was found.
     """
     if at_most < 1 or matcher.is_error():
         return None
@@ -103,25 +106,25 @@ def shortest_completion(matcher: LLMatcher, grammar: Grammar, at_most: int) -> l
         if path is not None:
             return [*_respelled(matcher, grammar, path), grammar.vocabulary.stop]
         if search.cut and effort.quoted:
-            break  # the way is too long, not too hard to find
+            break  # every path is too long
     return None
 
 
 class _Search:
     def __init__(self, matcher: LLMatcher, grammar: Grammar, at_most: int, effort: _Effort):
         self.matcher, self.grammar, self.at_most, self.effort = matcher, grammar, at_most, effort
-        self.alike: Counter[tuple[object, ...]] = Counter()  # states, by what tells them apart
+        self.alike: Counter[tuple[object, ...]] = Counter()  # number of states of each kind
         self.leads: dict[tuple[int, tuple[int, ...]], _Lead] = {}
-        self.cut = False  # whether some path was given up for its length
+        self.cut = False  # True if a path was dropped for its length
 
     def run(self) -> tuple[int, ...] | None:
-        """The path to an end; None when none was found."""
+        """Return the path to an end, or None."""
         first = self._reached(None, ())
         if first is None or first.matcher.is_accepting():
             return first and first.path
         best: tuple[int, ...] | None = None
         order = count()
-        # Cost so far, what breaks ties (the longer path), where from, step.
+        # Cost so far, two tie-breakers (the longer path first), origin, step.
         queue: list[tuple[float, int, int, _State, tuple[int, ...]]] = []
         self._push(queue, order, 0.0, first)
         looked, most = 1, self.effort.states
@@ -137,7 +140,7 @@ class _Search:
             if state is None:
                 continue
             if state.matcher.is_accepting():
-                # Something shorter may be near: the first choices were guesses.
+                # A shorter path may be near, because the first choices were guesses.
                 most = min(most, looked + 32) if best is None else most
                 best, self.at_most = state.path, len(state.path)
                 continue
@@ -161,16 +164,16 @@ class _Search:
             heappush(queue, (price, -len(state.path), next(order), state, step))
 
     def _promise(self, state: _State, step: tuple[int, ...]) -> tuple[int, float, int]:
-        """Steps with the least of this are tried first: whether it changes nothing, how deep it leads."""
+        """Return a sort key for steps, best first: staleness, change of depth, length."""
         spelled = self.grammar.vocabulary.spelling(step)
         lead = self.leads.get((state.look, step))
         deeper, within = _deeper(spelled, state.within)
         if lead is not None:
             deeper = lead.depth
         if deeper < 0 or (spelled[0] == ord(",") and not state.within.quoted):
-            return 0, deeper, -_MANY  # what closes, and what goes on to the next item
+            return 0, deeper, -_MANY  # a step that closes, or goes on to the next item
         stale = 2 if within.escaped or step in state.hinted else self._stale(state, lead)
-        # Among what changes nothing, the longest is of most use.
+        # If steps do not change the look, the longest is the most useful.
         return (
             stale,
             deeper + (spelled[0] >= 128),
@@ -178,7 +181,7 @@ class _Search:
         )
 
     def _stale(self, origin: _State, lead: _Lead | None) -> int:
-        """2 where a step leaves the look, 1 where its look was there before on the path, else 0."""
+        """Return 2 if a step keeps the look, 1 if the path had its look before, otherwise 0."""
         if lead is None:
             return 0
         if lead.look == origin.look and lead.depth == 0:
@@ -196,7 +199,7 @@ class _Search:
         return (*origin.hinted, step)[-2:] if step in self.grammar.hints else origin.hinted
 
     def _reached(self, origin: _State | None, step: tuple[int, ...]) -> _State | None:
-        """The state after a step and what it forces; None where no end can be reached from there in time."""
+        """Return the state after a step and its forced tokens, or None if these are too long or not text."""
         vocabulary = self.grammar.vocabulary
         here = (self.matcher if origin is None else origin.matcher).deep_copy()
         path: tuple[int, ...] = ()
@@ -226,7 +229,7 @@ class _Search:
                 within = _Within(False)
             after_quote = spelled.endswith(b'"')
             if not within.quoted and any(mark in spelled for mark in _MARKS):
-                trail = frozenset()  # another item or key, where the looks of the last come back
+                trail = frozenset()  # a new item or key, where earlier looks return
             change, within = _deeper(spelled, within)
             depth, size = depth + change, size + len(spelled)
         if here.is_accepting():
@@ -235,7 +238,7 @@ class _Search:
             )
         mask, free = here.compute_bitmask(), self._is_free(here)
         if origin is not None and free and origin.free:
-            depth = origin.depth  # what looked like a closing quote was none, or another text has begun
+            depth = origin.depth  # the closing quote was text after all, or another string has begun
         within = _Within(True) if free else within
         look = hash(mask)
         trail |= {(look, depth)}
@@ -247,7 +250,7 @@ class _Search:
         return bool(_allows(matcher.compute_bitmask(), self.grammar.vocabulary.letters).sum() >= 20)
 
     def _steps(self, state: _State) -> Iterator[tuple[int, ...]]:
-        """Steps to try from a state, the more promising first."""
+        """Yield steps to try from a state, the more promising ones first."""
         vocabulary = self.grammar.vocabulary
         for value in self.grammar.values:
             if state.matcher.validate_tokens(list(value)) == len(value):
@@ -263,25 +266,25 @@ class _Search:
 
 
 def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
-    """The longest of the tokens that begin alike, which takes a literal furthest, and the shortest."""
-    found: dict[int, list[tuple[int, int]]] = {}
+    """Yield the longest token for each first byte, which gets furthest in a literal, then the shortest."""
+    tokens_by_byte: dict[int, list[tuple[int, int]]] = {}
     longest: dict[int, tuple[int, int]] = {}
     for token in np.flatnonzero(grammar.allowed(state.matcher)).tolist():
         spelled = grammar.vocabulary.spelling([token])
-        found.setdefault(spelled[0], []).append((len(spelled), token))
-        # Not `"a`, a text of the token's own choice, nor `],`, which skips a place that may be the end.
+        tokens_by_byte.setdefault(spelled[0], []).append((len(spelled), token))
+        # Not `"a`, which begins an arbitrary string, nor `],`, which skips a possible end.
         if (spelled[0] != ord('"') or state.within.quoted) and b"," not in spelled[1:]:
             longest[spelled[0]] = max(
                 longest.get(spelled[0], (0, 0)), (len(spelled), token), key=itemgetter(0)
             )
-    order = sorted(found, key=lambda first: (not chr(first).isalnum(), first))  # a digit rather than a sign
+    order = sorted(tokens_by_byte, key=lambda first: (not chr(first).isalnum(), first))  # digits before signs
     yield from ((longest[first][1],) for first in order if first in longest)
-    yield from ((min(found[first])[1],) for first in order)
+    yield from ((min(tokens_by_byte[first])[1],) for first in order)
 
 
 @lru_cache(maxsize=4096)
 def _deeper(spelled: bytes, within: _Within) -> tuple[float, _Within]:
-    """Return by how much `spelled` raises the depth, and the state after it."""
+    """Return the change of depth by `spelled`, and the position relative to quotes after it."""
     depth, (quoted, escaped) = 0.0, within
     for byte in spelled:
         if escaped:
@@ -297,13 +300,13 @@ def _deeper(spelled: bytes, within: _Within) -> tuple[float, _Within]:
 
 
 def _allows(mask: bytes, ids: np.ndarray) -> np.ndarray:
-    """bool `[n]`: which of `ids` a mask allows."""
+    """Return bool `[n]`, True for those of `ids [n]` that a mask allows."""
     bits = np.frombuffer(mask, np.uint8)
     return (bits[ids >> 3] >> (ids & 7)) & 1 == 1
 
 
 def _respelled(matcher: LLMatcher, grammar: Grammar, path: tuple[int, ...]) -> list[int]:
-    """`path`, or what the tokenizer would write instead where that is shorter."""
+    """Return the tokenizer's own ids for the text of `path` if they are fewer, otherwise `path`."""
     vocabulary = grammar.vocabulary
     ids = vocabulary.spell(vocabulary.spelling(path))
     shorter = len(ids) < len(path) and vocabulary.are_text(ids)

@@ -1,4 +1,4 @@
-"""Editing in place: a canvas that begins as a given text under noise."""
+"""Editing in place: canvases start from a text with noise on it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from ..text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Draft:
-    """Canvases that begin as a text under noise.
+    """Constraint that starts canvases from a text with noise on it.
 
-    ids: of the text, whole canvases. noise_level: in (0, 1], the share of positions that noise replaces. As
-    in the middle of denoising, only the steps that a canvas of that much noise would still have are taken.
+    Such a canvas is like one in the middle of denoising, so it takes only that share of the steps.
+
+    ids: of the text, in whole canvases.
+    noise_level: share of positions that noise replaces, in (0, 1].
     """
 
     ids: Sequence[int]
@@ -36,21 +38,22 @@ class Draft:
         return Stand()
 
     def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
-        """Keep nothing: a canvas's number says which part of the text is its beginning."""
+        """Do nothing. The number of a canvas decides its part of the text."""
 
     def initial(
         self, block: int, draws: Draws, shape: tuple[int, int], steps: int
     ) -> tuple[mx.array | None, int]:
-        """Return the ids that canvas `block` begins with, int32 of `shape [B, C]`, and the steps that are
-        left.
+        """Return the ids that canvas `block` starts from, int32 of `shape`, and its number of steps.
 
-        None and all `steps` behind the end of the text.
+        After the end of the text, return None and `steps`.
+
+        shape: `[B, C]`.
         """
         rows, length = shape
         ids = list(self.ids[block * length : (block + 1) * length])
         if not ids:
             return None, steps
-        uniforms, _ = draws.step(steps)  # a step that is never taken
+        uniforms, _ = draws.step(steps)  # the draws of a step that is never run
         canvas = mx.where(uniforms < self.noise_level, draws.initial(), mx.array([ids] * rows))
         return canvas, math.ceil(steps * self.noise_level)
 
@@ -63,9 +66,9 @@ def checked_draft(
     spec: CanvasSpec,
     thinking: bool,
 ) -> Draft:
-    """Return the `Draft` of `text`, the end of the turn and padding. `InputError` for a bad one."""
+    """Return the `Draft` of `text` with the end of the turn and padding. Raise `InputError` if invalid."""
     if text is None:
-        raise InputError(f"noise_level {noise_level!r} says how much of a draft to replace; give draft, too")
+        raise InputError(f"noise_level {noise_level!r} is the share of a draft to replace; also give draft")
     if not isinstance(text, str) or not text:
         raise InputError(f"draft: found {'no text' if text == '' else type(text).__name__}; give text")
     if thinking:

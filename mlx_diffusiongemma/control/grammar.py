@@ -1,4 +1,4 @@
-"""A compiled grammar, which says of each token whether it may come next."""
+"""A compiled grammar, which knows the tokens that may come next."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Grammar:
-    """A compiled grammar, to be shared by all rows that are held to it.
+    """A compiled grammar, shared by all rows that use it.
 
-    hints: literal stretches of its source, as ids, to try where nearly anything is allowed.
-    values: JSON strings that match its patterns and formats, as ids, to try where one may begin.
-    shortest: ids that satisfy it, ending with the stop id; few, though perhaps not the fewest.
-    warnings: what of its source is not enforced, a line each.
+    hints: literals in its source, as ids, to try where nearly anything is allowed.
+    values: JSON strings that match its patterns and formats, as ids, to try where a string may begin.
+    shortest: a short answer, as ids that end with the stop id. It may not be the shortest of all.
+    warnings: parts of its source that are not enforced, one line each.
     """
 
     vocabulary: Vocabulary
@@ -28,11 +28,11 @@ class Grammar:
     warnings: tuple[str, ...] = ()
 
     def matcher(self) -> LLMatcher:
-        """A matcher at the start."""
+        """Return a matcher at the start."""
         return self.begin.deep_copy()
 
     def allowed(self, matcher: LLMatcher) -> np.ndarray:
-        """bool `[V]`: what may come next; a stop id only where the grammar is complete."""
+        """Return the tokens that may come next, bool `[V]`. Stop ids only if the text is complete."""
         vocabulary = self.vocabulary
         mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         allowed = np.zeros(vocabulary.size, dtype=bool)

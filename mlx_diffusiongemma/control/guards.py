@@ -1,4 +1,4 @@
-"""Guards against canvases without an answer. Those are denoised again, with other noise."""
+"""Guards: canvases that are empty or not converged are denoised again, with other noise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..text.channels import ChannelParser
 
 EMPTY, UNCONVERGED = "empty", "unconverged"
 _MOST_REROLLS = {EMPTY: 3, UNCONVERGED: 1}
-_MOST_ENTROPY = 0.2  # nats, mean over a canvas that the step cap ended
+_MOST_ENTROPY = 0.2  # nats; maximum mean of a canvas that the step cap ended
 
 
 class Guards:
-    """Judge the canvases of one row. start: the parser where the prompt ends."""
+    """Constraint that rejects empty and unconverged canvases. start: the parser at the end of the prompt."""
 
     needs_logits = False
 
@@ -42,7 +42,7 @@ class Guards:
         return self.settings.guard_unconverged and canvas.capped and canvas.mean_entropy > _MOST_ENTROPY
 
     def _is_empty(self, canvas: Canvas) -> bool:
-        """True if the answer ends with nothing delivered, or a first canvas holds no text at all."""
+        """Return True if the row ends without any answer, or its first canvas has no text at all."""
         if not self.settings.guard_empty or self._delivered:
             return False
         ids, stopped = canvas.until_stop()

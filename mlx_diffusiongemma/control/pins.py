@@ -1,4 +1,4 @@
-"""Tokens that a caller wants at certain positions."""
+"""Tokens that a caller pins to positions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Pins = Pairs | Callable[[int], Pairs]
 
 
 class PinnedTokens:
-    """Pins of a caller.
+    """Constraint of the caller's pins.
 
-    pins: place among all ids of the answer -> token id. Or a function that gets the index of each block and
-    returns its pins: canvas position -> token id. Pairs will do, too.
+    Args:
+        pins: index among all ids of the answer -> token id. Or a function that gets the number of a block and
+            returns its pins: canvas position -> token id. A list of pairs works like a dict.
 
-    Raises `InputError` for places and tokens out of range, for a place with two tokens, and beside settings
-    that pin tokens themselves.
+    Raises:
+        InputError: an index or token is out of range, an index has two tokens, or a setting pins tokens
+            itself.
     """
 
     needs_logits = False
 
     def __init__(self, pins: Pins, settings: Settings, spec: CanvasSpec):
         if settings.thinking_budget is not None or settings.answer_reserve is not None:
-            raise InputError(
-                "pins: thinking_budget and answer_reserve pin tokens, too; give one or the other"
-            )
+            raise InputError("pins: thinking_budget and answer_reserve also pin tokens; use one or the other")
         self._spec = spec
         self._function = pins if callable(pins) else None
         self._places = {} if callable(pins) else self._checked(pins, settings.max_new_tokens)
@@ -48,7 +48,7 @@ class PinnedTokens:
         return Stand()
 
     def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
-        """Keep nothing: the places of pins do not change."""
+        """Do nothing. Pins do not depend on committed ids."""
 
     def _checked(self, pins: Any, places: int) -> dict[int, int]:
         try:

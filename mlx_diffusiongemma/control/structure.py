@@ -1,9 +1,9 @@
-"""Hold an answer to a grammar, canvas by canvas, whatever the model writes.
+"""Makes an answer match a grammar, canvas by canvas, whatever the model writes.
 
-The grammar is walked over every converged canvas. What it forbids is replaced and pinned, and the rest is
-denoised again. That alone does not make an answer complete: a model may never close a string. So every
-canvas also ends where an end that the grammar accepts is still within reach of the ids that may be written,
-and an end that was once found is kept until a better one is known.
+Every converged canvas is checked against the grammar. A forbidden token is replaced and pinned, and the rest
+is denoised again. That alone does not make an answer complete, because a model may never close a string. So a
+canvas is also cut where the remaining ids still suffice to reach an end that the grammar accepts. A known way
+to an end is kept until a better one is found.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .budget import ThinkingBudget
 from .completion import shortest_completion
 from .grammar import Grammar
 
-# Longest completion that is looked for where nothing limits it.
+# Maximum length of a completion if nothing else limits it.
 _FAR = 1 << 20
 
 
 class Plan(NamedTuple):
-    """The way on which an answer is known to reach its end.
+    """A known way from a canvas to the end of the answer.
 
-    way: ids from the start of the answer's part of this canvas to the end, along which the canvas goes as far
-    as it was pinned. cut: the answer ends earlier than the model's own, because no more ids may be written.
+    way: ids from the start of the answer in this canvas to its end. The pinned part of the canvas follows it.
+    cut: True if the answer ends earlier than the model's own, for lack of ids.
     """
 
     way: list[int]
@@ -37,11 +37,12 @@ class Plan(NamedTuple):
 
 
 class Structure:
-    """One row's answer to a grammar, from the row's first id on. See `AfterThought` for answers behind a
-    thought.
+    """Constraint that makes the answer of one row match a grammar, from the row's first id.
 
-    shortest: number of ids that the answer takes at the least, with the stop id. Fewer give no complete
-    answer. cut: see `Plan`.
+    `AfterThought` is for answers after a thought.
+
+    shortest: minimum number of ids of a complete answer, including the stop id.
+    cut: see `Plan`.
     """
 
     needs_logits = True
@@ -51,7 +52,7 @@ class Structure:
         self.shortest = len(grammar.shortest)
         self.finished = self.cut = False
         self._matcher = grammar.matcher()
-        self._known = list(grammar.shortest)  # completes the answer from where the matcher stands
+        self._known = list(grammar.shortest)  # completes the answer from the matcher's state
 
     def begin(self, written: Sequence[int]) -> Mapping[int, int]:
         return {}
@@ -63,10 +64,10 @@ class Structure:
         self.commit_from(canvas, ids, 0)
 
     def review_from(self, canvas: Canvas, start: int, best: Best) -> Stand | Redo:
-        """Judge a canvas whose answer goes on at position `start`.
+        """Judge a canvas whose answer begins or continues at position `start`.
 
-        At least `start` + `shortest` ids may still be written. The prefix of a `Redo` is longer than any
-        before for the same canvas, or holds a stop id, or fills the canvas.
+        At least `start` + `shortest` ids must remain. Each `Redo` for the same canvas has a longer prefix, or
+        one that has a stop id or fills the canvas.
         """
         ids, remaining = canvas.ids, canvas.remaining
         plan = canvas.plan if canvas.plan is not None else Plan(self._known)
@@ -88,7 +89,7 @@ class Structure:
         return Redo((ids[:start] + way)[: len(ids)], Plan(way, cut), "grammar")
 
     def commit_from(self, canvas: Canvas, ids: Sequence[int], start: int) -> None:
-        """Go on behind `ids`, whose answer goes on at position `start`."""
+        """Advance over committed `ids`, whose answer begins or continues at position `start`."""
         if self.finished:
             return
         plan = canvas.plan if canvas.plan is not None else Plan(self._known)
@@ -107,7 +108,7 @@ class Structure:
             self._known = shortest_completion(self._matcher, self.grammar, _FAR) or []
 
     def _walk(self, ids: list[int], start: int, limit: int) -> tuple[int, bool]:
-        """Place of the first id that the grammar forbids, or `limit`; True if a stop id ends it well."""
+        """Return the position of the first forbidden id or `limit`, and True if a stop id ends the answer."""
         vocabulary = self.grammar.vocabulary
         piece = ids[start:limit]
         stop = _first(piece, vocabulary.stop_ids)
@@ -119,7 +120,7 @@ class Structure:
         return at, stopped
 
     def _after(self, ids: Sequence[int]) -> LLMatcher:
-        """A matcher after more ids."""
+        """Return a matcher after `ids`."""
         matcher = self._matcher.deep_copy()
         if ids:
             matcher.consume_tokens(list(ids))
@@ -128,7 +129,7 @@ class Structure:
     def _reached(
         self, ids: list[int], start: int, at: int, remaining: int, way: list[int]
     ) -> list[int] | None:
-        """A way to an end that is reached in time along the canvas up to `at`; None where none is found."""
+        """Return a way to an end through the canvas up to `at`, or None if `remaining` ids are too few."""
         along = ids[start:at]
         if way[: len(along)] == along and len(way) <= remaining - start:
             return way
@@ -138,9 +139,9 @@ class Structure:
     def _repaired(
         self, ids: list[int], start: int, at: int, limit: int, remaining: int, best: Best
     ) -> tuple[list[int], list[int]] | None:
-        """The canvas up to `at`, the best token there and the tokens that it forces; and the way to an end.
+        """Return a repaired prefix and its way to an end, or None if `remaining` ids are too few.
 
-        None where no end follows in time.
+        The prefix is the canvas up to `at`, the best allowed token there, and the tokens that it forces.
         """
         vocabulary = self.grammar.vocabulary
         matcher = self._after(ids[start:at])
@@ -171,17 +172,17 @@ class Structure:
         return (prefix + forced)[:limit], prefix[start:] + forced + completion
 
     def _goes_on(self, ids: list[int], start: int, at: int, limit: int, best: Best) -> bool:
-        """True if the canvas could go on from `at` if more ids might be written."""
+        """Return True if the canvas could continue from `at` with more ids."""
         if at == limit:
             return shortest_completion(self._after(ids[start:at]), self.grammar, _FAR) is not None
         return self._repaired(ids, start, at, limit, _FAR, best) is not None
 
     def _end(self, ids: list[int], start: int, at: int, remaining: int, way: list[int]) -> list[int]:
-        """The way that follows the canvas as far as an end can be reached in time."""
+        """Return the way that follows the canvas as far as `remaining` ids still allow an end."""
         ways = [each for each in (way, self._known) if len(each) <= remaining - start] or [self._known]
         way = max(ways, key=lambda each: common_length(each, ids[start:at]))
         low, high = start + common_length(way, ids[start:at]), at + 1
-        # Each id that is left out makes an end easier to reach: halving finds the last place that will do.
+        # An earlier cut makes an end easier to reach, so bisection finds the last position that works.
         while high - low > 1:
             middle = (low + high) // 2
             completion = shortest_completion(self._after(ids[start:middle]), self.grammar, remaining - middle)
@@ -193,7 +194,7 @@ class Structure:
 
 
 class AfterThought:
-    """A thought within its budget, and behind it an answer that a grammar holds."""
+    """Constraint for a thought within its budget, and after it an answer with a grammar."""
 
     needs_logits = True
 
@@ -232,5 +233,5 @@ class AfterThought:
 
 
 def _first(ids: Sequence[int], wanted: frozenset[int]) -> int:
-    """Place of the first of `wanted`; the length where there is none."""
+    """Return the index of the first id in `wanted`, or the length if there is none."""
     return next((index for index, token in enumerate(ids) if token in wanted), len(ids))

@@ -1,4 +1,4 @@
-"""A tokenizer's tokens as grammars see them: which text each spells, and which are text at all."""
+"""A tokenizer's tokens as grammars see them: the text of each, and the tokens that are not text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from ..text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens as grammars see them; one per tokenizer, size and stop ids.
+    """The tokens as grammars see them. One for each tokenizer, size and set of stop ids.
 
-    size: of the model's vocabulary, which may exceed the tokenizer's. text: bool `[size]`, the ids that spell
-    text. stop_ids: allowed where a grammar is complete. stop: the one that is written there.
+    size: of the model's vocabulary, which may exceed the tokenizer's.
+    text: bool `[size]`, True for ids that spell text.
+    stop_ids: ids that are allowed where a grammar is complete.
+    stop: the one of these that a completion ends with.
     """
 
     backend: LLTokenizer
@@ -31,26 +33,26 @@ class Vocabulary:
     stop: int
 
     def spelling(self, ids: Sequence[int]) -> bytes:
-        """The bytes that `ids` spell."""
+        """Return the bytes that `ids` spell."""
         return bytes(self.backend.decode_bytes(list(ids)))
 
     def spell(self, text: bytes) -> list[int]:
-        """The ids that the tokenizer gives `text`."""
+        """Return the tokenizer's ids of `text`."""
         return [int(token) for token in self.backend.tokenize_bytes(text)]
 
     def spells(self, text: str) -> bool:
-        """True if the ids that the tokenizer gives `text` are text, and spell it."""
+        """Return True if the tokenizer's ids of `text` are text tokens and spell it."""
         ids = self.spell(text.encode())
         return self.are_text(ids) and self.spelling(ids) == text.encode()
 
     @cached_property
     def letters(self) -> np.ndarray:
-        """int `[n]`: the tokens of single small letters."""
+        """Tokens of single lowercase letters, int `[n]`."""
         return self.singles(bytes([byte]) for byte in range(ord("a"), ord("z") + 1))
 
     @cached_property
     def few(self) -> np.ndarray:
-        """int `[n]`: tokens that reach the end of most texts: closing marks, other marks, some letters."""
+        """Tokens that suffice to end most texts, int `[n]`: closing marks, other marks, some letters."""
         closing = [
             "".join(marks).encode() for count in (1, 2, 3, 4) for marks in product('"]})', repeat=count)
         ]
@@ -61,29 +63,29 @@ class Vocabulary:
 
     @cached_property
     def single_bytes(self) -> np.ndarray:
-        """int `[n]`: the tokens of single bytes."""
+        """Tokens of single bytes, int `[n]`."""
         return self.singles(bytes([byte]) for byte in range(256))
 
     def singles(self, spelled: Iterable[bytes]) -> np.ndarray:
-        """int `[n]`: those of the spellings that one token has."""
+        """Return the tokens of those spellings that are a single token, int `[n]`."""
         ids: dict[int, None] = {}
         for data in spelled:
-            found = self.backend.greedy_tokenize(data.decode()) if data.isascii() else self.spell(data)
-            if len(found) == 1 and self.are_text(found):
-                ids[int(found[0])] = None
+            tokens = self.backend.greedy_tokenize(data.decode()) if data.isascii() else self.spell(data)
+            if len(tokens) == 1 and self.are_text(tokens):
+                ids[int(tokens[0])] = None
         return np.array(list(ids), dtype=np.int64)
 
     def are_text(self, ids: Sequence[int]) -> bool:
-        """True if all of `ids` spell text. llguidance does not know which tokens are hidden."""
+        """Return True if all of `ids` spell text. llguidance does not know which tokens are hidden."""
         return all(token < self.size and self.text[token] for token in ids)
 
 
-# Building one takes long where there are many tokens.
+# Building one is slow for a large vocabulary.
 _vocabularies: WeakKeyDictionary[Tokenizer, dict[tuple[int, ...], Vocabulary]] = WeakKeyDictionary()
 
 
 def vocabulary_of(tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int]) -> Vocabulary:
-    """Return the vocabulary of a tokenizer, made once. vocab_size: of the model."""
+    """Return the vocabulary of a tokenizer, built once. vocab_size: of the model."""
     known = _vocabularies.setdefault(tokenizer, {})
     key = (vocab_size, *stop_ids)
     if key not in known:
@@ -94,7 +96,7 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int]
         except ValueError as error:
             raise TokenizerError(f"tokenizer: llguidance cannot use it ({one_line(error)})") from error
         text = np.arange(vocab_size) < tokenizer.vocab_size
-        # What the tokenizer hides would be missing in the text of the answer.
+        # Hidden tokens would be missing in the text of the answer.
         hidden = [token for token in (*tokenizer.hidden_ids, *stop_ids) if token < vocab_size]
         text[hidden] = False
         stop = tokenizer.turn_end(stop_ids, vocab_size)
