@@ -29,9 +29,9 @@ _HEAD = """# Command line
 
 Written by `make docs` from each command's `--help`.
 
-The answer goes to standard output as blocks converge, so a pipe gets the answer alone. Thought, warnings, progress and
-statistics go to standard error. Exit status: 0 done, 1 failure, 2 bad input, 130 interrupted (blocks that have converged
-are written), 141 the reader of the output left.
+The answer goes to standard output as blocks converge, so a pipe gets only the answer. Thought, warnings, progress and
+statistics go to standard error. Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted (converged blocks are
+written), 141 the reader of the output has closed it.
 """
 
 
@@ -44,7 +44,7 @@ def command_line() -> str:
 
 
 def _documented() -> Iterator[tuple[str, click.Command]]:
-    """Every command. Those of `eval` share their options: a suite, `ladder` and `compare` stand for all."""
+    """Yield every command. Those of `eval` share their options, so three of them represent all."""
     yield "mlx_dg", mlx_dg
     for name, command in mlx_dg.commands.items():
         yield f"mlx_dg {name}", command
@@ -67,7 +67,7 @@ _NEW_TOKENS = 1024
 
 
 def macs() -> str:
-    """README.md with its table: recipe by Mac, the longest prompt of the 26B."""
+    """Return README.md with its table: the longest prompt of the 26B for each recipe and Mac."""
     config = real_config()
     limit = config.text.max_position_embeddings
 
@@ -84,8 +84,8 @@ def macs() -> str:
         ),
     ]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    text, found = _TABLE.subn(rf"\g<1>{table}\g<2>", README.read_text(encoding="utf-8"))
-    assert found == 1, "README.md has lost the place of its table of Macs"
+    text, tables = _TABLE.subn(rf"\g<1>{table}\g<2>", README.read_text(encoding="utf-8"))
+    assert tables == 1, "README.md has lost the place of its table of Macs"
     return text
 
 

@@ -1,11 +1,10 @@
-"""The command `mlx_dg`: parses, calls, prints.
+"""The command `mlx_dg`, with one file for each subcommand.
 
-Standard output carries the answer (with --json: one line of JSON) and nothing else. Thought, progress,
-statistics and errors go to standard error. An error is one line. Exit status: 0 done, 1 failure while
-working, 2 bad input or usage, 130 interrupted, 141 the reader of the output left.
+Only the answer goes to standard output (with --json: one line of JSON). Thought, progress, statistics and
+errors go to standard error. An error is one line. Exit status: 0 success, 1 failure during the work, 2 bad
+input or usage, 130 interrupted, 141 the reader of the output has closed it.
 
-One command a file. Modules that load MLX or transformers are imported inside the commands, so that --help
-stays quick.
+Commands import modules that load MLX or transformers when they run, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .usage import explained, unknown_command
 
 
 class CommandLine(click.Group):
-    """Ends every command with the exit status and the line that the module's docstring promises."""
+    """A group that ends every command with the exit status and error line described above."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args:
@@ -60,7 +59,7 @@ def _one_line() -> Iterator[None]:
         where = error.ctx.command_path if error.ctx else "mlx_dg"
         complain(f"mlx_dg: error: {explained(error)} See: {where} --help")
         sys.exit(2)
-    except (click.exceptions.Exit, click.Abort):  # both are RuntimeErrors, and end the command normally
+    except (click.exceptions.Exit, click.Abort):  # RuntimeErrors that end the command normally
         raise
     except DiffusionGemmaError as error:
         complain(f"mlx_dg: error: {error}")
@@ -71,7 +70,10 @@ def _one_line() -> Iterator[None]:
     except BrokenPipeError:
         discard_stdout()
         sys.exit(141)
-    except (OSError, RuntimeError) as error:  # a full disk; MLX's, when Metal has no memory left
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # such as a full disk, or MLX's error when Metal is out of memory
         discard_stdout()
         complain(f"mlx_dg: error: {error}")
         sys.exit(1)
@@ -92,17 +94,18 @@ for command in _COMMANDS:
 
 
 def run() -> NoReturn:
-    """Run the command as a process of its own.
+    """Run the command as a process, and exit.
 
-    After an interrupt, or while other threads run, the process ends without finalizing the interpreter: a
-    thread that used MLX would abort it (status 134), because its compile cache needs the interpreter to die.
+    After an interrupt, or while other threads run, the process exits without finalizing the interpreter.
+    Otherwise a thread that used MLX would abort it (status 134), because freeing its compile cache needs the
+    interpreter.
     """
     status: str | int | None = 130
     try:
         main(prog_name="mlx_dg")
     except SystemExit as end:
         status = end.code
-    except KeyboardInterrupt:  # another one, while the first was handled
+    except KeyboardInterrupt:  # a second interrupt, while the first was handled
         pass
     if isinstance(status, int) and (status == 130 or threading.active_count() > 1):
         flush_outputs()

@@ -1,4 +1,4 @@
-"""`mlx_dg bench`: the speed of a model on this machine, and the reasons for it."""
+"""`mlx_dg bench`: a model's speed on this machine, and its causes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import click
     default="demo",
     show_default=True,
     metavar="demo|DIR|HUB_ID|synthetic:26b",
-    help="The model. synthetic: random weights of the real shapes, without a checkpoint.",
+    help="The model. synthetic: random weights in the real shapes, without a checkpoint.",
 )
 @click.option("--layers", type=int, help="Layers of the synthetic model.  [default: 30]")
 @click.option(
     "--prompt-tokens",
     metavar="N,N,...",
-    help="Prompt lengths to sweep.  [default: 128,1024,4096, as far as they fit]",
+    help="Prompt lengths to sweep.  [default: those of 128,1024,4096 that fit]",
 )
 @click.option("--canvas-lengths", metavar="N,N,...", help="Canvas lengths to sweep.  [default: the model's]")
 @click.option("--steps", type=int, default=8, show_default=True, help="Denoising steps per timed canvas.")
@@ -34,10 +34,10 @@ def bench(
     steps: int,
     seed: int,
 ) -> None:
-    """Measure a model's speed, point by point of a sweep over prompt and canvas lengths.
+    """Measure a model's speed at several prompt and canvas lengths.
 
-    A table goes to stderr, one line of JSON to stdout: seconds per step and per part of a step, the bytes and
-    operations that a step needs, the share of the chip's limits that it reaches, and the time of one real
+    Prints a table on stderr and one line of JSON on stdout: seconds per step and per part of a step, bytes
+    and operations that a step needs, the share of the chip's limits that it reaches, and the time of one real
     generation.
     """
     from mlx_diffusiongemma.bench import report, sweep

@@ -16,16 +16,16 @@ from .recipe_options import RECIPE_OPTIONS, recipe_options
 )
 @recipe_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is a model directory.")
-@click.option("--allow-nonfinite", is_flag=True, help="Continue when weights are NaN or infinite.")
+@click.option("--allow-nonfinite", is_flag=True, help="Continue if weights are NaN or infinite.")
 @click.option("--verify", is_flag=True, help="Run source and result on a probe and compare them.")
 @click.option(
-    "--upload-repo", metavar="REPO", help="Push the result to this hub id; weights there are replaced."
+    "--upload-repo", metavar="REPO", help="Upload the result to this hub id, and replace weights there."
 )
-@click.option("--dry-run", is_flag=True, help="Only print what would be written, and which Macs it fits on.")
+@click.option("--dry-run", is_flag=True, help="Only print the plan, and the Macs that the result fits on.")
 def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
     """Convert SRC, a Hugging Face directory or hub id (or "demo"), to a quantized MLX model.
 
-    By default experts are stored at 4 bits. Tensors that need more precision are stored at 8, or not
+    By default experts are stored in 4 bits. Tensors that need more precision are stored in 8 bits or not
     quantized.
     """
     from mlx_diffusiongemma.checkpoint.loading import preview

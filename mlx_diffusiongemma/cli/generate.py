@@ -14,7 +14,7 @@ from .showing import show
 from .streams import checked_utf8, read_prompt
 
 NO_MODEL_GIVEN = (
-    "mlx_dg: no --model given, so this is the bundled demo, a toy that knows a few tasks. The real one: "
+    "mlx_dg: no --model, so this is the bundled demo, a toy that knows a few tasks. The real model: "
     "--model mlx-community/diffusiongemma-26B-A4B-it-4bit (or convert it: "
     "mlx_dg convert google/diffusiongemma-26B-A4B-it --mlx-path DIR)"
 )
@@ -22,33 +22,37 @@ NO_MODEL_GIVEN = (
 
 @click.command()
 @click.argument("prompt")
-@click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
-@click.option("--seed", type=int, help="Same seed, same text.  [default: chosen anew, and reported]")
+@click.option("--model", metavar="demo|DIR|HUB_ID", help="The model.  [default: demo, a bundled toy]")
+@click.option("--seed", type=int, help="The same seed gives the same text.  [default: random, and reported]")
 @click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
 @click.option(
     "--thinking-budget",
     type=int,
-    help="Most tokens of thought; then it is closed, so that an answer follows.  [default: no limit]",
+    help="Maximum number of tokens of thought. A longer thought is closed.  [default: no limit]",
 )
-@click.option("-n", "n", type=int, default=1, help="Number of candidates, from one prefill.  [default: 1]")
-@click.option("--schema", metavar="FILE", help="Hold the answer to the JSON Schema in FILE.")
-@click.option("--regex", metavar="PATTERN", help="Hold the answer to a regular expression.")
+@click.option(
+    "-n", "n", type=int, default=1, help="Number of candidates, which share one prefill.  [default: 1]"
+)
+@click.option("--schema", metavar="FILE", help="Make the answer match the JSON Schema in FILE.")
+@click.option("--regex", metavar="PATTERN", help="Make the answer match a regular expression.")
 @click.option(
     "--max-new-tokens",
     type=int,
-    help="Most tokens to generate.  [default: 2048, unless the checkpoint says otherwise]",
+    help="Maximum number of new tokens.  [default: 2048, unless the checkpoint has a number]",
 )
-@click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
+@click.option(
+    "--max-denoising-steps", type=int, help="Maximum number of steps per canvas.  [default: the checkpoint's]"
+)
 @click.option(
     "--entropy-bound",
     type=float,
-    help="How much uncertainty (nats) a step may accept: lower is slower and more careful.  "
+    help="Uncertainty (nats) that a step may accept. Lower is slower and more careful.  "
     "[default: the checkpoint's]",
 )
 @click.option(
     "--prefill-step-size",
     type=int,
-    help="Tokens per encode pass over the prompt; fewer take less memory.  [default: 2048]",
+    help="Tokens per encode pass over the prompt. Fewer need less memory.  [default: 2048]",
 )
 @click.option("--system", metavar="TEXT", help="A system message.")
 @click.option(
@@ -56,7 +60,9 @@ NO_MODEL_GIVEN = (
     is_flag=True,
     help="On a terminal, show each canvas while it denoises, with entropies as colours.",
 )
-@click.option("--stats", is_flag=True, help="Statistics on stderr, block by block, terminal or not.")
+@click.option(
+    "--stats", is_flag=True, help="Print statistics of each block on stderr, even if it is not a terminal."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON at the end instead of text.")
 def generate(
     prompt: str,
@@ -72,29 +78,31 @@ def generate(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Answer PROMPT; "-" reads it from standard input.
+    """Answer PROMPT, or standard input if PROMPT is "-".
 
     PROMPT is one argument, so put it in quotes. The answer appears on stdout block by block, as canvases
-    converge. The thought goes to stderr, so a pipe gets the answer alone. Warnings go to stderr, too, for
-    example when --max-new-tokens cut the answer off. On a terminal, stderr also shows progress and, at the
-    end, statistics. Several candidates follow each other, with an empty line between them (with --json: a
-    line each).
+    converge. The thought goes to stderr, so a pipe gets only the answer. Warnings also go to stderr, for
+    example if --max-new-tokens cut the answer off. On a terminal, stderr also shows progress and, at the end,
+    statistics. Candidates follow each other, with an empty line between them (with --json: one line each).
     """
     prompt, system = read_prompt(prompt), checked_utf8(system, "--system")
     if not prompt.strip():
         raise InputError("the prompt is empty; give text, or - and text on standard input")
     if live and as_json:
-        raise InputError("--live and --json: the one shows what the other keeps to itself; give one of them")
+        raise InputError("--live and --json cannot be combined; give one of them")
     from mlx_diffusiongemma import generate as start
     from mlx_diffusiongemma import load
     from mlx_diffusiongemma.config.ranges import in_range
     from mlx_diffusiongemma.display import choose
     from mlx_diffusiongemma.engine.noise import checked_seed
 
-    # Bad values are refused before minutes of loading.
+    # Refuse bad values before minutes of loading.
     check_settings(settings)
     in_range("n", n)
-    held: dict[str, Any] = {"schema": read_schema(schema) if schema is not None else None, "regex": regex}
+    structure: dict[str, Any] = {
+        "schema": read_schema(schema) if schema is not None else None,
+        "regex": regex,
+    }
     chosen_seed = checked_seed(seed)
     if model is None:
         click.echo(NO_MODEL_GIVEN, err=True)
@@ -109,27 +117,27 @@ def generate(
         system=system,
         seed=chosen_seed,
         n=n,
-        **held,
+        **structure,
         on_step=display.step if display.watched else None,
         **settings,
     )
-    if seed is None and not as_json:  # JSON has it; here it must survive an interrupt
+    if seed is None and not as_json:  # JSON has it at the end; a terminal must show it before an interrupt
         click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
     show(generation, display, display.end)
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuse bad settings, as far as the command can judge them without the checkpoint's."""
+    """Refuse settings that are bad for every checkpoint."""
     from mlx_diffusiongemma import Settings
 
     most = settings["max_new_tokens"]
-    if most is None:  # the checkpoint's: a budget is compared with it later
+    if most is None:  # a budget is compared with the checkpoint's number later
         settings = settings | {"max_new_tokens": 2**31 - 1}
     Settings().override(**settings)
 
 
 def read_schema(file: str) -> Any:
-    """Return the JSON Schema in `file`. `InputError` if it cannot be read or enforced."""
+    """Return the JSON Schema in `file`. Raise `InputError` if it cannot be read or enforced."""
     from mlx_diffusiongemma.control.schema import checked_schema
 
     try:

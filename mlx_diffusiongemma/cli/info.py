@@ -1,4 +1,4 @@
-"""`mlx_dg info`: contents of a checkpoint, or of its conversion."""
+"""`mlx_dg info`: the contents of a checkpoint or of its conversion."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .recipe_options import recipe_options
 @click.argument("source", metavar="PATH")
 @recipe_options
 def info(source: str, revision: str | None, **settings: Any) -> None:
-    """Show what is in PATH, a model directory or hub id (or "demo"), and which Macs hold it.
+    """Show the contents of PATH, a model directory or hub id (or "demo"), and the Macs that it fits on.
 
-    For a conversion: how its tensors are stored, and what that costs. For a Hugging Face checkpoint: what a
-    conversion with these options would write. Reads no weights; of a hub id, it downloads only their headers.
+    For a conversion, this shows how its tensors are stored and the memory that they need. For a Hugging Face
+    checkpoint, it shows the result of a conversion with these options. It does not read weights. For a hub
+    id, it downloads only their headers.
     """
     from mlx_diffusiongemma.checkpoint.loading import preview
     from mlx_diffusiongemma.converter import conversion, report

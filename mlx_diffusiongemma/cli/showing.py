@@ -1,4 +1,4 @@
-"""Shows a generation while it runs, every candidate of it."""
+"""Shows a generation with all its candidates while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def show(generation: Generation, display: PlainDisplay, end: Callable[[Generation, bool], None]) -> None:
     """Run `generation`, show its blocks as they converge, and call `end(candidate, finished)`.
 
-    An interrupt (`KeyboardInterrupt`, passed on) ends all candidates with the blocks that they have.
+    An interrupt ends all candidates with their blocks so far, and is raised again.
     """
     for number, candidate in enumerate(generation.candidates):
         display.begin(candidate)
@@ -22,7 +22,7 @@ def show(generation: Generation, display: PlainDisplay, end: Callable[[Generatio
                 display.block(block, candidate.stats.canvas_length)
         except KeyboardInterrupt:
             end(candidate, False)
-            for other in generation.candidates[number + 1 :]:  # they ran along
+            for other in generation.candidates[number + 1 :]:  # they have run together with it
                 display.begin(other)
                 for block in other.blocks:
                     display.block(block, other.stats.canvas_length)

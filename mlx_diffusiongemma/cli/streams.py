@@ -1,4 +1,4 @@
-"""Standard input, output and error: closed ones, foreign bytes, a reader that left."""
+"""Standard input, output and error: closed streams, invalid bytes, closed pipes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mlx_diffusiongemma.errors import InputError
 
 
 def fill_closed_streams() -> None:
-    """Open /dev/null for closed standard streams. Otherwise weights become file 0, which MLX cannot read."""
+    """Open /dev/null for closed standard streams. Otherwise weights may get file number 0, and MLX fails."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 def read_prompt(prompt: str) -> str:
-    """Return the PROMPT argument, or for "-" standard input without its trailing newlines."""
+    """Return the PROMPT argument, or standard input without trailing newlines for "-"."""
     if prompt != "-":
         return checked_utf8(prompt, "PROMPT")
     raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
@@ -31,7 +31,7 @@ def read_prompt(prompt: str) -> str:
 
 
 def decoded(raw: bytes) -> str:
-    """Return standard input, all of it or a line, as text without trailing newlines."""
+    """Return bytes of standard input as text without trailing newlines."""
     try:
         return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -42,7 +42,7 @@ def decoded(raw: bytes) -> str:
 
 
 def checked_utf8(text: str | None, name: str) -> Any:
-    """Return `text`. `InputError` if the shell passed bytes that are not UTF-8 (surrogates in Python)."""
+    """Return `text`. Raise `InputError` if the shell passed invalid UTF-8 (surrogates in Python)."""
     try:
         (text or "").encode("utf-8")
     except UnicodeEncodeError as error:
@@ -51,19 +51,19 @@ def checked_utf8(text: str | None, name: str) -> Any:
 
 
 def complain(line: str) -> None:
-    """Write one printable line to stderr, joined from several. Nothing if stderr is closed."""
+    """Write a text to stderr as one printable line. Do nothing if stderr is closed."""
     with contextlib.suppress(OSError):
         click.echo(one_line(line), err=True)
 
 
 def discard_stdout() -> None:
-    """Drop what is still buffered. Otherwise the interpreter complains when it flushes at exit."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout is closed, or no file
+    """Drop buffered output. Otherwise the interpreter prints an error when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout is closed or not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def flush_outputs() -> None:
-    """Write what is still buffered, as the interpreter does when it exits."""
+    """Write buffered output, as the interpreter does at exit."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no file
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or not a file
             stream.flush()

@@ -1,4 +1,4 @@
-"""Usage errors in one line, with what to type instead."""
+"""Usage errors in one line, with the way out."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MISSING = {
 }
 _EXTRA = {
     "generate": "PROMPT is one argument: put it in quotes",
-    "chat": "a chat takes no arguments: name the model with --model, and type messages when it has begun",
+    "chat": "a chat takes no arguments: name the model with --model, and type messages after it starts",
     "convert": "name the directory to write with --mlx-path",
 }
 
 
 def explained(error: click.UsageError) -> str:
-    """Return what is wrong, and the way out if it is known."""
+    """Return the message of `error`, with a way out if one is known."""
     message, way_out = error.format_message().rstrip("."), None
     command = error.ctx.command if error.ctx else None
     if isinstance(error, click.NoSuchOption) and command is not None:
@@ -57,7 +57,7 @@ def _sentence(message: str, way_out: str | None) -> str:
 
 
 def unknown_command(name: str, group: click.Group) -> str:
-    """Return that `group` has no such command, and what to type instead."""
+    """Return the message for a command that `group` does not have, with a way out."""
     message = f"No such command {name!r}"
     if " " in name:
         return f"{message}; a prompt follows the command generate: mlx_dg generate {name!r}."
