@@ -1,11 +1,11 @@
-// accept_and_renoise: which positions keep their token, what the others become, and whether the row is done.
+// accept_and_renoise: choose the positions that keep their token, renoise the others, and test if the row is done.
 //
-// One threadgroup a row, one thread a position. A position is accepted when the entropies of all positions
+// One threadgroup per row, one thread per position. A position is accepted if the entropies of all positions
 // before it in ascending order (ties: the lower position first) sum to at most the bound. Each thread sums
-// them straight from threadgroup memory; at C <= 1024 that is a few microseconds and needs no sorting network.
+// them from threadgroup memory. At C <= 1024 that takes a few microseconds and needs no sorting network.
 //
 // in:  entropies [B, C] fp32; samples, argmaxes, noise, pins [B, C] int32 (pin -1: free); invalid [B, C] bool;
-//      of the step before: canvas, argmax [B, C], stable_steps, mean_entropy, done [B];
+//      from the previous step: canvas, argmax [B, C], stable_steps, mean_entropy, done [B];
 //      entropy_bound, confidence_threshold fp32, stability_threshold int32 (scalars)
 // out: next_canvas, next_argmax [B, C] int32, accepted [B, C] bool, next_stable_steps int32, next_mean_entropy fp32,
 //      next_done, row_invalid bool [B]
@@ -30,7 +30,7 @@ if (inside) {
   keys[position] = own;
 }
 
-// --- the row's canvas and argmax, and what its stopping depends on -------------------------------------------
+// --- the row's argmax, and the sums that its stop test needs --------------------------------------------------
 
 int guess = 0;
 bool changed = false;

@@ -1,5 +1,5 @@
-// A softmax seen so far: the largest x, and relative to it the sum of e^(x - peak) and of e^(x - peak) (x - peak).
-// Mass and moment give the entropy, log(mass) - moment / mass, without a second look at the logits.
+// A running softmax: the largest x (peak), the sum of e^(x - peak) (mass), and the sum of e^(x - peak) (x - peak)
+// (moment). Mass and moment give the entropy, log(mass) - moment / mass, without reading the logits again.
 struct OnlineSoftmax {
   float peak;
   float mass;

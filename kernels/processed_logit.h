@@ -1,5 +1,5 @@
-// A logit as the sampler sees it: softcapped, divided by the temperature, in fp32. The order of operations is
-// the reference's. -inf means "never" and stays -inf, although the softcap alone would lift it to -softcap.
+// The logit that the sampler uses: softcapped, then divided by the temperature, in fp32. The order of operations
+// is the reference's. -inf means "never" and stays -inf, although the softcap alone would raise it to -softcap.
 template <bool SOFTCAP>
 inline float processed_logit(float logit, float softcap, float temperature) {
   if (SOFTCAP && logit > -INFINITY) {

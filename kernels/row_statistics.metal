@@ -1,8 +1,8 @@
-// row_statistics: everything that a denoising step wants to know about each row of logits, read once.
+// row_statistics: all statistics of each row of logits that a denoising step needs, from one pass.
 //
-// One threadgroup a row. The row is cut into CHUNKS chunks of CHUNK tokens; each simdgroup takes every
-// SIMDGROUPS-th chunk and leaves its softmax sums and argmax in threadgroup memory. The first simdgroup then
-// combines the chunks, finds the one in which the cumulative mass passes the uniform, and reads that one again.
+// One threadgroup per row. The row has CHUNKS chunks of CHUNK tokens. Each simdgroup takes every SIMDGROUPS-th
+// chunk and writes its softmax sums and argmax to threadgroup memory. The first simdgroup then combines the
+// chunks, finds the one in which the cumulative mass passes the uniform, and reads that chunk again.
 //
 // in:  logits [R, V] bf16 | fp16 | fp32, uniforms [R], temperature, softcap (scalars)
 // out: argmax, sample [R] int32; entropy, log_normalizer [R] fp32; invalid [R] bool; chunk_peaks [R, CHUNKS] fp32
@@ -10,7 +10,7 @@
 
 constexpr uint NONE = 0xffffffff;
 constexpr uint LANES = 32;
-constexpr uint READS = 4; // consecutive tokens a lane takes at a time
+constexpr uint READS = 4; // consecutive tokens that a lane reads at a time
 
 const uint row = threadgroup_position_in_grid.x;
 const uint lane = thread_index_in_simdgroup;
@@ -38,7 +38,7 @@ for (uint chunk = simdgroup; chunk < CHUNKS; chunk += SIMDGROUPS) {
       const float logit = first + k < vocab ? float(logits[begin + first + k]) : -INFINITY;
       saw_bad |= !(logit < INFINITY);
       x[k] = processed_logit<SOFTCAP>(logit, softcap, temperature);
-      if (x[k] > seen.peak && x[k] > largest) { // strictly: the lowest id wins
+      if (x[k] > seen.peak && x[k] > largest) { // strict, so that the lowest id wins
         best = first + k;
       }
       largest = metal::max(largest, x[k]);
@@ -73,7 +73,7 @@ if (simdgroup > 0) {
   return;
 }
 
-// --- combine the chunks: each lane takes a run of neighbours, so that order is kept --------------------------
+// --- combine the chunks: each lane takes a run of consecutive chunks, which keeps their order ------------------
 
 constexpr uint RUN = (CHUNKS + LANES - 1) / LANES;
 const uint run_begin = metal::min(lane * RUN, uint(CHUNKS));
@@ -97,7 +97,7 @@ for (uint chunk = run_begin; chunk < run_end; chunk++) {
     best = argmaxes[chunk];
   }
   seen.move_to(peak);
-  masses[chunk] = seen.mass; // from here on relative to the row's peak; only this lane reads it
+  masses[chunk] = seen.mass; // now relative to the row's peak; only this lane reads it
   run_mass += seen.mass;
   run_moment += seen.moment;
 }
@@ -110,7 +110,7 @@ bool row_bad = false;
 for (uint i = 0; i < SIMDGROUPS; i++) {
   row_bad |= bad[i];
 }
-row_bad |= !metal::isfinite(peak); // no finite logit, or one that overflows when divided by the temperature
+row_bad |= !metal::isfinite(peak); // no finite logit, or overflow in the division by the temperature
 if (row_bad) {
   if (lane == 0) {
     argmax[row] = 0;
@@ -123,7 +123,7 @@ if (row_bad) {
 }
 
 // --- the sample: the first chunk whose end passes the target, and in it the first token ------------------------
-// Only what has mass may be chosen. Where rounding leaves the target beyond every sum, the last such is meant.
+// Only chunks and tokens with mass count. If rounding puts the target above every sum, the last of them is chosen.
 
 const float target = uniforms[row] * mass;
 float before = metal::simd_prefix_exclusive_sum(run_mass);

@@ -1,9 +1,9 @@
-// soft_embedding: the expected embedding of each row, from the few tokens that carry its probability.
+// soft_embedding: the expected embedding of each row, from the few tokens with nearly all of its probability.
 //
-// One threadgroup a row. It first lists, in ascending order, the tokens of at least probability e^log_threshold
-// (at most LIMIT), reading only the chunks whose peak reaches it. If what they leave out is within the
-// tolerance it then sums their embedding rows straight from the table; if not, it writes zeros and the caller,
-// who sees dropped_mass, takes the dense product instead.
+// One threadgroup per row. It first lists, in ascending order, the tokens with at least probability
+// e^log_threshold (at most LIMIT). It reads only chunks whose peak reaches this. If the dropped mass is within
+// the tolerance, it then sums their embedding rows from the table. Otherwise it writes zeros, and the caller,
+// who reads dropped_mass, takes the dense product.
 //
 // in:  logits [R, V] bf16 | fp16 | fp32, log_normalizer [R], chunk_peaks [R, CHUNKS] fp32,
 //      table [V, D] or packed uint32 [V, D * BITS / 32], scales, biases [V, D / GROUP] (any array when BITS is 0),
@@ -13,7 +13,7 @@
 
 constexpr uint LANES = 32;
 constexpr uint THREADS = LANES * SIMDGROUPS;
-constexpr uint PACK = BITS ? 32 / BITS : 4; // embedding values a thread takes at a time
+constexpr uint PACK = BITS ? 32 / BITS : 4; // embedding values that a thread sums at a time
 constexpr uint PACKS = D / PACK;
 
 const uint row = threadgroup_position_in_grid.x;
@@ -30,14 +30,14 @@ threadgroup uint found[SIMDGROUPS];
 threadgroup float kept_masses[SIMDGROUPS];
 threadgroup float weight_sums[SIMDGROUPS];
 
-// --- list the tokens that matter ----------------------------------------------------------------------------
+// --- list the likely tokens ---------------------------------------------------------------------------------
 
 uint count = 0;
 uint likely = 0;
 float kept_mass = 0;
 float weight_sum = 0;
 for (uint i = 0; i < CHUNKS && count < LIMIT; i++) {
-  // A lane looks ahead for each of 32 chunks; what it finds is the same in every simdgroup.
+  // Each lane checks one of the next 32 chunks. The result is the same in every simdgroup.
   if (i % LANES == 0) {
     const uint ahead = i + lane;
     likely = ahead < CHUNKS && chunk_peaks[ulong(row) * CHUNKS + ahead] - normalizer >= log_threshold;
@@ -96,7 +96,7 @@ const bool covered = missing <= tolerance;
 
 // --- sum their embeddings ---------------------------------------------------------------------------------
 
-// Rounding the logits changed their sum; what was left out is taken as if it had not been rounded.
+// Rounding the logits changed their sum. The dropped mass counts as if it were not rounded.
 const float scale = 1 / (weight_sum + missing);
 for (uint pack = worker; pack < PACKS; pack += THREADS) {
   float sums[PACK];
