@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from mlx_diffusiongemma.control.schema import checked_schema
 from mlx_diffusiongemma.control.schema_keywords import FORMATS
+from mlx_diffusiongemma.errors import InputError
 
 
 def plain(schema: Any) -> dict[str, Any]:
@@ -379,6 +381,25 @@ def test_long_chains_of_references(link: Callable[[Any], Any], circle: bool) -> 
             compiled(schema=schema)
         else:
             assert "a long chain of references; make it flatter" in refusal(schema=schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "items": {"anyOf": []}, "properties": {"a": None}},
+        {"type": "array", "additionalItems": {"anyOf": []}, "anyOf": [None]},
+        {"type": "array", "prefixItems": [{"anyOf": []}], "items": [None]},
+    ],
+)
+def test_a_chain_counts_in_the_order_in_which_the_compiler_goes(schema: dict[str, Any]) -> None:
+    """Its links stand in a list, last one first (here []). None is the first link."""
+    links = {f"d{at}": kinds(a=None) for at in range(5000)}
+    for at in range(4999):
+        links[f"d{at}"]["properties"]["a"] = {"$ref": f"#/$defs/d{at + 1}"}
+    references = json.dumps([{"$ref": f"#/$defs/{name}"} for name in reversed(links)])
+    text = json.dumps(schema).replace("null", '{"$ref": "#/$defs/d0"}').replace("[]", references)
+    with contextlib.suppress(InputError):  # what counts is that the process lives
+        compiled(schema={**json.loads(text), "$defs": links})
 
 
 def test_many_definitions_that_are_not_a_chain() -> None:

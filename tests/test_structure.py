@@ -77,7 +77,7 @@ RECORD = {
     "additionalProperties": False,
 }
 GRID = '"grid": [[1, 2], [3.5, 4], [5, 6]], "note": "ababab"}'
-WHOLE = r'{"name": "a\n \"quoted\" nam\u000be", "kind": "a\"b", "size": 1234, ' + GRID
+WHOLE = r'{"name": "a\n \"quoted\" nam\fe", "kind": "a\"b", "size": 1234, ' + GRID
 DEEP = '{"left": {"left": null, "right": {"left": null, "right": null}}, "right": null}'
 
 

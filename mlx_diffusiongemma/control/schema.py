@@ -211,7 +211,9 @@ class _Reader:
             result["type"] = listed if isinstance(node["type"], list) else listed[0]
         kinds |= {"number"} if "integer" in kinds else set()
         keys = list(node)
+        skipped = "prefixItems" if isinstance(node.get("items"), list) else "additionalItems"  # by draft
         simple = [key for key in ABOUT if key in node and (ABOUT[key] in kinds or key == "format")]
+        simple = [key for key in simple if key != skipped]
         combining = [key for key in keys if key in COMBINING]
         if "anyOf" in node and "oneOf" in node:
             refuse(pointer, "oneOf beside anyOf cannot be enforced; put one of them into allOf")
@@ -256,10 +258,10 @@ class _Reader:
                 node |= rule
         elif form is not None:
             self._formats.setdefault(f"'{one_line(form, 40)}'", pointer)
-        others = node.pop("additionalItems", None)
         if isinstance(node.get("items"), list):  # draft 7
             node["prefixItems"] = node.pop("items")
-            node |= {} if others is None else {"items": others}
+            if "additionalItems" in node:
+                node["items"] = node.pop("additionalItems")
         if "anyOf" in node:  # pydantic's Decimal has an alternative with look-around
             options = {f"{pointer}/anyOf/{at}": each for at, each in enumerate(node["anyOf"])}
             dropped = [place for place, each in options.items() if _is_look_around(each)]
@@ -285,9 +287,7 @@ class _Reader:
 
 
 def _is_look_around(node: Any) -> bool:
-    return (
-        isinstance(node, dict) and node.get("type") == "string" and has_look_around(node.get("pattern", ""))
-    )
+    return isinstance(node, dict) and node.keys() == {"type", "pattern"} and has_look_around(node["pattern"])
 
 
 def _step(name: str) -> str:
