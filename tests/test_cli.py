@@ -249,7 +249,7 @@ def test_live_with_json(scripted: Scripted) -> None:
     result = invoke("generate", "--model", "m", "--live", "--json", "why?")
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
-    assert line.startswith("mlx_dg: error: --live and --json: ")
+    assert line.startswith("mlx_dg: error: --live and --json cannot be combined")
     assert scripted.calls == []
 
 
