@@ -115,6 +115,8 @@ def test_a_published_difference() -> None:
     # paired data", 36 / 12 / 2 / 0, method 10; there it is the first less the second.
     difference, (low, high) = paired_difference(pairs(36, 12, 2, 0))
     assert (difference, low, high) == pytest.approx((-0.2, -0.3404, -0.0569), abs=5e-5)
+    difference, (low, high) = paired_difference(pairs(20, 12, 2, 16))  # with the continuity correction
+    assert (difference, low, high) == pytest.approx((-0.2, -0.3292, -0.0562), abs=5e-5)
     assert paired_difference([]) == (0.0, (-1.0, 1.0))
     difference, (low, high) = paired_difference(pairs(10, 0, 0, 10))
     assert low < difference == 0 < high

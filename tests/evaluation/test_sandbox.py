@@ -207,8 +207,10 @@ call("import time\\ndef f(): time.sleep(60)", "f", [[]], Limits(wall_seconds=60)
         while len(children := descendants(process.pid)) < (3 if LINUX else 1):
             time.sleep(0.05)
         process.kill()
-    while any(map(alive, children)):
-        time.sleep(0.05)
+    for _ in range(100):
+        if any(survivors := [child for child in children if alive(child)]):
+            time.sleep(0.05)
+    assert survivors == []
     for path in Path(tempfile.gettempdir()).iterdir():
         path.rmdir()
 
