@@ -590,7 +590,7 @@ OVERLAPPING: list[list[Any]] = [
     [kinds(a=None), kinds(a=None, b=None)],  # the one allows a key b, until it is closed here
     [kinds(a=None), kinds(b=None)],
     [kinds(kind=1), kinds(kind=2)],  # numbers are not compared
-    [{**kinds(kind="a"), "minProperties": 1}, {**kinds(kind="a"), "minProperties": 1}],
+    [{"properties": {"a": {"const": "b"}, "x": {}}, "required": ["a"], "minProperties": 2}] * 2,
     [{"properties": {"kind": {"const": "a"}}}, {"properties": {"kind": {"const": "b"}}}],  # {} has both
     [{"type": "string"}, {"format": "date"}],
     [{"properties": {"a": {"type": "string"}}}, {"properties": {"a": {"type": "integer"}}}],
