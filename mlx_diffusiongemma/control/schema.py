@@ -53,6 +53,7 @@ _OPTIONS = {
 }
 _TOO_DEEP = "schema: nested too deeply, or a long chain of references; make it flatter"
 _DEEPEST = 200  # schemas within schemas. Beyond 2400 the compiler runs out of stack and ends the process.
+_UNPROVEN = "oneOf constraints|circular references|stack level|too large"  # what the compiler then reports
 _LONG = 100  # characters; nobody asks for a text this long and means it
 _MOST_CHECKED = 2_000_000  # characters that are compiled to find the part at fault
 
@@ -140,7 +141,7 @@ class _Reader:
             options = [inlined(each, self._definitions) for each in node["anyOf"]]
             others = {key: value for key, value in node.items() if key != "anyOf"}
             alone = lark_of({**others, "oneOf": options, "$defs": self._definitions})
-            if re.search("oneOf constraints|min/maxProperties", LLMatcher.validate_grammar(alone)):
+            if re.search(_UNPROVEN, LLMatcher.validate_grammar(alone)):
                 refuse(
                     pointer,
                     "the alternatives of oneOf may overlap; use anyOf, or give each a required property "
