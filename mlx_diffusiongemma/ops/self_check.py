@@ -1,7 +1,7 @@
-"""Runs each Metal kernel once beside its reference before a generation relies on it.
+"""Compares each Metal kernel with its reference before a generation uses it.
 
-Nobody has run these kernels on every chip and every Metal compiler. One that does not compile there, or that
-computes something else, is switched off for the process. Its reference takes its place.
+These kernels have not run on every chip and Metal compiler. A kernel that does not compile, or that computes
+something else, is switched off for the process. Its reference replaces it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Check(NamedTuple):
-    """A kernel's name, everything that decides which code Metal compiles, and what makes its trial."""
+    """A kernel's name, everything that its compiled code depends on, and a function that makes its trial."""
 
     kernel: str
     use: tuple[Any, ...]
@@ -38,14 +38,16 @@ _lock = threading.Lock()
 
 
 def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) -> tuple[str, ...]:
-    """Return the names of the kernels that a denoising step takes, each checked as this step uses it.
+    """Return the names of the kernels that a denoising step uses. Each is checked in the way it is used.
 
-    A step may take another path when this value changes, so it belongs to the key of a compiled one. The
-    check evaluates arrays: call it before a step is traced, not in it. A check of a dozen rows runs once a
-    process for each kernel and way to use it.
+    The path of a step depends on these names, so they belong to the key of a compiled step. The check
+    evaluates arrays, so call it before a step is traced. It takes a dozen rows, once per process for each
+    kernel and each way to use it.
 
     Args:
-        table: the embedding table. dtype: of the model's activations. canvas_shape: `[B, C]`.
+        table: the embedding table.
+        dtype: of the model's activations.
+        canvas_shape: `[B, C]`.
 
     Raises:
         InputError: the check fails and `MLX_DG_KERNELS` is on. Otherwise a failure is logged as a warning.
@@ -53,7 +55,7 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
     if not metal.enabled():
         return ()
     checks = checks_of(table, dtype, *canvas_shape)
-    with _lock:  # a second thread waits: it must not use what is not checked yet
+    with _lock:  # other threads wait, because they must not use an unchecked kernel
         for check in checks:
             if check.kernel not in metal.failures and check[:2] not in _passed:
                 fault = _fault(check.make())
@@ -80,9 +82,9 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
 
 
 def checks_of(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[Check]:
-    """Return the checks of the kernels that a step takes; see `checked_kernels`."""
+    """Return the checks of the kernels that a step uses. See `checked_kernels`."""
     vocab, columns = table.weight.shape[0], width(table)
-    # Lazy: nothing is computed.
+    # Lazy, so nothing is computed.
     logits_dtype = project(mx.zeros((1, columns), dtype=dtype), table).dtype
     launch, constants = _passing(batch * length, -(-vocab // CHUNK))
     checks = [
@@ -114,28 +116,28 @@ def checks_of(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[Ch
 
 
 def _passing(rows: int, columns: int) -> tuple[int | None, tuple[bool, bool]]:
-    """Rows that a trial has to launch together (None: all), so that MLX passes arrays as in use.
+    """Return the number of rows that a trial launches together (None for all), and a key of the build.
 
-    It passes arrays of fewer than 8 elements as constants, which is other code. Also returned: whether it
-    does so with `[rows]` and with `[rows, columns]`.
+    MLX passes arrays of fewer than 8 elements as constants, which makes other code. The trial must launch
+    arrays as they are in use. The key is True for each of `[rows]` and `[rows, columns]` that is a constant.
     """
     return rows if rows < 8 else None, (rows < 8, rows * columns < 8)
 
 
 def too_large(trial: trials.Trial) -> str | None:
-    """Return the first difference that rounding does not explain, in words, or None. Raises MLX's errors."""
+    """Describe the first difference that rounding does not explain, or return None. Raise MLX's errors."""
     got = trial.kernel()
-    mx.eval(got)  # raises what the compiler says
-    mx.synchronize()  # raises what the GPU says; left alone, it would be raised by later work
-    for what, found, allowed in (each for each in trial.compare(got, trial.expected) if each.is_too_large):
-        return f"{what} differs by {found:.2g} from MLX's operations, allowed is {allowed:.2g}"
+    mx.eval(got)  # raises the compiler's errors
+    mx.synchronize()  # raises the GPU's errors, which would otherwise appear in later work
+    for what, measured, allowed in (each for each in trial.compare(got, trial.expected) if each.is_too_large):
+        return f"{what} differs by {measured:.2g} from MLX's operations, allowed is {allowed:.2g}"
     return None
 
 
 def _fault(trial: trials.Trial) -> str | None:
-    """Return what is wrong with a kernel, in one line, or None."""
+    """Return the problem of a kernel in one line, or None."""
     try:
         return too_large(trial)
     except Exception as error:
         complaint = next((line for line in str(error).splitlines() if "error:" in line), error)
-        return one_line(complaint, 200)  # of a compiler, its first complaint
+        return one_line(complaint, 200)  # the first error of the compiler

@@ -1,7 +1,8 @@
-"""One input for each kernel, on which it must agree with its reference, and how closely.
+"""One input for each kernel, on which it must agree with its reference, and the allowed differences.
 
-Rounding decides nothing in these inputs. Tokens to draw are drawn in their middle. Where a tie or a bound
-decides, all sums are exact in any order: sums of multiples of a power of two, or of equally likely tokens.
+Rounding cannot change a decision on these inputs. Uniforms are in the middle of the token that they draw. At
+ties and bounds, all sums are exact in any order: sums of multiples of a power of two, or of equally likely
+tokens.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ _SOFTCAP, _TEMPERATURE = 30.0, 0.6
 
 
 class Difference(NamedTuple):
-    """One comparison: the difference that was found, and the largest one that rounding explains."""
+    """One comparison: the measured difference, and the largest one that rounding explains."""
 
     what: str
-    found: float
+    measured: float
     allowed: float
 
     @property
     def is_too_large(self) -> bool:
-        """True also for NaN."""
-        return not self.found <= self.allowed
+        """True if the difference is larger than allowed, or NaN."""
+        return not self.measured <= self.allowed
 
 
 class Trial(NamedTuple):
-    """What the kernel computes, what is expected, and `compare`, which takes both results in this order.
+    """A kernel's launch, the expected result, and a comparison of the two results, in this order.
 
-    Functions that make trials take `launch`, the rows in one launch of the kernel, or None for all at once:
-    MLX passes arrays of fewer than 8 elements as constants, which is other code for Metal to compile.
+    Functions that make trials have an argument `launch`, the number of rows in one launch, or None for all.
+    It matters because MLX passes arrays of fewer than 8 elements as constants, so Metal compiles other code.
     """
 
     kernel: Callable[[], Any]
@@ -85,7 +86,10 @@ def _exactly(what: str, got: Any, expected: Any) -> Difference:
 
 
 def _closely(what: str, got: np.ndarray, expected: np.ndarray, atol: float, rtol: float) -> Difference:
-    """Largest absolute difference. Twice `atol + rtol * (largest finite value)` is allowed: both round."""
+    """Return the largest absolute difference. Both sides round, so twice the tolerance is allowed.
+
+    The tolerance is `atol + rtol * (largest finite value)`.
+    """
     largest = float(np.abs(expected[np.isfinite(expected)]).max())
     gaps = np.zeros_like(got)
     np.subtract(got, expected, out=gaps, where=got != expected)  # equal infinities do not differ
@@ -93,12 +97,15 @@ def _closely(what: str, got: np.ndarray, expected: np.ndarray, atol: float, rtol
 
 
 def row_statistics_trial(vocab: int, dtype: mx.Dtype, launch: int | None = None) -> Trial:
-    """Random rows. The first eight are edited:
+    """Return a trial on random rows. The first eight are edited:
 
-    0: flat. 1, 2: not a distribution. 3: every third token is impossible, the others are deep in the
-    softcap, and the uniform is 0. 4: sure of one token. 5: equally sure of several. 6, 7: four equal tokens,
-    with the uniform where the third begins, and with 1, which no sum exceeds, as if rounding had ended the
-    row early.
+    0: flat.
+    1, 2: not a distribution.
+    3: every third token is impossible, the others are deep in the softcap, and the uniform is 0.
+    4: one certain token.
+    5: several equally likely tokens.
+    6, 7: four equally likely tokens. The uniform of row 6 is where the third begins. That of row 7 is 1,
+        which no sum exceeds, as if rounding had ended the row early.
     """
     logits = 4 * mx.random.normal((_ROWS, vocab), key=mx.random.key(0))
     logits = logits.astype(mx.bfloat16).astype(mx.float32)  # values that differ stay different in any dtype
@@ -149,11 +156,14 @@ _BOUNDS = Bounds(entropy_bound=2**-3, stability_threshold=1, confidence_threshol
 
 
 def accept_and_renoise_trial(length: int, vocab: int, launch: int | None = None) -> Trial:
-    """Nine random canvases of `length` positions, from sure to hopeless, one of them done and one invalid.
+    """Return a trial on nine random canvases of `length` positions, from certain to uncertain.
 
-    The last three: equal entropies, of which two just reach the bound; the same with the last one the
-    lowest; and one free position with just the threshold's entropy among pinned ones, for which another
-    token is proposed.
+    Row 3 is done and row 5 invalid.
+
+    6: equal entropies, of which two just reach the bound.
+    7: the same, but the last position has the lowest entropy.
+    8: one free position with exactly the threshold's entropy. All others are pinned, and other tokens are
+        proposed for them.
     """
     rng = np.random.default_rng(2)
     canvas = (9, length)
@@ -206,17 +216,19 @@ def _compare_acceptance(got: Acceptance, expected: Acceptance) -> list[Differenc
 
 
 _TAIL, _FLAT = -2, -1  # rows
-_MOST_LIKELY = 12  # tokens that a row is sure of
+_MOST_LIKELY = 12  # maximum number of likely tokens in a row
 
 
 def soft_embedding_trial(
     table: Table, dtype: mx.Dtype, logits_dtype: mx.Dtype, launch: int | None = None
 ) -> Trial:
-    """Rows of 1 to 12 likely tokens, the last and the first of the vocabulary among them.
+    """Return a trial on rows with 1 to 12 likely tokens, including the first or last of the vocabulary.
 
-    They are fewer where the kernel's limit is lower, or the reference reads fewer chunks, in which each may
-    be alone. The last two rows: a token with a tail that is just likely enough to be summed, and a flat row,
-    which is too broad for the kernel. dtype: of the model, which is that of the result.
+    There are fewer if the kernel's limit is lower, or if the reference reads fewer chunks, because each token
+    may be alone in its chunk. The last two rows are a token with a tail that is just likely enough to be
+    summed, and a flat row, which has too many tokens for the kernel.
+
+    dtype: of the model and of the result.
     """
     rng = np.random.default_rng(3)
     vocab = table.weight.shape[0]
@@ -224,7 +236,7 @@ def soft_embedding_trial(
     most = min(_MOST_LIKELY, limit, chosen_chunks(vocab) or _MOST_LIKELY)
     ids = 1 + np.stack([rng.choice(vocab - 2, _MOST_LIKELY, replace=False) for _ in range(_ROWS)])
     ids[:, 0] = np.where(np.arange(_ROWS) % 2, 0, vocab - 1)
-    # The row's other ids are as unlikely as all the rest.
+    # Ids of a row beyond its likely ones are as unlikely as all other tokens.
     likely = np.where(np.arange(_MOST_LIKELY) <= np.arange(_ROWS)[:, None] % most, 11.0, -25.0)
     tail = [*range(limit * 3 // 4), vocab // 2]
     logits = np.full((_ROWS, vocab), -25.0, np.float32)
@@ -245,9 +257,9 @@ def soft_embedding_trial(
 
 
 def _tail_logit(limit: int) -> float:
-    """Logit of a token 0.05 to 0.14 nats above the least likely that is summed, beside one of logit 0.
+    """Return the logit of a token 0.05 to 0.14 nats above the threshold of the sum, next to a logit of 0.
 
-    bfloat16 holds it: from 8 to 16 its step is 1/16, which is less than 0.1 nats here.
+    It is exact in bfloat16, whose step from 8 to 16 is 1/16, less than 0.1 nats here.
     """
     lowest = math.log(TOLERANCE / limit) + 0.05
     return math.ceil(16 * _SOFTCAP * math.atanh(lowest * _TEMPERATURE / _SOFTCAP)) / 16
@@ -256,9 +268,12 @@ def _tail_logit(limit: int) -> float:
 def _compare_embeddings(
     dtype: mx.Dtype, largest: float, got: SoftEmbedding, expected: SoftEmbedding
 ) -> list[Difference]:
-    """The reference rounds weights, products of chunks and their sum to `dtype`, the kernel only the sum.
+    """Compare embeddings. The reference rounds weights, chunk products and sums, the kernel only sums.
 
-    Where the reference is not finite, damaged weights leave nothing to compare. largest: value of the table.
+    Positions where the reference is not finite are skipped, because the weights are damaged there.
+
+    dtype: of the rounding.
+    largest: largest absolute value of the table's rows in use.
     """
     rounding = 2**-6 if dtype == mx.bfloat16 else 2e-3  # of the largest value; fp32 may mean TF32
     ours, theirs = (np.array(result.embedding.astype(mx.float32)) for result in (got, expected))
