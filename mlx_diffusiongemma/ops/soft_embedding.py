@@ -97,7 +97,7 @@ def soft_embedding_reference(
 
 
 def chosen_chunks(vocab: int) -> int:
-    """Return the number of chunks per row that the reference reads, or 0 if it is the dense product."""
+    """Return the number of chunks per row that the reference reads, or 0 for the dense product."""
     return 0 if vocab % CHUNK else vocab // CHUNK // _CHUNKS_PER_CHOSEN
 
 
