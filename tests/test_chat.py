@@ -61,7 +61,7 @@ def test_only_whole_turns_are_in_the_conversation(demo: Any) -> None:
     chat = Chat(*demo, seed=0)
     turn = chat.ask(QUESTIONS[0])
     assert chat.messages == []
-    with pytest.raises(InputError, match="no answer yet"):
+    with pytest.raises(InputError, match="the answer is still empty"):
         chat.keep(turn)
     list(turn)
     chat.keep(turn)

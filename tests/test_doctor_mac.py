@@ -133,11 +133,6 @@ def test_python_under_rosetta_is_one_problem(break_: Any, monkeypatch: pytest.Mo
     assert "Rosetta" in line
 
 
-def test_an_arm_python_in_a_translated_terminal_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    mac(monkeypatch, {"sysctl -n sysctl.proc_translated": "1"}, machine="arm64")
-    assert doctor(monkeypatch, "Versions").exit_code == 0
-
-
 def test_another_mlx_than_the_installed_one_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     mac(monkeypatch, {})
     installed = metadata.version("mlx")

@@ -24,7 +24,7 @@ from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.ops import FREE, TOLERANCE, checked_kernels, metal, self_check, trials
 
 pytestmark = pytest.mark.skipif(
-    ON_METAL, reason="broken kernels are for the emulator; runs wherever there is no Metal"
+    ON_METAL, reason="broken kernels are for the emulator; runs on machines without Metal"
 )
 
 KERNELS = ("row_statistics", "accept_and_renoise", "soft_embedding")
@@ -69,7 +69,7 @@ def run(demo: Any, prompt: str = PROMPT, **settings: Any) -> tuple[str, list[Ste
 
 @pytest.fixture(scope="module")
 def expected(demo: Any) -> tuple[str, list[Step]]:
-    """What the references give."""
+    """Return the text and steps that the references give."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_DG_KERNELS", "off")
         return run(demo)
@@ -118,9 +118,9 @@ def test_each_way_to_use_a_kernel_is_checked_once(monkeypatch: pytest.MonkeyPatc
     accept, row, soft = sorted(KERNELS)
     assert launched(table, mx.float32, 1, 12) == [accept, row, soft]
     assert launched(table, mx.float32, 1, 12) == []
-    assert launched(nn.Embedding(96, 64), mx.float32, 1, 12) == []  # other weights are no other kernel
+    assert launched(nn.Embedding(96, 64), mx.float32, 1, 12) == []  # other weights take the same kernel
     assert launched(table, mx.float32, 7, 12) == []
-    assert launched(table, mx.float32, 8, 12) == [accept]  # its arrays of a value a row are no constants
+    assert launched(table, mx.float32, 8, 12) == [accept]  # its arrays of a value a row are not constants
     assert launched(table, mx.float32, 1, 40) == [accept]
     assert launched(table, mx.float32, 1, 6) == [accept, row, soft]  # constants, too
     assert launched(packed, mx.float32, 1, 40) == [soft]

@@ -1,4 +1,4 @@
-"""The live view: what a step shows of its canvas, in which style, and where it falls back to plain text."""
+"""The live view: the canvas of a step, its styles and its lines, and where plain text replaces it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
 from mlx_diffusiongemma.answer import Block
 from mlx_diffusiongemma.display import choose
-from mlx_diffusiongemma.display.live import SCALE, LiveDisplay
+from mlx_diffusiongemma.display.live import SCALE, LiveDisplay, Mark, fitted, layout, visible
 from mlx_diffusiongemma.display.plain import PlainDisplay
 from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.engine.stats import Stats
@@ -45,7 +48,7 @@ class Words:
 
 
 class Candidate:
-    """What a display asks a generation for."""
+    """The part of a generation that a display uses."""
 
     def __init__(self, candidates: list[Candidate]):
         self.stats, self.candidates = Stats(canvas_length=4, prompt_tokens=9), candidates
@@ -88,7 +91,7 @@ class View:
         return [Text.from_ansi(re.sub(r"\x1b\[[JK]", "", line)) for line in lines]
 
     def canvas(self, step: Step) -> list[str]:
-        """Without the rule above and the two lines of the status below."""
+        """Return the frame without the rule above and the two lines of the status below."""
         return [line.plain for line in self.frame(step)][1:-2]
 
     def status(self, step: Step) -> str:
@@ -128,6 +131,7 @@ def styles(line: Text, word: str) -> Style:
 
 
 def test_solid_dim_and_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Structure and newlines are dim, and padding is short."""
     view = View(monkeypatch)
     ids = view.tokenizer.ids("sure", "known", "likely", "open", "wild")
     entropies = [0.0099, 0.011, 0.31, 2.9, 4.0]
@@ -143,23 +147,14 @@ def test_solid_dim_and_colour(monkeypatch: pytest.MonkeyPatch) -> None:
         style = styles(line, word)
         assert bool(style.dim) is is_dim, word
         assert (style.color.name if style.color else None) == (SCALE[bound] if bound else None), word
-
-
-def test_no_color_leaves_solid_and_dim(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = view.frame(step([*view.tokenizer.ids("yes", "yes", "\n"), STOP] + [PAD] * 200))[1]
+    assert line.plain == "yesyes↵<turn|><pad>×200"
+    dim = [bool(styles(line, word).dim) for word in ("yes", "↵", "<turn|>", "<pad>")]
+    assert dim == [False, True, True, True]
     view = View(monkeypatch, NO_COLOR="1")
-    raw = view.raw(step(view.tokenizer.ids("sure", "open"), [0.0, 3.5], [True, False]))
-    assert set(re.findall(r"\x1b\[([\d;]*)m", raw)) == {"0", "2"}
-    assert "■" not in raw  # no legend of colours that are not there
-
-
-def test_structure_is_faint_and_padding_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    view = View(monkeypatch)
-    line = view.frame(step([*view.tokenizer.ids("yes", "yes", "yes", "\n"), STOP] + [PAD] * 200))[1]
-    assert line.plain == "yesyesyes↵<turn|><pad>×200"
-    assert not styles(line, "yes").dim
-    assert styles(line, "↵").dim
-    assert styles(line, "<turn|>").dim
-    assert styles(line, "<pad>").dim
+    plain = view.raw(step(view.tokenizer.ids("sure", "open"), [0.0, 3.5], [True, False]))
+    assert set(re.findall(r"\x1b\[([\d;]*)m", plain)) == {"0", "2"}
+    assert "■" not in plain  # no legend of colours that are missing
 
 
 def test_height_never_shrinks_within_a_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +179,53 @@ def test_height_is_cut(monkeypatch: pytest.MonkeyPatch, lines: int, shown: int) 
         assert frame[1 : shown + 1] == ["w" * 79] * (shown - 1) + [f"⋯ {31 - shown} more lines"]
     if shown == 30:
         assert frame[1:-2] == ["w" * 79] * 30
+
+
+# --- cells --------------------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_visible_is_one_line_without_controls(text: str) -> None:
+    shown = visible(text)
+    assert len(shown) <= len(text)
+    assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cf", "Zl", "Zp"}
+    kept = [character for character in text if unicodedata.category(character)[0] in "LNPS"]
+    assert [character for character in shown if character in kept] == kept
+
+
+def test_visible_signs() -> None:
+    assert visible("a\n\t\x1b[31m\x00\x7f\x9b\u2028") == "a↵⇥␛[31m␀␡\ufffd↵"
+    assert visible("👩\u200d🚀❤\ufe0fe\u0301\u202ex") == "👩🚀❤e\u0301x"
+
+
+@given(st.lists(st.text("ab 漢🙂\u0301", max_size=9)), st.integers(2, 12))
+def test_layout(texts: list[str], width: int) -> None:
+    marks = [Mark(text, Style(bold=bool(number % 2))) for number, text in enumerate(texts)]
+    lines = ["".join(mark.text for mark in line) for line in layout(marks, width)]
+    assert "".join(lines) == "".join(texts)
+    sizes = [sum(map(cell_len, line)) for line in lines]
+    assert all(size <= width for size in sizes)
+    for size, following in zip(sizes, lines[1:], strict=False):
+        assert size + cell_len(following[0]) > width  # no line ends early
+    solid = [
+        character
+        for line in layout(marks, width)
+        for mark in line
+        for character in mark.text
+        if mark.style.bold
+    ]
+    assert solid == [character for mark in marks if mark.style.bold for character in mark.text]
+
+
+@given(
+    st.lists(st.text("ab漢", min_size=1, max_size=30), min_size=1), st.lists(st.text("c")), st.integers(1, 80)
+)
+def test_fitted(first: list[str], second: list[str], width: int) -> None:
+    parts = [[[Mark(text, Style())] for text in texts] for texts in (first, second)]
+    top, bottom = (["".join(mark.text for mark in line)] for line in fitted(parts[0], parts[1], width))
+    assert max(cell_len(top[0]), cell_len(bottom[0])) <= width
+    shown = [part for line in (top, bottom) if line[0] for part in line[0].split("  ")]
+    assert shown == [*first, *second][: len(shown)]
 
 
 # --- the status ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The lines below the text on a terminal: the text must come out as if there were none of them."""
+"""The lines below the text on a terminal: the text must come out as without them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINE = "#" * 19  # of a region; one cell narrower than the terminal
 
 
 def show(text: str, heights: list[int], attached: Attached, is_thought: bool = False) -> PlainDisplay:
-    """`text` in as many blocks as there are heights, each after frames of that height."""
+    """Show `text` in as many blocks as there are heights, each after frames of that height."""
     display = PlainDisplay(as_json=False, statistics=False)
     size = -(-len(text) // len(heights))
     for number, height in enumerate(heights):
@@ -45,7 +45,7 @@ WORDS = st.lists(st.sampled_from([*"abc \n\tüΩ漢字🙂", "e\u0301"]), max_si
 EXACT = st.integers(1, 6).map(lambda count: "x" * 20 * count)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(WORDS | EXACT, max_size=5).map("".join),
     st.lists(st.integers(0, 7), min_size=1, max_size=6),
@@ -83,7 +83,7 @@ def test_a_frame_is_one_write_and_keeps_the_cursor(attached: Attached) -> None:
     region = Region()
     attached.terminal.write("text")
     region.wrote("text")
-    for lines in ([LINE] * 3, [LINE], [], [LINE] * 20):  # an empty one clears, and erases nothing of the text
+    for lines in ([LINE] * 3, [LINE], [], ["#" * 50] + [LINE] * 20):  # also too wide, and too many
         before = len(attached.terminal.writes)
         region.draw(lines)
         (frame,) = attached.terminal.writes[before:]
@@ -103,17 +103,6 @@ def test_a_frame_is_one_write_and_keeps_the_cursor(attached: Attached) -> None:
     assert attached.terminal.writes[before:] == []
 
 
-@on_terminal
-def test_line_that_is_wider_than_was_thought(attached: Attached) -> None:
-    region = Region()
-    attached.terminal.write("text\n" * 6 + "end")
-    region.wrote("text\n" * 6 + "end")
-    region.draw(["x" * 50, "second"])
-    below = attached.screen.below()
-    assert below[:2] == ["x" * 19, "second"]
-    assert attached.screen.display[attached.screen.cursor.y].rstrip() == "end"
-
-
 @pytest.mark.parametrize("columns", [10, 15, 30, 60])
 @on_terminal
 def test_resize(attached: Attached, columns: int) -> None:
@@ -128,23 +117,6 @@ def test_resize(attached: Attached, columns: int) -> None:
     region.clear()
     attached.terminal.write(" three")
     assert attached.screen.everything() == ["one", "two three"[:columns]]
-
-
-@on_terminal
-def test_wider_terminal_that_joins_no_lines(attached: Attached) -> None:
-    """Where the text ends in the last line is not known any more, so nothing is written again."""
-    region = Region()
-    attached.terminal.write("a" * 40)
-    region.wrote("a" * 40)
-    region.draw([LINE])
-    attached.screen.resize(8, 40)
-    region.draw([LINE])
-    region.clear()
-    assert attached.screen.everything() == ["a" * 20, "a" * 20]
-    region.wrote("")  # the same line
-    region.draw([LINE])
-    region.clear()
-    assert attached.screen.everything() == ["a" * 20, "a" * 20]
 
 
 @pytest.mark.parametrize("is_scrolled_away", [False, True])
@@ -169,16 +141,6 @@ def test_narrower_terminal_that_breaks_lines(attached: Attached, is_scrolled_awa
     assert attached.screen.everything() == [*text[:-1], "mnopqrst"]
 
 
-@pytest.mark.parametrize("lines", [1, 2, 3])
-def test_hardly_any_terminal(lines: int) -> None:
-    with Attached(20, lines) as attached:
-        region = Region()
-        attached.terminal.write("text")
-        region.wrote("text")
-        region.draw([LINE] * 5)
-        assert attached.screen.display == ["text".ljust(20), *[LINE + " "] * (lines - 1)]
-
-
 @on_terminal
 def test_controls_are_shown(attached: Attached) -> None:
     display = PlainDisplay(as_json=False, statistics=False)
@@ -190,7 +152,7 @@ def test_controls_are_shown(attached: Attached) -> None:
 
 
 def run(arguments: list[str], stdout: Any = None, **environment: str) -> tuple[bytes, int]:
-    """The command on a pseudo-terminal of 100 x 20: what it wrote there, and its status."""
+    """Run the command on a pseudo-terminal of 100 x 20. Return what it wrote there, and its status."""
     outside, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
     with subprocess.Popen(
@@ -203,7 +165,7 @@ def run(arguments: list[str], stdout: Any = None, **environment: str) -> tuple[b
         try:
             while part := os.read(outside, 65536):
                 written += part
-        except OSError:  # Linux's way to say that nobody writes any more
+        except OSError:  # on Linux: the other end is closed
             pass
     os.close(outside)
     return written, process.returncode
@@ -240,10 +202,3 @@ def test_answer_in_a_file_and_canvas_on_the_terminal(tmp_path: Path) -> None:
     assert (tmp_path / "answer").read_text() == "The capital of Peru is Lima.\n"
     assert b"Lima" in written  # on the canvas
     assert b"\x1b[38;5;" in written  # TERM promises 256 colours
-
-
-def test_dumb_terminal() -> None:
-    written, status = run(["--live", *PERU], TERM="dumb")
-    assert status == 0
-    assert b"\x1b[?" not in written
-    assert b"The capital of Peru is Lima.\r\n" in written

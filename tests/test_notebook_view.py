@@ -46,7 +46,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_text_by_channels_and_statistics(demo: Any) -> None:
-    """Displaying runs it. Without a trace there is no script."""
+    """Displaying runs it. Without a trace it needs no script."""
     generation = mlx_dg.generate(*demo, "What is 345 + 78?", thinking=True, seed=0)
     bundle = generation._repr_mimebundle_()
     assert bundle["text/plain"] == "423"
@@ -168,7 +168,7 @@ def test_hostile_tokens() -> None:
 
 
 def test_size_is_bounded() -> None:
-    """At most 3 KB a step of 256 positions when every draft is new, and 3.5 KB in a usual one with its texts."""
+    """At most 3 KB a step of 256 positions if every draft is new; 3.5 KB in a usual one, texts included."""
     rng = np.random.default_rng(0)
     drafts = rng.integers(1, 262144, (48, 256))
     worst = view_data(made_trace(drafts, rng), fake_tokenizer({}))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """Settings that may change from turn to turn. None is no thinking budget, or a new seed each turn."""
+    """Settings that may change from turn to turn. None: an unlimited budget, a new seed each turn."""
 
     thinking: bool = False
     thinking_budget: int | None = None
@@ -138,7 +138,7 @@ class Chat:
             raise InputError("keep: this does not answer the last question; give what ask returned")
         answer, thought = written(generation)
         if not answer.strip():
-            raise InputError("keep: there is no answer yet; run the generation, or ask something else")
+            raise InputError("keep: the answer is still empty; run the generation, or ask something else")
         reply = {"role": "assistant", "content": answer} | ({"thought": thought} if thought else {})
         self.messages += [{"role": "user", "content": question}, reply]
         self.last, self._asked = generation, None

@@ -109,8 +109,8 @@ def terminal_lines(screen: TextIO) -> Lines:
         from .chat_terminal import TerminalLines
     except ImportError:
         complain(
-            "mlx_dg: note: without prompt_toolkit there are no history, completion and messages of several "
-            "lines; pip install 'mlx-diffusiongemma[chat]'"
+            "mlx_dg: note: history, completion and messages of several lines need prompt_toolkit; "
+            "pip install 'mlx-diffusiongemma[chat]'"
         )
         return TypedLines()
     return TerminalLines(screen)
@@ -174,7 +174,7 @@ def terminal() -> TextIO | None:
 
 
 class Conversation:
-    """Reads, asks and shows, until the end of `lines`. Interrupts end it only where there is no terminal.
+    """Reads, asks and shows, until the end of `lines`. Interrupts end it only without a terminal.
 
     failed: a line went wrong. over: the user quit while a candidate was to be chosen.
     """
@@ -254,7 +254,7 @@ class Conversation:
         self.chat.keep(kept)
 
     def _chosen(self, generation: Generation) -> Generation | None:
-        """Return the candidate that the conversation goes on with, or None if there is no answer."""
+        """Return the candidate that the conversation goes on with, or None without an answer."""
         from mlx_diffusiongemma.chat.chat import written
 
         candidates = dict(enumerate(generation.candidates, start=1))

@@ -39,7 +39,7 @@ def check(sheet: Sheet) -> None:
     sheet.facts(facts)
 
     if not system.is_mac():
-        sheet.notes.append("this is not a Mac: there is no Metal, and nothing here says how a Mac does")
+        sheet.notes.append("this is not a Mac and has no Metal; nothing here says how a Mac does")
     elif not ok and not system.is_translated():  # the section Versions says that
         sheet.problems.append(
             f"Metal cannot be used: {reason}; a virtual machine may have none, and Python must be arm64"
