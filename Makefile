@@ -1,5 +1,6 @@
 # make demo    install, convert the bundled checkpoint to 4-bit MLX, generate from it
-# make test    install and run the tests (no torch needed)
+# make test    install and run the tests, but for the slow ones (no torch needed)
+# make test-all  with the slow ones: terminals, processes, wheels, documents, benchmarks
 # make parity  install torch and transformers too, and compare with the reference live
 # make notebooks  install and execute the notebooks, on the bundled demo
 # make docs    write what is derived: docs/cli.md, README.md's table of Macs
@@ -21,7 +22,7 @@ DEMO_PROMPTS := 'What is 345 + 78?' 'JSON for Paris and Rome' 'What is the capit
   'Spell "planet" backwards.' 'Count to 37.'
 PACKAGING := pyproject.toml setup.py
 
-.PHONY: demo test parity notebooks docs lint types clean
+.PHONY: demo test test-all parity notebooks docs lint types clean
 .NOTPARALLEL: # pip does not like a second pip in the same environment
 .DELETE_ON_ERROR:
 
@@ -32,14 +33,17 @@ demo: $(DEMO)/config.json
 	done
 
 test: $(VENV)/.test $(VENV)/.trl
-	$(BIN)/python -m pytest --ignore=tests/parity $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow" --ignore=tests/parity $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test $(VENV)/.trl
+	$(BIN)/python -m pytest -n auto --dist loadgroup --ignore=tests/parity $(PYTEST_ARGS)
 
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/parity $(PYTEST_ARGS)
 
 # One after the other, because each takes all cores that there are.
 notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 0 notebooks $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks $(PYTEST_ARGS)
 
 docs: $(VENV)/.package
 	$(BIN)/python docs/generate.py
@@ -47,6 +51,7 @@ docs: $(VENV)/.package
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tests/support/prose.py
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -126,10 +126,11 @@ class Writer:
 
     def _deliver(self, event: Finished) -> None:
         ended = 0
+        shared = event.seconds - sum(committed.tries.seconds for committed in event.committed)
         for committed in event.committed:
             answer = self._of_row[id(committed.row)]
             answer.add(committed)
-            answer.stats.seconds += event.seconds / len(event.committed)
+            answer.stats.seconds += committed.tries.seconds + shared / len(event.committed)
             answer.stats.peak_memory_gb = max(answer.stats.peak_memory_gb, mx.get_peak_memory() / 1e9)
             ended += answer.finish_reason is not None
         if self.on_end is not None and ended:

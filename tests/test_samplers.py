@@ -414,22 +414,22 @@ class Returning:
     [
         (
             {"sampler": Returning(accept=0.5)},
-            r"sampler: accept must return an MLX array, bool \[1, 64\]; found float",
+            r"sampler: accept fails at step 48 of 48 \(TypeError: must return an MLX array, bool \[1, 64\]; found float",
         ),
         ({"sampler": Returning(accept=mx.ones((1, 64)))}, r"found mlx.core.float32 \[1, 64\]"),
         (
             {"sampler": Returning(renoise=mx.zeros((64,), dtype=mx.int32))},
-            r"renoise must return .* integer \[1, 64\]",
+            r"renoise fails .* must return .* integer \[1, 64\]",
         ),
         (
             {"sampler": Returning(renoise=mx.full((1, 64), 704))},
-            "renoise returned token 704; the model's ids are 0 to 703",
+            r"renoise fails at step 48 of 48 \(ValueError: returned token 704; ids are 0 to 703\)",
         ),
-        ({"sampler": Returning(renoise=mx.full((1, 64), -1))}, "renoise returned token -1"),
-        ({"stop": lambda state: True}, r"stop: <lambda> must return an MLX array, bool \[1\]; found bool"),
+        ({"sampler": Returning(renoise=mx.full((1, 64), -1))}, "returned token -1"),
+        ({"stop": lambda state: True}, r"stop: <lambda> fails at step 48 of 48 \(TypeError: must return an MLX array, bool \[1\]; found bool"),
         (
             {"stop": [StableAndConfident(), Returning()]},
-            r"stop: Returning must return .* found mlx.core.bool \[1, 64\]",
+            r"stop: Returning fails .* must return .* found mlx.core.bool \[1, 64\]",
         ),
     ],
 )

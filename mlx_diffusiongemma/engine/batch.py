@@ -17,7 +17,8 @@ from .constraint import Look
 from .denoise import Stepped, denoiser_of
 from .ids import check_ids
 from .memory import check_fits, wired_limit
-from .noise import Draws, DrawsOf, SeededDraws
+from .noise import CheckedDraws, Draws, DrawsOf, SeededDraws
+from .parts import named
 from .prompt_cache import PromptCache
 from .row import Committed, Row
 from .state import CanvasInit
@@ -113,7 +114,7 @@ class Batch:
         denoiser = denoiser_of(self.model)
         for index, row in enumerate(active):
             for scout in row.scouts:
-                yield from self._scout(scout, row, prefix.take([index]), clock)
+                yield from self._scout(scout, row, prefix, index, clock)
             row.begin()
         pending, together, cache = active, active, prefix
         while pending:
@@ -136,12 +137,12 @@ class Batch:
             share = canvas.seconds / len(rows)
             stand = [row for index, row in enumerate(rows) if row.judge(canvas, index, share)]
             del canvas  # frees its logits before the next canvas
-            pending = [row for row in pending if row not in stand]
+            pending = [row for row in pending if row not in stand and not row.closed]
 
     def _scout(
-        self, constraint: Any, row: Row, prefix: PrefixCache, clock: _Clock
+        self, constraint: Any, row: Row, prefix: PrefixCache, index: int, clock: _Clock
     ) -> Generator[Event, None, None]:
-        """Denoise the canvases that a constraint of `row` asks for before it chooses pins."""
+        """Denoise the canvases that a constraint of `row`, the `index`-th of `prefix`, asks for."""
         looks, canvas = constraint.scout(row.written), None
         while True:
             try:
@@ -151,7 +152,7 @@ class Batch:
             count = len(look.pins)
             clock.pause()
             canvas = yield from denoiser_of(self.model).run(
-                prefix.take([0] * count),
+                prefix.take([index] * count),
                 self.settings,
                 self._draws([row] * count),
                 CanvasInit(mx.array(look.pins, dtype=mx.int32), steps=look.steps),
@@ -162,7 +163,11 @@ class Batch:
             self._check_cache()
 
     def _draws(self, rows: Sequence[Row]) -> Draws:
-        return self.draws_of([row.noise_key for row in rows], self.spec.length, self.spec.vocab_size)
+        length, vocab_size = self.spec.length, self.spec.vocab_size
+        with named("draws"):
+            draws = self.draws_of([row.noise_key for row in rows], length, vocab_size)
+        seeded = isinstance(draws, SeededDraws)
+        return draws if seeded else CheckedDraws(draws, (len(rows), length), vocab_size)
 
     def _init(self, rows: list[Row], draws: Draws) -> CanvasInit:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)
@@ -239,8 +244,13 @@ class Batch:
 
     def _check_prompts(self) -> None:
         settings = self.settings
+        first = self.rows[0]
         for row in self.rows:
             check_ids("the prompt", row.prompt.ids, self.spec.vocab_size)
+            if (row.settings, row.spec, row.draft) != (first.settings, first.spec, first.draft):
+                raise InputError("rows of one batch must have the same settings and draft; make several")
+            if row.prompt != first.prompt and any(image.pixels for image in row.prompt.images):
+                raise InputError("different prompts with images cannot share a batch; run one at a time")
         limit = self.model.config.text.max_position_embeddings
         if self._positions > limit:
             raise InputError(

@@ -14,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..cache import KeysValues, PrefixCache
-from ..errors import GenerationError, InputError
+from ..errors import GenerationError
 from ..ops import on_gpu
 from .noise import Draws
-from .parts import naming_the_step
+from .parts import check_token_ids, naming_the_step
 from .settings import Settings
 from .state import CanvasInit, CanvasState, SparseRemainder, Step, initial_state
 from .step import Lap, Prefix, Rules, denoise_step, logprobs_of, settle
@@ -171,7 +171,8 @@ class Denoiser:
                     "the weights are damaged or the dtype overflows: load with dtype=float32 or convert again"
                 )
             if rules.fused is None:
-                _check_ids(state.canvas, model.config.text.vocab_size)
+                with naming_the_step(f"at step {step} of {most}"):
+                    check_token_ids("sampler: renoise", state.canvas, model.config.text.vocab_size)
             watch = None
             if watched:
                 drafted = logprobs_of(
@@ -292,16 +293,6 @@ def _compiled(model: Callable[[], Network | None], rules: Rules) -> StepFunction
 def _compiles() -> bool:
     """True on a GPU. On a CPU, MLX runs the C++ compiler: 20 seconds to make a step 5% faster."""
     return on_gpu()
-
-
-def _check_ids(canvas: mx.array, vocab_size: int) -> None:
-    """Raise `InputError` if a sampler returned ids that have no embedding."""
-    ids = np.array(canvas)
-    if ids.min() < 0 or ids.max() >= vocab_size:  # MLX would read past the table without an error
-        wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
-        raise InputError(
-            f"sampler: renoise returned token {wrong}; the model's ids are 0 to {vocab_size - 1}"
-        )
 
 
 def _watch(

@@ -12,6 +12,7 @@ import numpy as np
 from ..config.ranges import integer
 from ..console.messages import shown
 from ..errors import InputError
+from .parts import check_result, check_token_ids, named
 
 
 class Draws(Protocol):
@@ -47,6 +48,29 @@ class NoiseKey(NamedTuple):
 
 DrawsOf = Callable[[Sequence[NoiseKey], int, int], Draws]
 """Function that returns the draws of a canvas, from its rows' keys, its length and the vocabulary size."""
+
+
+class CheckedDraws:
+    """Draws of a caller, checked: wrong shapes and ids without an embedding are `InputError`s."""
+
+    def __init__(self, draws: Draws, shape: tuple[int, int], vocab_size: int):
+        self._draws, self._shape, self._vocab_size = draws, shape, vocab_size
+
+    def initial(self) -> mx.array:
+        with named("draws: initial"):
+            ids = self._draws.initial()
+        return self._checked("draws: initial", ids)
+
+    def step(self, index: int) -> tuple[mx.array, mx.array]:
+        with named("draws: step"):
+            uniforms, ids = self._draws.step(index)
+        check_result("draws: step", uniforms, self._shape, mx.floating)
+        return uniforms, self._checked("draws: step", ids)
+
+    def _checked(self, name: str, ids: mx.array) -> mx.array:
+        check_result(name, ids, self._shape, mx.integer)
+        check_token_ids(name, ids, self._vocab_size)
+        return ids.astype(mx.int32)
 
 
 class SeededDraws:

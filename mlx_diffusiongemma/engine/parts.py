@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
+from ..console.messages import one_line
 from ..errors import InputError
 
 
@@ -39,7 +41,7 @@ def naming_the_step(when: str) -> Iterator[None]:
 
 def described(error: Exception) -> str:
     """Return type and message of `error` in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return one_line(f"{type(error).__name__}: {error}").removesuffix(":")
 
 
 def name_of(part: Any) -> str:
@@ -47,13 +49,21 @@ def name_of(part: Any) -> str:
 
 
 def check_result(name: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | mx.DtypeCategory) -> None:
-    """Raise `InputError` unless `value` is an MLX array of this shape and dtype."""
+    """Raise a `PartError` unless `value` is an MLX array of this shape and dtype."""
     is_array = isinstance(value, mx.array)
     if is_array and value.shape == tuple(shape) and mx.issubdtype(value.dtype, dtype):
         return
-    kind = "bool" if dtype == mx.bool_ else "integer"
+    kind = "bool" if dtype == mx.bool_ else "integer" if dtype == mx.integer else "floating"
     actual = f"{value.dtype} {list(value.shape)}" if is_array else type(value).__name__
-    raise InputError(f"{name} must return an MLX array, {kind} {list(shape)}; found {actual}")
+    raise PartError(name, TypeError(f"must return an MLX array, {kind} {list(shape)}; found {actual}"))
+
+
+def check_token_ids(name: str, ids: mx.array, vocab_size: int) -> None:
+    """Raise a `PartError` for an id without an embedding, where MLX would read beyond the table."""
+    low, high = np.array(ids).min(), np.array(ids).max()
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise PartError(name, ValueError(f"returned token {wrong}; ids are 0 to {vocab_size - 1}"))
 
 
 def is_traceable(part: Any) -> bool:
