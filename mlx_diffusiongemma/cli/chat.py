@@ -25,21 +25,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model", metavar="demo|DIR|HUB_ID", help="What to run.  [default: demo, a bundled toy]")
+@click.option("--model", metavar="demo|DIR|HUB_ID", help="The model.  [default: demo, a bundled toy]")
 @click.option("--system", metavar="TEXT", help="A system message.")
 @click.option("--thinking/--no-thinking", default=False, help="Let the model think first.  [default: no]")
 @click.option(
     "--thinking-budget",
     type=int,
-    help="Most tokens of thought; then it is closed, so that an answer follows.  [default: no limit]",
+    help="Maximum number of tokens of thought. A longer thought is closed.  [default: no limit]",
 )
 @click.option("--seed", type=int, help="Seed of every turn.  [default: a new one each turn]")
 @click.option(
     "--max-new-tokens",
     type=int,
-    help="Most tokens to generate a turn.  [default: 2048, unless the checkpoint says otherwise]",
+    help="Maximum number of new tokens per turn.  [default: 2048, unless the checkpoint has a number]",
 )
-@click.option("--max-denoising-steps", type=int, help="Most steps per canvas.  [default: the checkpoint's]")
+@click.option(
+    "--max-denoising-steps", type=int, help="Maximum number of steps per canvas.  [default: the checkpoint's]"
+)
 @click.option(
     "--live",
     is_flag=True,
