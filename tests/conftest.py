@@ -14,9 +14,23 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fixtures_templates import chat_tokenizer, released_directory, released_template  # noqa: F401
-from hub_calls import home, hub  # noqa: F401
-from kernel_paths import ON_METAL, plug_in_emulator
+from support.fixtures_templates import chat_tokenizer, released_directory, released_template  # noqa: F401
+from support.hub_calls import home, hub  # noqa: F401
+from support.kernel_paths import ON_METAL, plug_in_emulator
+
+from mlx_diffusiongemma.checkpoint.loading import load
+
+
+@pytest.fixture(scope="session")
+def demo() -> tuple[Any, Any]:
+    """The bundled model and its tokenizer."""
+    return load("demo")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(demo: tuple[Any, Any]) -> Any:
+    """The tokenizer of the bundled model."""
+    return demo[1]
 
 
 @pytest.fixture(params=["reference", "kernel"])

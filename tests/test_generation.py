@@ -12,20 +12,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from scripted import TURN_END, Scripted
+from support.scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.prompt import Prompt
 from mlx_diffusiongemma.text.tokenizer import SpecialTokens, Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(resolve("demo"))
 
 
 def text_ids(tokenizer: Tokenizer, text: str, length: int) -> list[int]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted import TURN_END, Scripted
+from support.scripted import TURN_END, Scripted
 
 import mlx_dg
-from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import GenerationError, InputError
@@ -31,11 +31,6 @@ CITIES = {
         "additionalProperties": False,
     },
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(resolve("demo"))
 
 
 def endless(tokenizer: Tokenizer, **settings: Any) -> Generation:

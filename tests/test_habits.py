@@ -65,7 +65,10 @@ def test_usage_errors_name_the_way_out(arguments: tuple[str, ...], line: str) ->
         ("top_p", "a canvas is sampled as a whole"),
         ("logits_processors", "use schema, regex, grammar or choices"),
         ("max_kv_size", "the prefix cache is neither limited"),
-        ("stop", "must have a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends"),
+        (
+            "stop",
+            "must have a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends",
+        ),
         ("thinkng", "did you mean thinking?"),
         ("entropy_bond", "did you mean entropy_bound?"),
         ("temprature", "the temperature falls from t_max to t_min"),

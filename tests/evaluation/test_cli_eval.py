@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from openai_server import running_openai
+from support.openai_server import running_openai
 
 from mlx_diffusiongemma import ConfidenceThreshold, StableAndConfident, Stalled, generate, load
 from mlx_diffusiongemma.cli import main

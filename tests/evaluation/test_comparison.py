@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_lines import line
+from support.answer_lines import line
 
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.comparison import compare

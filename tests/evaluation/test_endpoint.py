@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai_server import OpenAI, Said, completion, running_openai
+from support.openai_server import OpenAI, Said, completion, running_openai
 
 from mlx_diffusiongemma.errors import EndpointError, InputError
 from mlx_diffusiongemma.evaluation.runners import choose, endpoint

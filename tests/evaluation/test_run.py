@@ -206,11 +206,6 @@ def test_details_that_are_true_are_counted() -> None:
 # --- mlx_dg.evaluate --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def demo() -> Any:
-    return mlx_dg.load("demo")
-
-
 def test_a_suite_with_another_sampler(demo: Any, tmp_path: Path) -> None:
     how: dict[str, Any] = {
         "limit": 2,

@@ -33,11 +33,6 @@ def runner() -> Runner:
     return choose("mlx_dg", "demo", None)
 
 
-@pytest.fixture(scope="module")
-def demo() -> Any:
-    return mlx_dg.load("demo")
-
-
 @pytest.mark.parametrize("thinking", [True, False])
 def test_a_reply_is_that_of_generate(runner: Runner, demo: Any, thinking: bool) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 192, "entropy_bound": 0.2}

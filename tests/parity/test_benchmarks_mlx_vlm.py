@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmark_scripts import NEED_MLX_VLM, check_smoke
+from support.benchmark_scripts import NEED_MLX_VLM, check_smoke
 
 
 @pytest.mark.slow

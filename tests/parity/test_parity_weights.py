@@ -11,7 +11,7 @@ import pytest
 import torch
 from mlx.utils import tree_flatten
 from oracle import tiny
-from tied_checkpoints import different, silent
+from support.tied_checkpoints import different, silent
 from transformers import DiffusionGemmaForBlockDiffusion
 
 from mlx_diffusiongemma.checkpoint.loading import load_model

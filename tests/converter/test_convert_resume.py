@@ -1,0 +1,221 @@
+"""Conversions that are interrupted, or replace a directory: what they leave, and what the next run does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.converting import bytes_of, rewritten, tiny_source
+
+from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.converter import conversion, convert, quantizing, writing
+from mlx_diffusiongemma.converter.workspace import Workspace
+from mlx_diffusiongemma.errors import InputError
+
+SMALL_SHARDS = 50_000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tiny_source(tmp_path / "source")
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "SHARD_BYTES", SMALL_SHARDS)
+
+
+# --- replacing ---------------------------------------------------------------------------------------------
+
+
+def test_overwrite_replaces_a_model_and_only_when_the_new_one_is_complete(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = convert(source, tmp_path / "out")
+    (target / "left over").write_text("")
+    before = bytes_of(target)
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "_copy_files", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(source, target, recipe="8bit", overwrite=True)
+    assert bytes_of(target) == before
+    convert(source, target, recipe="8bit", overwrite=True)
+    assert not (target / "left over").exists()
+    assert json.loads((target / "config.json").read_text())["quantization"]["bits"] == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_interrupted_between_its_two_renames_the_old_model_comes_back(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = convert(source, tmp_path / "out")
+    old = bytes_of(target)
+    rename = Path.rename
+
+    def once(path: Path, other: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", lambda *_: 1 / 0)
+        return rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(ZeroDivisionError):
+        convert(source, target, recipe="8bit", overwrite=True)
+    monkeypatch.setattr(Path, "rename", rename)
+    assert not target.exists()
+    with pytest.raises(InputError, match="exists already"):
+        convert(source, target, recipe="8bit")
+    assert bytes_of(target) == old
+    assert rewritten(source, target, monkeypatch, recipe="8bit", overwrite=True) == []
+    assert bytes_of(target) != old
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_the_old_model_of_an_interrupted_run_is_removed(source: Path, tmp_path: Path) -> None:
+    target = convert(source, tmp_path / "out")
+    shutil.copytree(target, tmp_path / ".out.replaced")
+    convert(source, target, recipe="8bit", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_two_conversions_into_one_target_at_once_are_refused(source: Path, tmp_path: Path) -> None:
+    with (
+        Workspace(tmp_path / "out", "of another process"),
+        pytest.raises(InputError, match="out is being written by another conversion"),
+    ):
+        convert(source, tmp_path / "out")
+    convert(source, tmp_path / "out")
+
+
+# --- interrupted and resumed --------------------------------------------------------------------------------
+
+
+def start_slowly(source: Path, target: Path) -> subprocess.Popen[bytes]:
+    """Start a process that converts in small shards, with a pause after each."""
+    code = (
+        "import sys, time\n"
+        "from mlx_diffusiongemma.converter import conversion, convert, writing\n"
+        f"writing.SHARD_BYTES = {SMALL_SHARDS}\n"
+        "write = conversion._write_shard\n"
+        "def slowly(*arguments):\n"
+        "    record = write(*arguments)\n"
+        "    time.sleep(0.1)\n"
+        "    return record\n"
+        "conversion._write_shard = slowly\n"
+        "convert(sys.argv[1], sys.argv[2])\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, str(source), str(target)], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("kill_after", [1, 3])
+def test_a_killed_run_leaves_nothing_that_loads_and_the_next_run_continues(
+    kill_after: int, source: Path, tmp_path: Path, small_shards: None
+) -> None:
+    expected = bytes_of(convert(source, tmp_path / "expected"))
+    target, workspace = tmp_path / "out", tmp_path / ".out.partial"
+    process = start_slowly(source, target)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if workspace.is_dir() and len(list(workspace.glob("*.safetensors"))) > kill_after:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not target.exists()
+    with pytest.raises(InputError):
+        load_model(workspace)
+
+    progress = json.loads((workspace / "progress.json").read_text())
+    assert len(progress["shards"]) >= kill_after
+    times = {name: os.stat(workspace / name).st_mtime_ns for name in progress["shards"]}
+    convert(source, target)
+    assert bytes_of(target) == expected
+    assert all(os.stat(target / name).st_mtime_ns == changed for name, changed in times.items())
+    assert not workspace.exists()
+
+
+@pytest.fixture
+def interrupted(source: Path, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace of a conversion into `tmp_path / "out"` that was interrupted after its last shard."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "_copy_files", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "out")
+    return tmp_path / ".out.partial"
+
+
+def test_tensors_are_read_in_portions(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    """This bounds the memory of a conversion."""
+    monkeypatch.setattr(quantizing, "CHUNK_BYTES", 3000)
+    for tensor in conversion.planned_conversion(source)[1].tensors:
+        portions = list(quantizing.chunks(tensor))
+        assert sum(portion.nbytes for portion in portions) == tensor.bytes_in
+        assert all(portion.nbytes <= 3000 or portion.count == 1 for portion in portions)
+
+
+def test_finished_shards_are_not_written_again_unless_they_changed(
+    capsys: pytest.CaptureFixture[str],
+    interrupted: Path,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = sorted(path.name for path in interrupted.glob("*.safetensors"))
+    assert f"mlx_dg: kept {len(names)} finished shards in {interrupted}; " in capsys.readouterr().err
+    assert not (interrupted / "config.json").exists()
+    flipped, cut, longer = (interrupted / name for name in names[:3])
+    data = bytearray(flipped.read_bytes())
+    data[-7] ^= 1
+    flipped.write_bytes(data)
+    os.truncate(cut, cut.stat().st_size - 1)
+    longer.write_bytes(longer.read_bytes() + b"\0")
+    assert sorted(rewritten(source, tmp_path / "out", monkeypatch)) == names[:3]
+    assert bytes_of(tmp_path / "out") == bytes_of(convert(source, tmp_path / "again"))
+
+
+def test_another_recipe_starts_anew(
+    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = len(list(interrupted.glob("*.safetensors")))
+    assert len(rewritten(source, tmp_path / "other", monkeypatch)) == shards
+    os.rename(interrupted, interrupted.with_name(".third.partial"))
+    assert len(rewritten(source, tmp_path / "third", monkeypatch, overrides=["router=8"])) > 3
+    assert not (tmp_path / "third" / "progress.json").exists()
+    assert not (tmp_path / "third" / "lock").exists()
+
+
+def test_finished_shards_need_no_room_again(
+    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(conversion, "_OTHER_FILES_BYTES", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 0))
+    assert rewritten(source, tmp_path / "out", monkeypatch) == []
+    with pytest.raises(InputError, match=r"its disk has 0\.00 GB free"):
+        convert(source, tmp_path / "other")
+
+
+def test_a_changed_source_starts_anew(
+    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "model.safetensors").touch()
+    assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3
+    assert load_model(tmp_path / "out")
+
+
+def test_a_broken_progress_file_starts_anew(
+    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (interrupted / "progress.json").write_text('{"fingerprint": 3, "shards": [')
+    assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3
