@@ -29,9 +29,9 @@ _HEAD = """# Command line
 
 Written by `make docs` from each command's `--help`.
 
-The answer goes to standard output as blocks converge, so a pipe gets only the answer. Thought, warnings, progress and
-statistics go to standard error. Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted (converged blocks are
-written), 141 the reader of the output has closed it.
+The answer goes to standard output as blocks converge, so a pipe gets only the answer. Thought, warnings,
+progress and statistics go to standard error. Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted
+(converged blocks are written), 141 the reader of the output has closed it.
 """
 
 

@@ -411,7 +411,7 @@ class Generation:
         change it.
         """
         number = self.candidates.index(self)
-        if number not in step.rows:  # its canvas is accepted and waits for other rows
+        if self._writer is None or number not in step.rows:  # its canvas is accepted and waits for other rows
             blocks = self.blocks
             return Preview("".join(b.thought for b in blocks), "".join(b.answer for b in blocks))
         delta = self._answer.preview(step.draft_ids[step.rows.index(number)])

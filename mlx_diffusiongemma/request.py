@@ -24,6 +24,16 @@ from .text.channels import ChannelParser
 from .text.tokenizer import Tokenizer
 
 
+def canvas_spec(model: DiffusionGemma, tokenizer: Tokenizer, settings: Settings) -> CanvasSpec:
+    """Return what all canvases of a generation have in common."""
+    return CanvasSpec(
+        length=model.config.canvas_length,
+        vocab_size=model.config.text.vocab_size,
+        stop_ids=settings.eos_token_id,
+        pad_id=tokenizer.special.pad or 0,
+    )
+
+
 class Request:
     """Everything that the rows of a batch have in common.
 
@@ -50,12 +60,7 @@ class Request:
         self.limit: tuple[str, str] | None = None
         self._is_default = settings.get("max_new_tokens") is None
         self.settings.check_schedule()
-        self.spec = CanvasSpec(
-            length=model.config.canvas_length,
-            vocab_size=model.config.text.vocab_size,
-            stop_ids=self.settings.eos_token_id,
-            pad_id=tokenizer.special.pad or 0,
-        )
+        self.spec = canvas_spec(model, tokenizer, self.settings)
         self.grammar = compile_grammar(
             tokenizer, self.spec.vocab_size, self.settings.eos_token_id, **structure
         )

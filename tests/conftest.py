@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# float32 means float32 here: from M5 on, MLX multiplies in TF32 unless told otherwise. It reads this
+# float32 means float32 here: from M5 on, MLX multiplies in TF32 by default. It reads this
 # when it is imported.
 os.environ["MLX_ENABLE_TF32"] = "0"
 

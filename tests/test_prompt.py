@@ -41,7 +41,7 @@ def prompt(*parts: int | tuple[int, str]) -> Prompt:
         (prompt((2, "a"), (2, "b")), prompt((4, "a")), 0),
         # One image, but ids that differ inside of it.
         (Prompt([1, 8, 9], [ImageSpan(1, 2, "a")]), Prompt([1, 8, 8], [ImageSpan(1, 2, "a")]), 1),
-        # Ids that look like an image's are no image.
+        # Ids that look like an image's are not an image.
         (prompt(1, (2, "a"), 2), prompt(1, IMAGE, IMAGE, 2), 1),
         (prompt(1, (2, "a"), 2), prompt(1, (2, "a"), 7, (2, "a")), 3),
     ],

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-import termios
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -15,9 +12,10 @@ from mlx_diffusiongemma.console.messages import count
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
 from .chat_commands import QUITS, run_command
+from .chat_lines import Lines, PipedLines, TypedLines
 from .generate import NO_MODEL_GIVEN, check_settings
 from .showing import show
-from .streams import checked_utf8, complain, decoded
+from .streams import checked_utf8, complain
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma import Generation
@@ -93,18 +91,6 @@ def chat(
         sys.exit(1)
 
 
-class Lines(Protocol):
-    """Source of messages. None is their end."""
-
-    def read(self) -> str | None: ...
-
-    def choose(self, question: str) -> str | None: ...
-
-    def silent(self) -> AbstractContextManager[None]:
-        """Hide what is typed while the context is open."""
-        ...
-
-
 def terminal_lines(screen: TextIO) -> Lines:
     """Return the source of messages typed at a terminal, with line editing if prompt_toolkit is installed."""
     try:
@@ -116,56 +102,6 @@ def terminal_lines(screen: TextIO) -> Lines:
         )
         return TypedLines()
     return TerminalLines(screen)
-
-
-class TypedLines:
-    """Lines typed at a terminal. Ctrl-C is a `KeyboardInterrupt`."""
-
-    def read(self) -> str | None:
-        return self.choose("> ")
-
-    def choose(self, question: str) -> str | None:
-        try:
-            return input(question)
-        except EOFError:
-            return None
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Hide what is typed while an answer is written. It is read afterwards."""
-        number = sys.stdin.fileno()
-        before = termios.tcgetattr(number)
-        without_echo = [*before]
-        without_echo[3] &= ~termios.ECHO
-        termios.tcsetattr(number, termios.TCSANOW, without_echo)
-        try:
-            yield
-        finally:
-            termios.tcsetattr(number, termios.TCSANOW, before)
-
-
-class PipedLines:
-    """Standard input, line by line. `InputError` for a line that is not UTF-8."""
-
-    def __init__(self) -> None:
-        self._ahead: str | None = None  # a line that was read and answers no question
-
-    def read(self) -> str | None:
-        if self._ahead is not None:
-            line, self._ahead = self._ahead, None
-            return line
-        raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
-        return decoded(raw) if raw else None
-
-    def choose(self, question: str) -> str | None:
-        line = self.read()
-        if line is None or line.strip().isdigit():
-            return line
-        self._ahead = line
-        return ""
-
-    def silent(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 def terminal() -> TextIO | None:

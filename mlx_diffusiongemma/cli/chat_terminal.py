@@ -20,8 +20,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
-from .chat import TypedLines
 from .chat_commands import COMMANDS
+from .chat_lines import TypedLines
 from .streams import complain
 
 HISTORY = "~/.mlx_dg_history"

@@ -249,8 +249,9 @@ class Batch:
             check_ids("the prompt", row.prompt.ids, self.spec.vocab_size)
             if (row.settings, row.spec, row.draft) != (first.settings, first.spec, first.draft):
                 raise InputError("rows of one batch must have the same settings and draft; make several")
-            if row.prompt != first.prompt and any(image.pixels for image in row.prompt.images):
-                raise InputError("different prompts with images cannot share a batch; run one at a time")
+        differ = any(row.prompt != first.prompt for row in self.rows)
+        if differ and any(image.pixels for row in self.rows for image in row.prompt.images):
+            raise InputError("different prompts with images cannot share a batch; run one at a time")
         limit = self.model.config.text.max_position_embeddings
         if self._positions > limit:
             raise InputError(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ..engine.batch import Batch, Prefill
-from ..engine.constraint import CanvasSpec
 from ..engine.denoise import Stepped
 from ..engine.ids import check_ids
 from ..engine.memory import check_fits
@@ -24,6 +23,7 @@ from ..habits import takes_settings
 from ..model import DiffusionGemma
 from ..ops import FREE
 from ..prompt import Prompt
+from ..request import canvas_spec
 from ..text.channels import ChannelParser
 from ..text.prompts import checked_messages
 from ..text.tokenizer import Tokenizer
@@ -93,12 +93,7 @@ def fill(
         if settings.get(name) is not None:
             raise InputError(f"{name}: a filled text has no thought; leave it out")
     config = Settings.of(model.generation_config, **settings)
-    spec = CanvasSpec(
-        length=model.config.canvas_length,
-        vocab_size=model.config.text.vocab_size,
-        stop_ids=config.eos_token_id,
-        pad_id=tokenizer.special.pad or 0,
-    )
+    spec = canvas_spec(model, tokenizer, config)
     slots = Slots(tokenizer, parts, spec.stop_ids, spec.vocab_size)
     most = sum(len(options[-1]) for options in slots.options) + 1  # ids, including the stop id
     prompt_ids = _context(tokenizer, prompt, system)

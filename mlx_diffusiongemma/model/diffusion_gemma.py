@@ -118,6 +118,8 @@ class DiffusionGemma(nn.Module):
             input_ids = mx.array([input_ids.ids], dtype=mx.int32)
         release_at_thread_end()
         rows, length = input_ids.shape[:2]
+        if len(spans) not in (0, rows):
+            raise InputError(f"spans: found those of {len(spans)} rows for a batch of {rows}")
         cache.reserve(rows, length, self.config.canvas_length)
         unbroken, start = merge_spans(span for row in spans for span in row), 0
         while start < length:

@@ -293,7 +293,7 @@ def test_refused_before_weights_are_made(
 
 @pytest.mark.parametrize("name", ["demo", "synthetic:26b"])
 def test_refused_when_memory_is_short(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Of a synthetic model before its weights are made."""
+    """Check the memory of a synthetic model before its weights are made."""
 
     def never(*arguments: Any, **settings: Any) -> Any:
         raise AssertionError("too far")

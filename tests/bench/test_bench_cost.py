@@ -1,4 +1,4 @@
-"""What a step is said to need: against the 26B's published figures, and against counting on a tiny model."""
+"""Estimated needs of a step: against the 26B's published figures, and against counting on a tiny model."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_every_weight_is_read_once() -> None:
     parameters: Any = tree_flatten(model.model.decoder.parameters())
     weights = sum(array.nbytes for _, array in parameters)
     table = sum(array.nbytes for name, array in parameters if name.startswith("embed_tokens."))
-    logits, rows = 1000 * 96 * 2, 1000  # so many rows leave no expert out
+    logits, rows = 1000 * 96 * 2, 1000  # 1000 rows use every expert
     stored = cost.stored_bytes(model)
     parts = cost.step_cost(ROUGH, stored, prefix=0, canvas=rows, itemsize=2, dense_rows=1)
     read = cost.total(parts).nbytes - parts["attention_scores"].nbytes - 3 * logits

@@ -1,4 +1,4 @@
-"""What `mlx_dg bench` runs: synthetic weights, and which steps and parts are timed."""
+"""Measurements of `mlx_dg bench`: synthetic weights, and which steps and parts are timed."""
 
 from __future__ import annotations
 

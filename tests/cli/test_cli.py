@@ -32,7 +32,7 @@ JSON_KEYS = ["answer", "thought", "tool_calls", "finish_reason", "seed", "candid
 
 def invoke(*arguments: str, stdin: bytes | None = None) -> Result:
     if arguments[0] == "generate" and "--seed" not in arguments:
-        arguments = (*arguments, "--seed", "11")  # or it would be chosen, and told on stderr
+        arguments = (*arguments, "--seed", "11")  # otherwise one is chosen and printed on stderr
     result = CliRunner().invoke(main, arguments, input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
@@ -189,7 +189,7 @@ def test_options_reach_the_generation(scripted: Scripted) -> None:
         "max_denoising_steps": 9,
         "entropy_bound": 0.25,
         "prefill_step_size": 512,
-        "on_step": None,  # stderr is no terminal, so nobody watches the steps
+        "on_step": None,  # stderr is not a terminal, so no step is watched
     }
 
 

@@ -1,4 +1,4 @@
-"""Guards: canvases that are no answer are denoised again, and said so; off, nothing of that happens."""
+"""Guards: canvases without an answer are denoised again, with a warning. Guards can be off."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from mlx_diffusiongemma.errors import ConfigError
 
 
 def real_plan(recipe: str = "mixed-4bit") -> Plan:
-    """Of the 26B checkpoint's text tensors in bfloat16, from shapes alone."""
+    """Return the plan of the 26B checkpoint's text tensors in bfloat16, from shapes alone."""
     model = mlx_diffusiongemma.DiffusionGemma(real_config())
     parameters: Any = tree_flatten(model.parameters())  # lazy: no weight is ever made
     tensors = {name: SourceTensor(name, "BF16", tuple(x.shape)) for name, x in parameters}

@@ -1,4 +1,4 @@
-"""What the documents show is what happens: snippets run, links lead somewhere, derived parts are fresh."""
+"""Documents are true: snippets run, links lead somewhere, derived parts are fresh."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_commands_print_what_is_shown(file: Path, tmp_path: Path) -> None:
 
 
 def runnable(command: str) -> str:
-    """What is run for a command of the documents. A fresh clone runs those of make for real (.ci/run), and
+    """Return the command to run for one of the documents. A fresh clone runs those of make (.ci/run), and
     tests/test_package.py installs the package."""
     if command.startswith("make "):
         return command.replace("make ", "make --dry-run ", 1)

@@ -1,4 +1,4 @@
-"""What gets installed, and what importing it costs."""
+"""The installed package, and the cost of importing it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_both_names_give_the_same_objects() -> None:
 
 
 def test_python_versions_agree() -> None:
-    """What pip accepts, what the classifiers say, and what CI runs."""
+    """pip, the classifiers and CI name the same versions of Python."""
     package = metadata("mlx-diffusiongemma")
     stated = [
         each.rpartition(" ")[2]

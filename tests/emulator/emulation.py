@@ -42,7 +42,7 @@ class KernelFault(Exception):
 
 @dataclass(frozen=True)
 class Emulation:
-    """What a run left. `loads` and `stores` count bytes, every access of every thread, by argument."""
+    """Results of a run. `loads` and `stores` count bytes, every access of every thread, by argument."""
 
     outputs: list[mx.array]
     loads: dict[str, int]

@@ -1,4 +1,4 @@
-"""What `mx.export_function` writes about a custom Metal kernel: source, grid, and how arguments are passed.
+"""Reads `mx.export_function`'s text of a custom Metal kernel: source, grid, and how arguments are passed.
 
 MLX traces the call without a GPU and generates the complete kernel. The file then holds, after the name
 of the primitive and little-endian: name, source, grid, threadgroup, shape infos, whether inputs are made

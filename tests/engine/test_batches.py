@@ -213,7 +213,7 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
 
 
 def test_a_canvas_that_is_mended_often_gets_fewer_steps(demo: Any) -> None:
-    """The second row's canvas is mended again and again, so it gets fewer and fewer steps; the others' none
+    """The second row's canvas is repaired again and again, so it gets fewer and fewer steps; the others' none
     the less."""
     _, tokenizer = demo
     yes = tokenizer.encode("yes")

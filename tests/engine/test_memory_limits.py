@@ -75,7 +75,7 @@ def test_usable_elsewhere_is_all_memory(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is asked of MLX on a Mac that recommends 100 bytes and whose limit is 7."""
+    """Limits set in MLX on a Mac that recommends 100 bytes and whose limit is 7."""
     limit, calls = [7], []
 
     def set_wired_limit(new: int) -> int:

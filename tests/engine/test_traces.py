@@ -190,7 +190,7 @@ def test_whole_generation(
         return replay.RecordedDraws(trace, keys[0].block)
 
     monkeypatch.setattr(batch, "SeededDraws", draws)
-    # The reference stops at its own stop ids only. The ids of these traces are no text, so no turn ends.
+    # The reference stops at its own stop ids only. The ids of these traces are not text, so no turn ends.
     free = dataclasses.replace(tokenizer.special, turn_close=None, tool_response_open=None)
     monkeypatch.setattr(tokenizer, "special", free)
     prompt = trace["prompt"][0].tolist()

@@ -96,7 +96,7 @@ def test_lengths_are_those_at_which_the_literals_fit(
     if "  " in text:
         model = Writer([*TOKENIZER.encode("x  "), *OSLO, *TOKENIZER.encode(" y")])
     filling = fill(model, TOKENIZER, template, prompt="hi", seed=1)
-    if holes is None:  # exactly so many, though the model would have stopped before
+    if holes is None:  # exactly that many, though the model would have stopped before
         assert filling.text.startswith("Oslo")
         assert len(filling.token_ids) == 5
         assert is_text(filling.token_ids[:-1])
@@ -153,7 +153,7 @@ class Growing(Writer):
 
 
 def test_of_lengths_that_fit_as_well_the_shortest_is_meant() -> None:
-    """What stands behind a hole may come again inside a longer one."""
+    """The text behind a hole may come again inside a longer one."""
     model: Any = Growing(TOKENIZER.encode("a-b-c-d"), sure=8.0)
     filling = fill(model, TOKENIZER, "[[x:..7]]-[[y:..7]]", prompt="hi", seed=1, max_denoising_steps=4)
     assert filling.pieces == {"x": "a", "y": "b-c-d"}

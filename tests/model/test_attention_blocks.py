@@ -87,7 +87,7 @@ def test_chunks_and_bands_do_not_matter(
 
 
 def test_a_block_in_two_is_another_prompt(model: DiffusionGemma) -> None:
-    """What the tests here compare depends on the blocks: on whether they are there, and on their borders."""
+    """Logits that the tests here compare depend on the blocks and on their borders."""
     expected = logits(model)
     # Behind the last window only full layers see what came of the first blocks: the difference is small.
     for spans in (

@@ -64,7 +64,7 @@ def looks(model: DiffusionGemma, cache: PrefixCache, rows: Sequence[int]) -> np.
 
 @pytest.fixture(scope="module")
 def alone(model: DiffusionGemma) -> np.ndarray:
-    """What each prompt's looks are when it is encoded alone: `[6, B, C, V]`."""
+    """Logits of each prompt's canvases when it is encoded alone: `[6, B, C, V]`."""
     caches = [model.make_cache() for _ in PROMPTS]
     for prompt, cache in zip(PROMPTS, caches, strict=True):
         model.encode(mx.array(prompt[None]), cache)

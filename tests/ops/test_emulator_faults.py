@@ -1,4 +1,4 @@
-"""What the emulator must refuse: each fault once, and next to it the same kernel without the fault."""
+"""Faults that the emulator must refuse: each fault once, and next to it the same kernel without the fault."""
 
 from __future__ import annotations
 

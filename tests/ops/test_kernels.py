@@ -26,7 +26,7 @@ from mlx_diffusiongemma.ops import metal, row_statistics
 
 
 def takes_a_kernel(tmp_path: Path) -> bool:
-    """Whether `row_statistics`, as it would run now, holds a kernel launch."""
+    """True if `row_statistics`, as it would run now, launches a kernel."""
     mx.export_function(
         str(tmp_path / "graph"),
         lambda x, u: list(row_statistics(x, u, 0.5, 30.0)),

@@ -148,7 +148,7 @@ def export_generation(
 
 
 def unwanted(case: traces.GenerationCase, arrays: dict[str, np.ndarray]) -> list[str]:
-    """What would make a case pointless: rows that finish together, a stop before it was tested."""
+    """Refuse a case that would be pointless: rows that finish together, a stop before it was tested."""
     if case.model == "sharp" and not arrays["done"][-1].all():
         return ["a block that did not converge"]
     if case.model == "sharp" and arrays["steps_per_block"].max() < 4:

@@ -60,7 +60,7 @@ def test_both_read_both_dialects(references: dict[str, Any], scratch: Path, name
 
 
 def test_a_directory_saved_by_transformers(references: dict[str, Any], scratch: Path) -> None:
-    """What `save_pretrained` writes: its own dialect, and no key whose value is the class's default."""
+    """Files of `save_pretrained`: its own dialect, and no key whose value is the class's default."""
     references["rough"].save_pretrained(scratch / "saved")
     trace = traces.load("forward-rough-b1-l33")
     ours = replay.forward_logits(load_model(scratch / "saved", dtype=mx.float32), trace)

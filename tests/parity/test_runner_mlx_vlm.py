@@ -45,7 +45,7 @@ def ours(directory: str) -> Runner:
 
 
 class Seen:
-    """What reaches mlx-vlm's functions: positional arguments and the others."""
+    """Arguments that reach mlx-vlm's functions: positional arguments and the others."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []

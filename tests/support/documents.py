@@ -49,7 +49,7 @@ def snippets(file: Path) -> list[Snippet]:
 
 
 def has_shape(text: str, shown: str, counted: bool = True) -> bool:
-    """Whether `text` is `shown` but for what is measured, the width of spaces, and what `...` stands for.
+    """True if `text` is `shown` but for what is measured, the width of spaces, and what `...` stands for.
 
     counted: whether numbers without a fraction must be the same, as they are on the device where `shown` was
     made.

@@ -1,4 +1,4 @@
-"""What the device operations have to compute, in float64 NumPy; and rows that are easy to get wrong."""
+"""Expected results of the device operations, in float64 NumPy; and rows that are easy to get wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def row_statistics(logits: np.ndarray, temperature: float, softcap: float | None
 
 
 def accepted(entropies: np.ndarray, pinned: np.ndarray, bound: float) -> np.ndarray:
-    """Which positions of one row `[C]` the entropy bound accepts; pinned ones are, outside the budget."""
+    """Positions of one row `[C]` that the entropy bound accepts; pinned ones are, outside the budget."""
     keep, spent = pinned.copy(), 0.0
     for position in np.argsort(entropies, kind="stable"):
         if not pinned[position]:

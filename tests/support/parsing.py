@@ -1,4 +1,4 @@
-"""What tests of channels and of tool calls share: feeding ids to a parser, whole and in pieces."""
+"""Helpers for tests of channels and tool calls: feeding ids to a parser, whole and in pieces."""
 
 from __future__ import annotations
 

@@ -14,8 +14,11 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-OPENERS = re.compile(r"(What|Of|That|Whether|How many|Which|And|But|Also)\b(?! *[`(])")
-IDIOMS = re.compile(r"\b(is no|are no|was no|told|mended|somebody|nobody else|; else|so many|be it)\b")
+OPENERS = re.compile(r"(What|Of|That|Whether|Which|How many)\b")
+IDIOMS = re.compile(
+    r"(?<!here )\b((is|are|was) no(?! (longer|more)\b)"
+    r"|to[l]d|mende[d]|somebod[y]|so man[y])\b|; els[e]\b"
+)
 TEXT = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
 
 

@@ -1,0 +1,64 @@
+"""Draws of a caller: what generate refuses, and that seeded ones are the default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_diffusiongemma.engine.noise import SeededDraws
+from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.generation import generate
+
+
+class Given:
+    """Draws with some of their results replaced."""
+
+    def __init__(self, initial: Any = None, uniforms: Any = None, noise: Any = None):
+        self.results = initial, uniforms, noise
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.seeded = SeededDraws(*arguments)
+        return self
+
+    def initial(self) -> Any:
+        return self.seeded.initial() if self.results[0] is None else self.results[0]
+
+    def step(self, index: int) -> Any:
+        uniforms, noise = self.seeded.step(index)
+        return (
+            uniforms if self.results[1] is None else self.results[1],
+            noise if self.results[2] is None else self.results[2],
+        )
+
+
+def test_a_callers_draws_may_be_the_seeded_ones(demo: Any) -> None:
+    asked: dict[str, Any] = {"seed": 3, "max_new_tokens": 64}
+    expected = generate(*demo, "Count to 9.", **asked).token_ids
+    assert generate(*demo, "Count to 9.", draws=Given(), **asked).token_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("draws", "message"),
+    [
+        (Given(initial=mx.full((1, 64), 704)), "draws: initial fails .*token 704; ids are 0 to 703"),
+        (Given(initial=mx.full((1, 64), -1)), "draws: initial fails .*token -1"),
+        (Given(noise=mx.full((1, 64), 10**6)), "draws: step fails at step 48 of 48 .*token 1000000"),
+        (
+            Given(initial=mx.zeros((2, 64), dtype=mx.int32)),
+            r"initial fails .*integer \[1, 64\]; found .*\[2, 64\]",
+        ),
+        (Given(initial=mx.zeros((1, 64))), r"initial fails .*found mlx.core.float32"),
+        (
+            Given(uniforms=mx.zeros((1, 64), dtype=mx.int32)),
+            r"step fails .*floating \[1, 64\]; found mlx.core.int32",
+        ),
+        (lambda *_: 1 / 0, "draws fails .*ZeroDivisionError"),
+        (lambda *_: None, "draws: initial fails .*AttributeError"),
+    ],
+)
+def test_draws_that_cannot_be_used(demo: Any, draws: Any, message: str) -> None:
+    """Ids without an embedding would make MLX read beyond the table."""
+    with pytest.raises(InputError, match=message):
+        str(generate(*demo, "Count to 9.", seed=3, max_new_tokens=64, draws=draws))
