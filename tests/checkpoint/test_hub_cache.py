@@ -26,6 +26,8 @@ from mlx_diffusiongemma.checkpoint import hub as hub_module
 from mlx_diffusiongemma.checkpoint.hub_cache import find_snapshot, is_usable, is_whole
 from mlx_diffusiongemma.cli import main
 
+pytestmark = pytest.mark.slow
+
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 OUT_OF_REACH = pytest.mark.parametrize("environment", [OFFLINE, UNREACHABLE], ids=["offline", "unreachable"])

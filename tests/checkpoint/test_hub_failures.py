@@ -18,6 +18,8 @@ from mlx_diffusiongemma.checkpoint import loading
 from mlx_diffusiongemma.checkpoint.hub import download
 from mlx_diffusiongemma.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 UPLOAD = """
 import pathlib, sys
 from mlx_diffusiongemma.converter.hub import check_upload, upload

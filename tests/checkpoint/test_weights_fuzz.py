@@ -22,6 +22,8 @@ from support.bad_weights import pack
 from mlx_diffusiongemma.checkpoint.weights import INDEX, TensorInfo, tensor_infos
 from mlx_diffusiongemma.errors import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 FILE, SHARDS = "model.safetensors", ("model-1.safetensors", "model-2.safetensors")
 # What safetensors allows and this reader does not.
 STRICTER = (

@@ -18,6 +18,8 @@ from pathlib import Path
 import pyte
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # The command, with the pseudoterminal as what Ctrl-C comes from. Two questions hang in a canvas of theirs.
 COMMAND = """
 import fcntl, os, signal, sys, termios, time

@@ -9,6 +9,8 @@ import pytest
 
 import mlx_diffusiongemma
 
+pytestmark = pytest.mark.slow
+
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)

@@ -21,6 +21,8 @@ from mlx_diffusiongemma.converter import conversion, convert, quantizing, writin
 from mlx_diffusiongemma.converter.workspace import Workspace
 from mlx_diffusiongemma.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SMALL_SHARDS = 50_000
 
 

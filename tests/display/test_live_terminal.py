@@ -23,6 +23,8 @@ from wcwidth import wcswidth
 from mlx_diffusiongemma.display.plain import PlainDisplay
 from mlx_diffusiongemma.display.region import Region
 
+pytestmark = pytest.mark.slow
+
 LINE = "#" * 19  # of a region; one cell narrower than the terminal
 
 

@@ -14,6 +14,8 @@ from support.scripted import TURN_END, Scripted
 import mlx_dg
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 HARD = 'Spell "internationalisation" backwards.'
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support.benchmark_scripts import NEED_MLX_VLM, SOURCES, check_smoke
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in NEED_MLX_VLM])

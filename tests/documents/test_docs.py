@@ -27,6 +27,8 @@ from mlx_diffusiongemma.converter.memory import recipe_weight_bytes
 from mlx_diffusiongemma.engine.memory import check_fits
 from mlx_diffusiongemma.macs import gpu_limit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMING = ROOT / "docs/coming-from-mlx-lm.md"

@@ -17,6 +17,8 @@ import pytest
 import mlx_dg
 from mlx_diffusiongemma.cli import main
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).parents[2] / "docs/coming-from-mlx-lm.md").read_text(encoding="utf-8")
 ROWS = [row for row in re.findall(r"^\| (.*?) \| (.*) \|$", TEXT, re.MULTILINE) if row[0] != "mlx-lm"]
 GENERATE: Any = importlib.import_module("mlx_lm.generate")

@@ -18,6 +18,8 @@ import yaml
 import mlx_dg
 import mlx_diffusiongemma
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 INSTALLED_FROM = ("mlx_diffusiongemma", "convert", "kernels")
 HEAVY = ("mlx", "mlx_lm", "transformers", "torch", "tokenizers", "huggingface_hub", "sentencepiece", "numpy")

@@ -9,6 +9,8 @@ import pytest
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("What is 99 + 88?", "Count to 54.", "Tell me something about the sea, 12 + 7 and Rome in JSON")
 
 

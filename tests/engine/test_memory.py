@@ -26,6 +26,8 @@ from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 
+pytestmark = pytest.mark.slow
+
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 
 

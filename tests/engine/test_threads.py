@@ -13,6 +13,8 @@ from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.threads import release_at_thread_end
 
+pytestmark = pytest.mark.slow
+
 # Sixteen threads, so that an abort at exit (status 134, a race) is likely where they leave something.
 ENCODE = """
 import threading

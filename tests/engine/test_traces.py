@@ -16,7 +16,6 @@ from oracle import demo, margins, replay, tiny, traces
 
 from mlx_diffusiongemma import generation
 from mlx_diffusiongemma.config.generation import GenerationConfig
-from mlx_diffusiongemma.engine import batch
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # logits (softcapped at 30) and entropies (nats), fp32
@@ -189,7 +188,6 @@ def test_whole_generation(
     def draws(keys: Any, *_: Any) -> replay.RecordedDraws:
         return replay.RecordedDraws(trace, keys[0].block)
 
-    monkeypatch.setattr(batch, "SeededDraws", draws)
     # The reference stops at its own stop ids only. The ids of these traces are not text, so no turn ends.
     free = dataclasses.replace(tokenizer.special, turn_close=None, tool_response_open=None)
     monkeypatch.setattr(tokenizer, "special", free)
@@ -201,6 +199,7 @@ def test_whole_generation(
         seed=0,
         guard_empty=False,
         guard_unconverged=False,
+        draws=draws,
         **replay.overrides(trace),
     )
     assert (ours.token_ids, ours.finish_reason) == replay.expected_ids(trace)

@@ -23,6 +23,8 @@ from mlx_diffusiongemma.evaluation import sandbox
 from mlx_diffusiongemma.evaluation.runners import native
 from mlx_diffusiongemma.evaluation.runners.native import Native
 
+pytestmark = pytest.mark.slow
+
 DEMO = ("--model", "demo")
 HASTY = ("--set", "max_new_tokens=64", "--set", "max_denoising_steps=2")
 _load = cache(load)

@@ -18,6 +18,8 @@ from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation import sandbox
 from mlx_diffusiongemma.evaluation.sandbox import Limits, Outcome, call
 
+pytestmark = pytest.mark.slow
+
 QUICK = Limits(cpu_seconds=1, wall_seconds=30, memory_mb=200, disk_mb=4)
 LINUX = sys.platform == "linux"
 

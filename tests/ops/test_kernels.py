@@ -24,6 +24,8 @@ from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.ops import metal, row_statistics
 
+pytestmark = pytest.mark.slow
+
 
 def takes_a_kernel(tmp_path: Path) -> bool:
     """True if `row_statistics`, as it would run now, launches a kernel."""
