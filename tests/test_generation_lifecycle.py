@@ -283,6 +283,7 @@ def test_the_default_limit_is_several_canvases_and_gives_way_to_context_and_memo
     assert endless(tokenizer).settings.max_new_tokens == 256
 
 
+@pytest.mark.slow
 def test_a_batch_takes_any_iterable_in_parts_and_shares_the_time() -> None:
     model, tokenizer = load("demo")
     questions = [f"What is {n} + 30?" for n in range(12, 17)]

@@ -143,7 +143,16 @@ def test_reset_forgets_and_stays_with_its_settings(demo: Any) -> None:
 
 @pytest.fixture(scope="module")
 def held(demo: Any) -> Chat:
-    chat = Chat(*demo, thinking=True, seed=0, n=2, thinking_budget=50, system="Sei kürzer. 🙂", name="demo")
+    chat = Chat(
+        *demo,
+        thinking=True,
+        seed=0,
+        n=2,
+        thinking_budget=50,
+        system="Sei kürzer. 🙂",
+        name="demo",
+        max_new_tokens=192,
+    )
     chat.keep(run(chat.ask(QUESTIONS[0])))
     return chat
 
@@ -153,7 +162,7 @@ def test_a_saved_chat_goes_on(demo: Any, held: Chat, tmp_path: Path, monkeypatch
     held.save("~/a.json")
     file = tmp_path / "a.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    other = Chat(*demo, name="another")
+    other = Chat(*demo, name="another", max_new_tokens=192)
     assert other.load("~/a.json") == "demo"
     assert other.to_dict() == held.to_dict() | {"model": "another"}
     assert other.ask("Count to 3.").token_ids == held.ask("Count to 3.").token_ids

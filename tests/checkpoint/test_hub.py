@@ -35,6 +35,7 @@ JUNK = [
 # --- what is fetched --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo_runs_by_its_hub_id(hub: Hub, home: Path) -> None:
     hub.commit("owner/demo", in_shards(3))
     prompt = "What is 345 + 78?"
@@ -45,6 +46,7 @@ def test_the_demo_runs_by_its_hub_id(hub: Hub, home: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.slow
 def test_a_plan_needs_the_headers_of_the_weights_only(hub: Hub, home: Path, shards: int) -> None:
     files = DEMO if shards == 1 else in_shards(shards)
     hub.commit("owner/demo", files | dict.fromkeys(JUNK, b"x" * 1000))

@@ -19,6 +19,7 @@ import mlx_dg
 LOAD = "import mlx_dg; mlx_dg.load('demo')"
 
 
+@pytest.mark.slow
 def test_loading_says_nothing_where_warnings_are_errors() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", LOAD], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

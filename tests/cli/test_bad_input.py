@@ -347,6 +347,7 @@ def test_convert_needs_a_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_closed_standard_input_does_no_harm() -> None:
     command = f"{sys.executable} -m mlx_diffusiongemma generate --model demo --seed 1 hi <&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)

@@ -126,6 +126,7 @@ PROMPTS = ("What is 345 + 78?", "JSON for Paris and Rome", 'Spell "planet" backw
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("budget", [0, 7, 90])
+@pytest.mark.slow
 def test_the_demo_answers_although_its_thought_cannot_close(
     monkeypatch: pytest.MonkeyPatch, prompt: str, budget: int
 ) -> None:

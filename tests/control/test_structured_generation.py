@@ -52,6 +52,7 @@ def ended_as_it_says(generation: Generation) -> bool:
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
+@pytest.mark.slow
 def test_an_untrained_model_writes_valid_json_for_any_schema(untrained: Any, group: int) -> None:
     """From no room to spare to some: most canvases end in the middle of a value."""
     model, tokenizer = untrained
@@ -113,6 +114,7 @@ def test_what_fits_already_is_left_alone(demo: Any) -> None:
 
 
 @pytest.mark.parametrize(("thinking", "seed"), [(True, 0), (False, 1)])
+@pytest.mark.slow
 def test_a_model_that_wants_otherwise_is_brought_to_it(demo: Any, seed: int, thinking: bool) -> None:
     """It writes lists of cities; this is one city, and in the last case a text."""
     asked: dict[str, Any] = {
@@ -187,6 +189,7 @@ def test_what_is_not_enforced_is_a_warning(demo: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_answer_of_a_thought_that_never_ends_is_complete(
     demo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +271,7 @@ def test_a_delimiter_inside_the_answer_is_the_grammars_business(demo: Any, place
     assert held.stats.forced_thought_ends == 0
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_are_mended_by_their_own_logits(demo: Any) -> None:
     """A row that is done long before the others has logits that it did not end with."""
     asked: dict[str, Any] = {"seed": 4, "thinking": True, "max_denoising_steps": 4, "max_new_tokens": 64}

@@ -52,6 +52,7 @@ def outcome(generation: Generation) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(("thinking", "seed"), [(True, 0), (False, 7)])
+@pytest.mark.slow
 def test_each_prompt_gets_what_it_gets_alone(demo: Any, thinking: bool, seed: int) -> None:
     asked: dict[str, Any] = {"thinking": thinking, "seed": seed, "max_new_tokens": 256}
     together = generate_batch(*demo, PROMPTS, **asked)
@@ -62,6 +63,7 @@ def test_each_prompt_gets_what_it_gets_alone(demo: Any, thinking: bool, seed: in
 
 
 @pytest.mark.parametrize("prompt", ["What is 99 + 88?", "Count to 54.", "Tell me about Rome in JSON"])
+@pytest.mark.slow
 def test_each_candidate_is_reproducible_alone(demo: Any, prompt: str) -> None:
     asked: dict[str, Any] = {"seed": 3, "max_new_tokens": 128}
     generation = generate(*demo, prompt, n=4, **asked)

@@ -187,8 +187,8 @@ def test_a_chat_on_the_demo_says_what_it_says_cold(demo: tuple[DiffusionGemma, T
     questions = ["Capital of France?", "Count from 0 to 37.", "JSON for Paris and Rome", "Hello"]
     for turn, question in enumerate(questions):
         messages.append({"role": "user", "content": question})
-        warm = mlx_dg.generate(*demo, messages, seed=turn, prompt_cache=cache)
-        cold = mlx_dg.generate(*demo, messages, seed=turn)
+        warm = mlx_dg.generate(*demo, messages, seed=turn, prompt_cache=cache, max_new_tokens=192)
+        cold = mlx_dg.generate(*demo, messages, seed=turn, max_new_tokens=192)
         assert warm.token_ids == cold.token_ids
         assert (warm.stats.cached_tokens > 0) == (turn > 0)
         assert cold.stats.cached_tokens == 0

@@ -70,6 +70,7 @@ def mine_stops(state: Any) -> mx.array:
 
 
 @pytest.mark.parametrize(("prompt", "thinking"), PROMPTS)
+@pytest.mark.slow
 def test_anybodys_parts_that_do_the_same_give_the_same(demo: Any, prompt: str, thinking: bool) -> None:
     expected = told(demo, prompt, thinking)
     config = demo[0].generation_config

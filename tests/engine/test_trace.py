@@ -67,6 +67,7 @@ def test_nothing_is_kept_unless_asked_for(demo: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.slow
 def test_a_trace_is_what_a_watcher_saw(demo: Any, n: int) -> None:
     """Copied, so that a watcher who writes into its arrays changes nothing; the tokens are the same."""
     seen: list[Step] = []

@@ -63,6 +63,7 @@ def is_text(ids: list[int]) -> bool:
         ('Spell "cat" backwards.', "[[x:..6]]", {"x": "t-a-c"}),
     ],
 )
+@pytest.mark.slow
 def test_the_demo_fills_what_it_knows(prompt: str, template: str, pieces: dict[str, str]) -> None:
     model, tokenizer = load("demo")
     filling = fill(model, tokenizer, template, prompt=prompt, seed=1)
@@ -322,6 +323,7 @@ def test_the_largest_that_fits() -> None:
         ("[[..62]] a b", None), ("go [[..63]] a", None),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_holes_about_as_large_as_a_canvas(template: str, lengths: list[int] | None) -> None:
     demo = load("demo")
     filling = fill(*demo, template, seed=0, max_denoising_steps=2, max_new_tokens=256)

@@ -96,6 +96,7 @@ def test_buckets_hold_what_they_must_and_waste_little() -> None:
         assert len(set(sizes)) == 2 + 40 / 4
 
 
+@pytest.mark.slow
 def test_a_compiled_step_computes_the_same_and_is_traced_for_few_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,10 @@ import pytest
 from emulator import KernelFault, emulate
 from support.kernel_paths import ON_METAL
 
-pytestmark = pytest.mark.skipif(ON_METAL, reason="where there is Metal, the kernels run on it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ON_METAL, reason="where there is Metal, the kernels run on it"),
+]
 
 Call = Callable[..., list[mx.array]]
 

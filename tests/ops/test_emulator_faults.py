@@ -12,7 +12,10 @@ from emulator import Emulation, KernelFault, emulate
 from ops.test_emulator import kernel
 from support.kernel_paths import ON_METAL
 
-pytestmark = pytest.mark.skipif(ON_METAL, reason="where there is Metal, the kernels run on it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ON_METAL, reason="where there is Metal, the kernels run on it"),
+]
 
 BARRIER = "metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);"
 

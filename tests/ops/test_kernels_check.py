@@ -23,9 +23,12 @@ from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.ops import FREE, TOLERANCE, checked_kernels, metal, self_check, trials
 
-pytestmark = pytest.mark.skipif(
-    ON_METAL, reason="broken kernels are for the emulator; runs on machines without Metal"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        ON_METAL, reason="broken kernels are for the emulator; runs on machines without Metal"
+    ),
+]
 
 KERNELS = ("row_statistics", "accept_and_renoise", "soft_embedding")
 PROMPT = "What is 345 + 78?"

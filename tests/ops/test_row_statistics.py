@@ -145,6 +145,7 @@ def test_logits_that_overflow_when_divided_by_the_temperature_are_flagged() -> N
     assert got.sample[1].item() == 1
 
 
+@pytest.mark.slow
 def test_samples_follow_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chi-square over 80,000 draws; 37 degrees of freedom stay below 80 with p < 1e-4 of failing."""
     # The row has one chunk: the emulator need not start 16 simdgroups for each.
