@@ -43,6 +43,9 @@ class Scripted:
     def parameters(self) -> dict[str, mx.array]:
         return {}
 
+    def update(self, parameters: dict[str, mx.array]) -> None:
+        """Take new weights: there are none."""
+
     def make_cache(self) -> PrefixCache:
         return PrefixCache(self.config, self.dtype)
 
