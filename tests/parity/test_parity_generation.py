@@ -14,7 +14,6 @@ from oracle.reference import Draws, load_reference, router_gaps, run_generation
 
 from mlx_diffusiongemma import generation
 from mlx_diffusiongemma.checkpoint.loading import load
-from mlx_diffusiongemma.engine import batch
 from mlx_diffusiongemma.engine.noise import SeededDraws
 
 STALE = 5e-4  # processed logits after many steps; decisions are compared exactly
@@ -72,20 +71,19 @@ class Recording(SeededDraws):
 
 @pytest.mark.parametrize("first_seed", [100, 200])
 @pytest.mark.parametrize(("text", "thinking"), [(text, thinking) for _, text, thinking in demo.PROMPTS])
-def test_the_demo_generates_the_same_ids(
-    references: Any, text: str, thinking: bool, first_seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_generates_the_same_ids(references: Any, text: str, thinking: bool, first_seed: int) -> None:
     """Whole generations: the draws that our `generate` takes make the reference's say the same.
 
     From `first_seed` on, the first seed whose generation keeps clear of decisions that rounding could flip.
     """
-    monkeypatch.setattr(batch, "SeededDraws", Recording)
     model, tokenizer = load(demo.DIRECTORY, dtype=mx.float32)
     settings = demo.settings()
     ours_only = {key: value for key, value in settings.items() if key != "pad_token_id"}  # we cut, it pads
     for seed in range(first_seed, first_seed + 50):
         Recording.arrays = {"initial": [], "uniforms": [], "noise": []}
-        ours = generation.generate(model, tokenizer, text, thinking=thinking, seed=seed, **ours_only)
+        ours = generation.generate(
+            model, tokenizer, text, thinking=thinking, seed=seed, draws=Recording, **ours_only
+        )
         steps = np.array([block.denoising_steps for block in ours])
         recorded = {key: np.stack(value) for key, value in Recording.arrays.items()}
         draws = Draws(arrays=recorded | {"steps_per_block": steps})
