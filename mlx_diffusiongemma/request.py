@@ -24,6 +24,16 @@ from .text.channels import ChannelParser
 from .text.tokenizer import Tokenizer
 
 
+def check_loaded(model: Any, tokenizer: Any) -> None:
+    """Raise `InputError` for a model or tokenizer that `load` did not return, such as a name."""
+    for name, value, method in (("model", model, "make_cache"), ("tokenizer", tokenizer, "encode_prompt")):
+        if not hasattr(value, method):
+            raise InputError(
+                f"{name}: found {type(value).__name__}; pass both results of mlx_dg.load: "
+                "generate(model, tokenizer, prompt)"
+            )
+
+
 def canvas_spec(model: DiffusionGemma, tokenizer: Tokenizer, settings: Settings) -> CanvasSpec:
     """Return what all canvases of a generation have in common."""
     return CanvasSpec(
@@ -52,6 +62,7 @@ class Request:
         thinking: bool,
         trace: bool,
     ):
+        check_loaded(model, tokenizer)
         if not isinstance(trace, bool):
             raise InputError(f"trace must be True or False, found {trace!r}")
         self.model, self.tokenizer, self.thinking, self.trace = model, tokenizer, thinking, trace

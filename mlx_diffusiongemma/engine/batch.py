@@ -166,8 +166,9 @@ class Batch:
         length, vocab_size = self.spec.length, self.spec.vocab_size
         with named("draws"):
             draws = self.draws_of([row.noise_key for row in rows], length, vocab_size)
-        seeded = isinstance(draws, SeededDraws)
-        return draws if seeded else CheckedDraws(draws, (len(rows), length), vocab_size)
+        if isinstance(draws, SeededDraws) and draws.shape == (len(rows), length, vocab_size):
+            return draws
+        return CheckedDraws(draws, (len(rows), length), vocab_size)
 
     def _init(self, rows: list[Row], draws: Draws) -> CanvasInit:
         steps, pins = rows[0].steps, mx.array([row.pins for row in rows], dtype=mx.int32)

@@ -79,6 +79,11 @@ class SeededDraws:
     def __init__(self, keys: Sequence[NoiseKey], length: int, vocab_size: int):
         self.keys, self.length, self.vocab_size = keys, length, vocab_size
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, length and vocabulary size."""
+        return len(self.keys), self.length, self.vocab_size
+
     def initial(self) -> mx.array:
         return self._noise([self._mx_key(key, 0) for key in self.keys])
 

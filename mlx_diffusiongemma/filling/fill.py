@@ -23,7 +23,7 @@ from ..habits import takes_settings
 from ..model import DiffusionGemma
 from ..ops import FREE
 from ..prompt import Prompt
-from ..request import canvas_spec
+from ..request import canvas_spec, check_loaded
 from ..text.channels import ChannelParser
 from ..text.prompts import checked_messages
 from ..text.tokenizer import Tokenizer
@@ -88,6 +88,7 @@ def fill(
         InputError: the template cannot be filled, or the prompt, a setting or a size cannot be used. Raised
             before denoising.
     """
+    check_loaded(model, tokenizer)
     parts = parse_template(template)
     for name in ("thinking_budget", "answer_reserve"):
         if settings.get(name) is not None:

@@ -353,3 +353,13 @@ def test_closed_standard_input_does_no_harm() -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "call", [mlx_dg.generate, mlx_dg.fill, lambda m, t, p: mlx_dg.generate_batch(m, t, [p])]
+)
+def test_a_name_in_place_of_a_model_is_refused(call: Any, demo: Any) -> None:
+    with pytest.raises(mlx_dg.InputError, match=r"model: found str; pass both results of mlx_dg\.load"):
+        call("demo", demo[1], "Hello [[2]]")
+    with pytest.raises(mlx_dg.InputError, match="model: found Tokenizer; pass both"):
+        call(demo[1], demo[0], "Hello [[2]]")

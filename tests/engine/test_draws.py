@@ -54,6 +54,10 @@ def test_a_callers_draws_may_be_the_seeded_ones(demo: Any) -> None:
             Given(uniforms=mx.zeros((1, 64), dtype=mx.int32)),
             r"step fails .*floating \[1, 64\]; found mlx.core.int32",
         ),
+        (
+            lambda keys, length, vocab: SeededDraws(keys, length - 1, vocab),
+            r"initial fails .*found .*\[1, 63\]",
+        ),
         (lambda *_: 1 / 0, "draws fails .*ZeroDivisionError"),
         (lambda *_: None, "draws: initial fails .*AttributeError"),
     ],
