@@ -82,7 +82,7 @@ class SlidingLayerCache(LayerCache):
 
 
 class Layout(NamedTuple):
-    """The positions that a decode pass reads. Many passes have the same.
+    """Sizes of what a decode pass reads. They repeat, so one trace of the step serves many passes.
 
     full: number of positions of full layers, from 0 on, the canvas included.
     window: number of positions of sliding layers, directly before the canvas.

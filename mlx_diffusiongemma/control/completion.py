@@ -266,7 +266,7 @@ class _Search:
 
 
 def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
-    """Yield the longest token for each first byte, which gets furthest in a literal, then the shortest."""
+    """Yield for each first byte its longest token, which completes a literal soonest, then its shortest."""
     tokens_by_byte: dict[int, list[tuple[int, int]]] = {}
     longest: dict[int, tuple[int, int]] = {}
     for token in np.flatnonzero(grammar.allowed(state.matcher)).tolist():

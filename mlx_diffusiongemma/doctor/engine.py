@@ -110,7 +110,7 @@ def _agreement(
 
 
 def _run(model: _Demo, known: Known) -> tuple[Generation, list[float]]:
-    """Return the finished generation and the seconds of its steps. The clock of a canvas starts at 0."""
+    """Return the finished generation and the seconds that each of its steps took."""
     steps: list[Step] = []
     generation = generate(*model, known.prompt, thinking=known.thinking, seed=0, on_step=steps.append)
     str(generation)

@@ -102,7 +102,7 @@ def chosen_chunks(vocab: int) -> int:
 
 
 def _chunk_products(weights: mx.array, chosen: mx.array, table: Table) -> mx.array:
-    """Return weights `[N, 1, CHUNK]` times the table's chunks `chosen [N]`: `[N, 1, D]`."""
+    """Return weights `[N, 1, CHUNK]` times the chunks of the table with numbers `chosen [N]`: `[N, 1, D]`."""
 
     def by_chunk(array: mx.array) -> mx.array:
         return array.reshape(-1, CHUNK, array.shape[-1])

@@ -156,9 +156,9 @@ class _Section:
 class ChannelParser:
     """Sorts the ids of one answer into channels.
 
-    `feed` takes the ids in any pieces. The deltas of a channel always join to the same text. Special tokens
-    never appear in it, so a stop id or padding does no harm. Everything after the end of the turn (`<turn|>`,
-    `<eos>`) or after `<|tool_response>`, which the model must not write, is ignored.
+    `feed` takes the ids in any pieces. The text of a channel does not depend on how they are divided. Special
+    tokens never appear in it, so a stop id or padding does no harm. Everything after the end of the turn
+    (`<turn|>`, `<eos>`) or after `<|tool_response>`, which the model must not write, is ignored.
 
     prompt_ids: ids that the answer continues. The parser starts in their final state, which may be inside a
         thought that a template opened, inside its header, or inside a tool call. Their text is not returned.

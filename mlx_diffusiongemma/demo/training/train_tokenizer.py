@@ -56,7 +56,7 @@ def frequent_chunks(render: Callable[[tasks.Item], str], count: int, samples: in
 
 
 def build(directory: Path, render: Callable[[tasks.Item], str]) -> None:
-    """Writes tokenizer.json and tokenizer_config.json into `directory`."""
+    """Write tokenizer.json and tokenizer_config.json into `directory`."""
     singles = [SPACE] + [chr(c) for c in range(33, 127)]
     taken = {**SPECIAL, "\n": 107}
     free = [i for i in range(VOCAB_SIZE) if i not in set(taken.values())]

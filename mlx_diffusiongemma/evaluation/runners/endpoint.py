@@ -33,7 +33,7 @@ _MARKERS = (("<|channel>thought", "<channel|>"), ("<think>", "</think>"))
 
 
 class Endpoint:
-    """model: the server's name of it. A URL without a path means `/v1`. The key is `OPENAI_API_KEY`."""
+    """Asks an OpenAI-compatible server for `model`. A bare URL gets `/v1`. The key is `OPENAI_API_KEY`."""
 
     name = "endpoint"
 

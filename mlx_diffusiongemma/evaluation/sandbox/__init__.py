@@ -161,7 +161,7 @@ def _watch(process: subprocess.Popen[bytes], folder: str, limits: Limits) -> str
 
 
 def _outcome(answer: bytes, calls: int, status: int, limits: Limits) -> Outcome:
-    """Return results or failure from bytes that may be anything, and the status of the process."""
+    """Return the results, or the failure. The child may have written any bytes and ended in any way."""
     if not answer:
         number = -status if status < 0 else status - 128  # bwrap reports a signal as a shell does
         if number in (signal.SIGXCPU, signal.SIGKILL):

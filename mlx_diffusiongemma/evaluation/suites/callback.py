@@ -83,7 +83,7 @@ def _grams(words: list[str]) -> zip[tuple[str, ...]]:
 
 
 def _blocks(reply: Reply) -> list[list[str]]:
-    """Return the words of each canvas, each of fewer than FEWEST_WORDS together with its neighbour."""
+    """Return the words of each canvas. A canvas of fewer than FEWEST_WORDS is joined to its neighbour."""
     blocks, words = [list[str]()], _words(reply.answer)
     canvases = [words[at : at + WORDS_PER_BLOCK] for at in range(0, len(words), WORDS_PER_BLOCK)]
     for canvas in map(_words, reply.blocks) if any(reply.blocks) else canvases:
