@@ -85,15 +85,19 @@ class Prompt:
 
     def common_length(self, other: Prompt) -> int:
         """Return the length of the common beginning, in ids and images. It never cuts an image."""
-        length = min(len(self), len(other))
-        if self.ids[:length] != other.ids[:length]:
-            length = next(i for i, (a, b) in enumerate(zip(self.ids, other.ids, strict=False)) if a != b)
+        length = common_length(self.ids, other.ids)
         shared = set(self.images) & set(other.images)
         # The prompts differ from the start of the first image that only one of them has.
         for image in (*self.images, *other.images):
             if image.start < length and (image not in shared or image.end > length):
                 length = image.start
         return length
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the length of the common beginning of two lists of ids."""
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:

@@ -65,9 +65,8 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     del warm_up
     cache = model.make_cache()
     prefill = _encode_seconds(model, prompt, cache, settings)
-    denoise(
-        model, cache, settings.override(max_denoising_steps=2), draws
-    )  # two steps: the first has no self-conditioning
+    # Two steps to warm up: the first has no self-conditioning.
+    denoise(model, cache, settings.override(max_denoising_steps=2), draws)
     step = statistics.median(_canvas_seconds(model, cache, settings, draws) for _ in range(_CANVASES)) / steps
     peak_memory = mx.get_peak_memory()
     parts, dense_rows = _parts(model, cache, settings, draws)

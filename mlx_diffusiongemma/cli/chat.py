@@ -142,10 +142,10 @@ class Conversation:
         if not line.strip():
             return True
         if line.startswith("/") and not line.startswith("//"):
-            told = run_command(self.chat, line)
-            if told is not None:
-                click.echo(told, err=True)
-            return told is not None
+            output = run_command(self.chat, line)
+            if output is not None:
+                click.echo(output, err=True)
+            return output is not None
         try:
             self._turn(line.removeprefix("/"))
         except DiffusionGemmaError as error:

@@ -96,10 +96,10 @@ def _save(chat: Chat, argument: str) -> str:
 def _load(chat: Chat, argument: str) -> str:
     name = chat.load(argument)
     settings = ", ".join(each(chat) for each in (_thinking, _thinking_budget, _seed_of, _candidates))
-    told = f"loaded {count(len(chat.messages) // 2, 'turn')}; {settings}"
+    output = f"loaded {count(len(chat.messages) // 2, 'turn')}; {settings}"
     if name != chat.name:
-        told += f"\nnote: this chat was held with the model {name!r}; it goes on with {chat.name!r}"
-    return told
+        output += f"\nnote: this chat was held with the model {name!r}; it goes on with {chat.name!r}"
+    return output
 
 
 def _stats(chat: Chat, _argument: str) -> str:

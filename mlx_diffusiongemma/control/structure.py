@@ -15,8 +15,8 @@ from typing import NamedTuple
 from llguidance import LLMatcher
 
 from ..engine.constraint import Best, Canvas, Redo, Stand, Verdict
-from ..engine.ids import common_length
 from ..errors import GenerationError
+from ..prompt import common_length
 from .budget import ThinkingBudget
 from .completion import shortest_completion
 from .grammar import Grammar

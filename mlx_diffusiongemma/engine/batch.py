@@ -166,7 +166,7 @@ class Batch:
         length, vocab_size = self.spec.length, self.spec.vocab_size
         with named("draws"):
             draws = self.draws_of([row.noise_key for row in rows], length, vocab_size)
-        if isinstance(draws, SeededDraws) and draws.shape == (len(rows), length, vocab_size):
+        if type(draws) is SeededDraws and draws.shape == (len(rows), length, vocab_size):
             return draws
         return CheckedDraws(draws, (len(rows), length), vocab_size)
 
@@ -202,17 +202,11 @@ class Batch:
         """Encode prompts of different lengths, padded on the left so that all end together."""
         cache, chunk_size = self.model.make_cache(), self.settings.prefill_step_size
         cache.reserved = self._positions
-        cache.left_padding = [self._longest - len(row.prompt) for row in self.rows]
-        pad = self.spec.pad_id
-        ids = [[pad] * (self._longest - len(row.prompt)) + list(row.prompt.ids) for row in self.rows]
-        whole, start = mx.array(ids, dtype=mx.int32), 0
-        spans = [
-            [
-                (first + self._longest - len(row.prompt), last + self._longest - len(row.prompt))
-                for first, last in row.prompt.spans
-            ]
-            for row in self.rows
-        ]
+        padding = [Prompt([self.spec.pad_id] * (self._longest - len(row.prompt))) for row in self.rows]
+        cache.left_padding = [len(each) for each in padding]
+        padded = [each + row.prompt for each, row in zip(padding, self.rows, strict=True)]
+        whole, start = mx.array([list(each.ids) for each in padded], dtype=mx.int32), 0
+        spans = [each.spans for each in padded]
         unbroken = merge_spans(span for row_spans in spans for span in row_spans)
         while start < self._longest:
             end = chunk_end(start, self._longest, chunk_size, unbroken)

@@ -137,5 +137,8 @@ class Constraint(Protocol):
         ...
 
     def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
-        """Record that `ids`, the beginning of `canvas`, were committed. State changes only here."""
+        """Record that `ids`, the beginning of `canvas`, were committed.
+
+        State changes only here and in `scout`.
+        """
         ...

@@ -71,7 +71,8 @@ def test_a_bad_checkpoint_is_refused_in_one_line(
     assert left(tmp_path) == before  # no pickle ran
 
 
-@pytest.mark.parametrize(("kind", "damage", "message"), CASES[::12])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "damage", "message"), CASES)
 def test_convert_refuses_a_bad_checkpoint_and_leaves_nothing(
     checkpoint: Callable[[str], Path], tmp_path: Path, kind: str, damage: Damage, message: str
 ) -> None:

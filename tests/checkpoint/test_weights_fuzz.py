@@ -79,14 +79,14 @@ def check_against_safetensors(directory: Path) -> None:
 # --- one file -----------------------------------------------------------------------------------------------
 
 
-@cases(800)
+@cases(3000)
 @given(raw=st.binary(max_size=64))
 def test_any_bytes(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / FILE).write_bytes(raw)
     check_against_safetensors(tmp_path)
 
 
-@cases(800)
+@cases(3000)
 @given(text=st.binary(max_size=64) | st.text('[]{},:"\\0-1e.\ud800ax ', max_size=40), more=st.integers(-9, 9))
 def test_any_header(tmp_path: Path, text: bytes | str, more: int) -> None:
     header = text.encode("utf-8", "replace") if isinstance(text, str) else text
@@ -174,7 +174,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(raw)
 
 
-@cases(1500)
+@cases(5000)
 @given(raw=mutated())
 def test_changed_files(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / FILE).write_bytes(raw)
@@ -239,7 +239,7 @@ def indexed(directory: Path, text: bytes) -> dict[str, TensorInfo] | str:
     return outcome(directory)
 
 
-@cases(400)
+@cases(1500)
 @given(text=st.binary(max_size=64) | st.text('[]{},:"\\0-1e.ax ', max_size=40).map(str.encode))
 def test_any_index(sharded: Path, text: bytes) -> None:
     assert isinstance(indexed(sharded, text), str)
@@ -269,7 +269,7 @@ def changed_index(draw: st.DrawFn) -> tuple[bytes, bool]:
     return text, is_sound(pairs)
 
 
-@cases(1000)
+@cases(4000)
 @given(index=changed_index())
 def test_changed_indexes(sharded: Path, index: tuple[bytes, bool]) -> None:
     """Accepted if and only if it says what is so."""

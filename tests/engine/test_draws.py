@@ -33,6 +33,13 @@ class Given:
         )
 
 
+class Beyond(SeededDraws):
+    """A subclass of the seeded draws with an id that has no embedding."""
+
+    def initial(self) -> mx.array:
+        return mx.full((1, 64), 10**6)
+
+
 def test_a_callers_draws_may_be_the_seeded_ones(demo: Any) -> None:
     asked: dict[str, Any] = {"seed": 3, "max_new_tokens": 64}
     expected = generate(*demo, "Count to 9.", **asked).token_ids
@@ -58,6 +65,7 @@ def test_a_callers_draws_may_be_the_seeded_ones(demo: Any) -> None:
             lambda keys, length, vocab: SeededDraws(keys, length - 1, vocab),
             r"initial fails .*found .*\[1, 63\]",
         ),
+        (Beyond, "draws: initial fails .*token 1000000"),
         (lambda *_: 1 / 0, "draws fails .*ZeroDivisionError"),
         (lambda *_: None, "draws: initial fails .*AttributeError"),
     ],

@@ -404,7 +404,8 @@ class Returning:
     [
         (
             {"sampler": Returning(accept=0.5)},
-            r"sampler: accept fails at step 48 of 48 \(TypeError: must return .* bool \[1, 64\]; found float",
+            r"sampler: accept fails at step 48 of 48 \(TypeError: "
+            r"must return an MLX array, bool \[1, 64\]; found float",
         ),
         ({"sampler": Returning(accept=mx.ones((1, 64)))}, r"found mlx.core.float32 \[1, 64\]"),
         (
@@ -418,7 +419,8 @@ class Returning:
         ({"sampler": Returning(renoise=mx.full((1, 64), -1))}, "returned token -1"),
         (
             {"stop": lambda state: True},
-            r"stop: <lambda> fails at step 48 of 48 \(TypeError: must return an .* bool \[1\]; found bool",
+            r"stop: <lambda> fails at step 48 of 48 \(TypeError: "
+            r"must return an MLX array, bool \[1\]; found bool",
         ),
         (
             {"stop": [StableAndConfident(), Returning()]},
