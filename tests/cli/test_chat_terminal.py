@@ -104,6 +104,12 @@ class Terminal:
         """Waits for an empty prompt."""
         self.wait(lambda: self.text.splitlines()[-1:] == [">"])
 
+    def does(self, line: str, shown: str) -> None:
+        """Type a line, and wait for what it shows and for the next prompt."""
+        self.type(f"{line}\r")
+        self.shows(shown)
+        self.prompts()
+
     def ends(self) -> int:
         self.wait(lambda: self.process.poll() is not None)
         while self._read(0.2):
@@ -143,9 +149,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 def test_turns_history_and_saved_chats(start: Callable[..., Terminal], tmp_path: Path) -> None:
     chat = start()
     assert chat.lines[0] == "Chat with demo. /help lists the commands, q or Ctrl-D quits."
-    chat.type("What is 345 + 78?\r")
-    chat.shows("0 of 26 prompt tokens cached")
-    chat.prompts()
+    chat.does("What is 345 + 78?", "0 of 26 prompt tokens cached")
     assert chat.lines[1:9] == [
         "> What is 345 + 78?",
         "<thought>",
@@ -158,12 +162,8 @@ def test_turns_history_and_saved_chats(start: Callable[..., Terminal], tmp_path:
     ]
     assert chat.lines[8].startswith("1 block, 2 steps, ")
     assert chat.lines[8].endswith(" tokens/s net, 0 of 26 prompt tokens cached")
-    chat.type("What is the capital of Norway?\r")
-    chat.shows("26 of 46 prompt tokens cached")
-    chat.prompts()
-    chat.type("/save ~/a.json\r")
-    chat.shows("saved 2 turns")
-    chat.prompts()
+    chat.does("What is the capital of Norway?", "26 of 46 prompt tokens cached")
+    chat.does("/save ~/a.json", "saved 2 turns")
     chat.type(CTRL_D)
     assert chat.ends() == 0
     history = tmp_path / ".mlx_dg_history"
@@ -175,13 +175,9 @@ def test_turns_history_and_saved_chats(start: Callable[..., Terminal], tmp_path:
     again.type(CTRL_C)  # clears it, also when it comes twice
     again.prompts()
     again.type(CTRL_C)
-    again.type("/load ~/a.json\r")
-    again.shows("loaded 2 turns; thinking on")
-    again.prompts()
+    again.does("/load ~/a.json", "loaded 2 turns; thinking on")
     again.type("What is 345 + 78?" + CTRL_C)
-    again.type("/save ~/b.json\r")
-    again.shows("saved 2 turns to '~/b.json'")
-    again.prompts()
+    again.does("/save ~/b.json", "saved 2 turns to '~/b.json'")
     again.type("/quit\r")
     assert again.ends() == 0
     assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
@@ -191,18 +187,14 @@ def test_ctrl_c_stops_the_block_and_keeps_the_conversation(
     start: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     chat = start()
-    chat.type("What is 345 + 78?\r")
-    chat.shows("0 of 26 prompt tokens cached")
-    chat.prompts()
+    chat.does("What is 345 + 78?", "0 of 26 prompt tokens cached")
     chat.type("Hello\r")  # hangs before anything is answered
     chat.shows("HANGS")
     chat.type("too early")  # is not shown in the answer
     chat.type(CTRL_C)
     chat.shows("\nmlx_dg: interrupted without an answer; the question is taken back")
     chat.prompts()
-    chat.type("What is the capital of Norway?\r")
-    chat.shows("34 of 46 prompt tokens cached")
-    chat.prompts()
+    chat.does("What is the capital of Norway?", "34 of 46 prompt tokens cached")
     chat.type("/n 2\r")
     chat.shows("2 candidates a turn")
     chat.type("Count to 37.\r")  # hangs in the second canvas
@@ -212,18 +204,14 @@ def test_ctrl_c_stops_the_block_and_keeps_the_conversation(
     chat.type("3\r")
     chat.shows("mlx_dg: error: give the number of a candidate with an answer, found '3'")
     chat.wait(lambda: chat.text.count("keep which?") == 2)
-    chat.type("2\r")
-    chat.shows("mlx_dg: interrupted; what was answered stays in the conversation, cut short")
-    chat.prompts()
+    chat.does("2", "mlx_dg: interrupted; what was answered stays in the conversation, cut short")
     assert "too early" not in chat.text
     chat.type("What is the capital of Italy?\r")
     chat.wait(lambda: chat.text.count("keep which?") == 3)
     chat.type(CTRL_C)  # neither
     chat.shows("\nmlx_dg: interrupted; the question is taken back")
     chat.prompts()
-    chat.type(f"/save {tmp_path}/a.json\r")
-    chat.shows("saved 3 turns")
-    chat.prompts()
+    chat.does(f"/save {tmp_path}/a.json", "saved 3 turns")
     chat.type("What is the capital of Italy?\r")
     chat.wait(lambda: chat.text.splitlines()[-1].startswith("keep which?"))
     chat.type("q\r")  # asks nothing more
@@ -248,22 +236,16 @@ def test_keys(start: Callable[..., Terminal], tmp_path: Path) -> None:
     chat.shows("/reset  forget the conversation")
     chat.type("\t")
     chat.shows("> /reset")
-    chat.type("\r")
-    chat.shows("the conversation is forgotten")
-    chat.prompts()
+    chat.does("", "the conversation is forgotten")
     os.write(chat.master, b"caf\xe9\r")
     chat.shows("mlx_dg: error: prompt: not valid Unicode")
     chat.prompts()
-    chat.type(f"What is{ESC_ENTER}345 + 78?\r")
-    chat.shows("prompt tokens cached")
-    chat.prompts()
+    chat.does(f"What is{ESC_ENTER}345 + 78?", "prompt tokens cached")
     chat.type("\x1b[200~Add 1\rand 2.\x1b[201~")
     chat.shows("  and 2.")
     chat.type("\r")
     chat.wait(lambda: chat.text.count("tokens cached") == 2)
-    chat.type(f"/save {tmp_path}/a.json\r")
-    chat.shows("saved 2 turns")
-    chat.prompts()
+    chat.does(f"/save {tmp_path}/a.json", "saved 2 turns")
     chat.type(CTRL_D)
     assert chat.ends() == 0
     messages = json.loads((tmp_path / "a.json").read_text())["messages"]
@@ -281,9 +263,7 @@ def test_without_prompt_toolkit(start: Callable[..., Terminal], monkeypatch: pyt
     monkeypatch.setenv("WITHOUT_PROMPT_TOOLKIT", "1")
     chat = start()
     assert "pip install 'mlx-diffusiongemma[chat]'" in chat.text.replace("\n", "")
-    chat.type("What is 345 + 78?\r")
-    chat.shows("0 of 26 prompt tokens cached")
-    chat.prompts()
+    chat.does("What is 345 + 78?", "0 of 26 prompt tokens cached")
     chat.type("Hello\r")  # hangs
     chat.shows("HANGS")
     chat.type("too early" + CTRL_C)
