@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,11 @@ from .report import RECORD, record
 from .safetensors_source import open_source
 from .source import Source
 from .verification import verify as compare
-from .workspace import Workspace, check_apart, check_disk, check_target
-from .writing import ShardWriter, index, shard_name, shards
+from .workspace import COPIED, Workspace, check_apart, check_disk, check_target
+from .writing import INDEX, ShardWriter, index, shard_name, shards
 
-# Files of the source that a converted directory has too.
-_COPIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
-    "processor_config.json", "preprocessor_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE",
-)  # fmt: skip
 _OTHER_FILES_BYTES = 50 * 10**6  # tokenizer and the like
+_FREE_STREAMS: list[mx.Stream] = []
 
 
 @led_on(CONVERT_KEYWORDS)
@@ -152,7 +148,8 @@ def _write_weights(
     bytes_done = sum(tensor.bytes_in for name in workspace.finished for tensor in by_name[name])
     with (
         bar("Converting", total=planned.bytes_in, initial=bytes_done, unit="B", unit_scale=True) as progress,
-        ThreadPoolExecutor(_workers(), initializer=_own_stream) as pool,
+        _streams() as take_stream,
+        ThreadPoolExecutor(_workers(), initializer=take_stream) as pool,
     ):
         for name, tensors in by_name.items():
             finished = workspace.finished.get(name)
@@ -160,7 +157,7 @@ def _write_weights(
             _check_finite(shard["nonfinite"], allow_nonfinite)
             if finished is None:
                 workspace.finish_shard(name, shard)
-    _write_json(workspace.path / "model.safetensors.index.json", index(divided))
+    _write_json(workspace.path / INDEX, index(divided))
 
     totals: dict[str, list[float]] = {}
     for shard in workspace.finished.values():
@@ -220,8 +217,25 @@ def _workers() -> int:
     return 1 if on_gpu() else min(os.cpu_count() or 1, 8)
 
 
-def _own_stream() -> None:
-    mx.set_default_stream(mx.new_stream(mx.default_device()))
+@contextmanager
+def _streams() -> Iterator[Callable[[], None]]:
+    """Yield a function that gives its thread an MLX stream of its own.
+
+    MLX keeps the thread of a stream until the process ends, so later conversions use the same streams.
+    """
+    taken = []
+
+    def take() -> None:
+        try:
+            taken.append(_FREE_STREAMS.pop())
+        except IndexError:
+            taken.append(mx.new_thread_unsafe_stream(mx.default_device()))
+        mx.set_default_stream(taken[-1])
+
+    try:
+        yield take
+    finally:
+        _FREE_STREAMS.extend(taken)
 
 
 def _fingerprint(source: Source, planned: Plan) -> str:
@@ -232,7 +246,7 @@ def _fingerprint(source: Source, planned: Plan) -> str:
 
 
 def _copy_files(directory: Path, out: Path) -> None:
-    for name in _COPIED:
+    for name in COPIED:
         if (directory / name).is_file():
             check_inside(directory / name, directory)
             shutil.copyfile(directory / name, out / name)

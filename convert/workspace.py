@@ -2,66 +2,99 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mlx_diffusiongemma.config.model import MODEL_TYPE
-from mlx_diffusiongemma.errors import InputError
+from mlx_diffusiongemma.console.messages import count, one_line
+from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
+from .report import RECORD
 from .source import Source
-from .writing import is_intact
+from .writing import INDEX, is_intact
 
+# Files of the source that a converted directory has too.
+COPIED = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+    "processor_config.json", "preprocessor_config.json", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE",
+)  # fmt: skip
 _PROGRESS, _LOCK = "progress.json", "lock"
+_STARTED = {_LOCK, _PROGRESS, f"{_PROGRESS}.new"}
+_WRITTEN = {*_STARTED, *COPIED, INDEX, RECORD, "README.md", "config.json"}
+_SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_MOST_PROGRESS_BYTES = 10**8  # far above that of the largest model
 
 
 class Workspace:
-    """`.NAME.partial` beside the target NAME. It has no config.json before the end, so nothing loads it."""
+    """`.NAME.partial` beside the target NAME. It has no config.json before the end, so nothing loads it.
+
+    A directory of that name that another user owns, or that holds anything but a conversion's files, is
+    refused before anything in it is opened or removed.
+    """
 
     def __init__(self, target: Path, fingerprint: str):
         self.target, self.fingerprint = target, fingerprint
         self.path = partial_of(target)
+        replaced = _replaced_of(target)
         self._new_parents = [parent for parent in target.parents if not parent.exists()]
-        if os.path.islink(self.path):
-            raise InputError(f"{self.path} is a link; {target.name} would be written there, so remove it")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / _LOCK).open("w")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(replaced):
+                _check_ours(replaced)
+            if os.path.lexists(self.path):
+                _check_ours(self.path, _WRITTEN)
+            else:
+                self.path.mkdir()
+            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            with suppress(OSError, ValueError):  # it was not created, or holds files of an earlier run
+                self.path.rmdir()
             self._remove_new_parents()
             raise InputError(f"{str(target)[:80]!r} cannot be created ({error}); give another path") from None
+        self._lock = os.fdopen(lock, "r+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise InputError(f"{target} is being written by another conversion; wait for it") from None
-        shutil.rmtree(_replaced_of(target), ignore_errors=True)  # of a run that ended just before its end
+        shutil.rmtree(replaced, ignore_errors=True)  # of a run that ended just before its end
         self.finished: dict[str, Any] = self._resumable()
+        self._record()
 
     def _resumable(self) -> dict[str, Any]:
         """Return records of finished shards by file name, if they are of this conversion and intact."""
+        progress = _progress(self.path)
         try:
-            progress = json.loads((self.path / _PROGRESS).read_text(encoding="utf-8"))
             shards: dict[str, Any] = progress["shards"] if progress["fingerprint"] == self.fingerprint else {}
             finished = {
                 name: shards[name] for name in shards if is_intact(self.path / name, shards[name]["pieces"])
             }
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             finished = {}
         for entry in self.path.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name not in (*finished, _LOCK):
+            if entry.name not in (*finished, _LOCK):
                 entry.unlink()
         return finished
 
     def finish_shard(self, name: str, record: dict[str, Any]) -> None:
         self.finished[name] = record
+        self._record()
+
+    def _record(self) -> None:
         progress = {"fingerprint": self.fingerprint, "shards": self.finished}
         temporary = self.path / f"{_PROGRESS}.new"
         temporary.write_text(json.dumps(progress), encoding="utf-8")
@@ -71,6 +104,7 @@ class Workspace:
         """Move the workspace to the target's place. Remove the old target."""
         replaced = _replaced_of(self.target)
         if os.path.lexists(self.target):
+            shutil.copyfile(self.path / _PROGRESS, self.target / _PROGRESS)  # it marks the old model as ours
             self.target.rename(replaced)
         self.path.rename(self.target)
         for name in (_PROGRESS, _LOCK):
@@ -80,20 +114,22 @@ class Workspace:
     def __enter__(self) -> Workspace:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         """Keep finished shards after an interrupt or a crash, with a message. Otherwise remove everything."""
         self._lock.close()
-        if kind is None:
+        if error is None:
             return
-        if self.finished and not issubclass(kind, InputError):
-            click.echo(
-                f"mlx_dg: kept {len(self.finished)} finished shards in {self.path}; "
-                "the same command continues from there",
-                err=True,
-            )
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._remove_new_parents()
+        if self.finished and not isinstance(error, InputError):
+            kept = f"kept {count(len(self.finished), 'finished shard')} in {self.path}; "
+            with suppress(OSError):  # stderr may be closed or full
+                click.echo(f"mlx_dg: {kept}the same command continues from there", err=True)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove_new_parents()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiffusionGemmaError(
+                f"{self.target}: {error.strerror}; free some or give a path on another disk"
+            ) from error
 
     def _remove_new_parents(self) -> None:
         for parent in self._new_parents:
@@ -113,6 +149,57 @@ def _replaced_of(target: Path) -> Path:
     return target.parent / f".{target.name}.replaced"
 
 
+def _progress(directory: Path) -> Any:
+    """Return the content of the directory's progress file, or None if it has none that is readable."""
+    path = directory / _PROGRESS
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_PROGRESS_BYTES:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _check_ours(directory: Path, names: Iterable[str] | None = None) -> None:
+    """Raise `InputError` unless a conversion of this user wrote the directory. Read no file but its record.
+
+    names: the files that it may hold, besides shards. None for any content.
+    """
+    found, user = directory.lstat(), os.geteuid()
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "is not a directory"
+    elif found.st_uid != user:
+        problem = "belongs to another user"
+    else:
+        problem = _strange_content(directory, user, names)
+    if problem:
+        raise InputError(f"{directory} {problem}; the conversion needs that name, so move it away")
+    umask = os.umask(0o077)
+    os.umask(umask)
+    if stat.S_IMODE(found.st_mode) & umask:
+        directory.chmod(0o777 & ~umask)
+
+
+def _strange_content(directory: Path, user: int, names: Iterable[str] | None) -> str | None:
+    """Return the sign that no conversion wrote a directory, or None."""
+    entries = list(os.scandir(directory))
+    if names is not None:
+        for entry in entries:
+            if not _is_written(entry, user, names):
+                return f"holds {one_line(entry.name, 40)!r}, which no conversion writes"
+        if {entry.name for entry in entries} <= _STARTED:  # a run that ended before its record
+            return None
+    return None if isinstance(_progress(directory), dict) else f"has no {_PROGRESS} of a conversion"
+
+
+def _is_written(entry: os.DirEntry[str], user: int, names: Iterable[str]) -> bool:
+    """Return True for a plain file of this user with a name that a conversion gives."""
+    found = entry.stat(follow_symlinks=False)
+    plain = stat.S_ISREG(found.st_mode) and found.st_uid == user
+    return plain and (entry.name in names or _SHARD.fullmatch(entry.name) is not None)
+
+
 def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
     """Return the target's absolute path. `InputError` if it is unusable or must not be replaced."""
     if not str(mlx_path).isprintable():
@@ -121,11 +208,12 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
         target = Path(os.path.abspath(Path(mlx_path).expanduser()))
     except RuntimeError as error:  # no such user
         raise InputError(f"{mlx_path}: {error}; give another path") from None
-    if Path.cwd().is_relative_to(target):
+    if _is_within(Path.cwd(), target):
         raise InputError(f"{target} is the working directory or above it; give the name of a new directory")
     if not os.path.lexists(target):
         if not os.path.isdir(_replaced_of(target)):  # False where the name is too long
             return target
+        _check_ours(_replaced_of(target))
         _replaced_of(target).rename(target)  # a run was interrupted between its two renames
     if not overwrite:
         way_out = ", give another path, or use --overwrite" if _is_model(target) else " or give another path"
@@ -137,8 +225,17 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
 
 def check_apart(source: Source, target: Path) -> None:
     """Raise `InputError` if replacing `target` would remove the source."""
-    if any(path.parent.resolve().is_relative_to(target.resolve()) for path in source.paths()):
+    files = {place for path in source.paths() for place in (path.parent, path.resolve().parent)}
+    if any(_is_within(directory, target) for directory in files):
         raise InputError(f"{target} holds the source, {source.name}; give another path")
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Return True if both are one directory, or `path` is below it, whatever names they go by."""
+    if not directory.exists():
+        return False
+    path = path.resolve()
+    return any(each.samefile(directory) for each in (path, *path.parents))
 
 
 def _is_model(directory: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .planning import Output, Planned
 
+INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 _READ_BYTES = 1 << 24
 # The order of safetensors' own writer: each tensor begins at a multiple of its dtype's width.
@@ -44,7 +45,7 @@ class ShardWriter:
             key=lambda output: (_ORDER.index(output.dtype), output.name),
         )
         header, self._begin = _header(outputs)
-        self._file = path.open("wb")
+        self._file = path.open("xb")
         self._pieces: list[Piece] = [(0, len(header), zlib.crc32(header))]
         self._file.write(header)
         self._file.flush()

@@ -82,7 +82,8 @@ def test_interrupted_between_its_two_renames_the_old_model_comes_back(
 
 def test_the_old_model_of_an_interrupted_run_is_removed(source: Path, tmp_path: Path) -> None:
     target = convert(source, tmp_path / "out")
-    shutil.copytree(target, tmp_path / ".out.replaced")
+    replaced = shutil.copytree(target, tmp_path / ".out.replaced")
+    (replaced / "progress.json").write_text('{"fingerprint": "", "shards": {}}')
     convert(source, target, recipe="8bit", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
@@ -216,8 +217,8 @@ def test_a_changed_source_starts_anew(
     assert load_model(tmp_path / "out")
 
 
-def test_a_broken_progress_file_starts_anew(
+def test_a_progress_file_with_strange_values_starts_anew(
     interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (interrupted / "progress.json").write_text('{"fingerprint": 3, "shards": [')
+    (interrupted / "progress.json").write_text('{"fingerprint": 3, "shards": [1]}')
     assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3

@@ -1,0 +1,209 @@
+"""Foreign directories in the place of a conversion's own are refused, and nothing in them changes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.converting import bytes_of, rewritten, tiny_source
+
+from mlx_diffusiongemma.converter import conversion, convert, workspace, writing
+from mlx_diffusiongemma.converter.workspace import Workspace, check_apart, check_target
+from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
+
+PROGRESS = '{"fingerprint": "x", "shards": {}}'
+
+
+def everything(directory: Path) -> dict[str, tuple[Any, ...]]:
+    """Every entry below a directory with its kind, mode, inode and content."""
+    return {
+        str(path.relative_to(directory)): (
+            *(getattr(path.lstat(), f"st_{field}") for field in ("mode", "ino", "size", "mtime_ns")),
+            path.read_bytes() if path.is_file() else None,
+        )
+        for path in directory.rglob("*")
+    }
+
+
+def link_as_lock(partial: Path, victim: Path) -> None:
+    (partial / "lock").symlink_to(victim)
+
+
+def link_as_progress(partial: Path, victim: Path) -> None:
+    victim.write_text(PROGRESS)
+    (partial / "progress.json").symlink_to(victim)
+
+
+def link_as_shard(partial: Path, victim: Path) -> None:
+    (partial / "progress.json").write_text(PROGRESS)
+    (partial / "model.safetensors").symlink_to(victim)
+
+
+def a_directory(partial: Path, victim: Path) -> None:
+    (partial / "progress.json").write_text(PROGRESS)
+    (partial / "thesis").mkdir()
+
+
+def a_strange_name(partial: Path, victim: Path) -> None:
+    (partial / "progress.json").write_text(PROGRESS)
+    (partial / "notes").write_text("x")
+
+
+def no_progress(partial: Path, victim: Path) -> None:
+    (partial / "model.safetensors").write_text("mine")
+
+
+def another_progress(partial: Path, victim: Path) -> None:
+    (partial / "progress.json").write_text("[1]")
+    (partial / "config.json").write_text("{}")
+
+
+def a_pipe(partial: Path, victim: Path) -> None:
+    os.mkfifo(partial / "progress.json")
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [link_as_lock, link_as_progress, link_as_shard, a_directory, a_strange_name, no_progress,
+     another_progress, a_pipe],
+)  # fmt: skip
+def test_a_planted_partial_directory_is_refused_and_left_as_it_is(
+    plant: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    partial, victim = tmp_path / ".out.partial", tmp_path / "victim"
+    victim.write_text("precious")
+    partial.mkdir()
+    plant(partial, victim)
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match=r"\.out\.partial (holds|has no) .*; the conversion needs that name"):
+        Workspace(tmp_path / "out", "mine")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["partial", "replaced"])
+@pytest.mark.parametrize("kind", ["link", "file", "foreign"])
+def test_what_is_not_a_directory_of_this_user_is_refused(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / f".out.{name}"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "progress.json").write_text(PROGRESS)
+    if kind == "link":
+        place.symlink_to(tmp_path / "other")
+    elif kind == "file":
+        place.write_text("mine")
+    else:
+        (tmp_path / "other").rename(place)
+        user = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    before = everything(tmp_path)
+    words = "belongs to another user" if kind == "foreign" else "is not a directory"
+    with pytest.raises(InputError, match=rf"\.out\.{name} {words}"):
+        Workspace(tmp_path / "out", "mine")
+    assert everything(tmp_path) == before
+
+
+def test_a_foreign_replaced_directory_is_neither_adopted_nor_removed(tmp_path: Path) -> None:
+    replaced = tmp_path / ".out.replaced"
+    replaced.mkdir()
+    (replaced / "config.json").write_text('{"model_type": "diffusion_gemma"}')
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match=r"\.out\.replaced has no progress\.json of a conversion"):
+        check_target(tmp_path / "out", overwrite=False)
+    assert everything(tmp_path) == before
+
+
+def test_a_run_that_was_killed_before_its_first_shard_is_adopted(tmp_path: Path) -> None:
+    partial = tmp_path / ".out.partial"
+    for names in ((), ("lock",), ("lock", "progress.json.new")):
+        partial.mkdir()
+        for name in names:
+            (partial / name).write_text("")
+        with Workspace(tmp_path / "out", "mine"):
+            assert json.loads((partial / "progress.json").read_text()) == {
+                "fingerprint": "mine",
+                "shards": {},
+            }
+        for path in partial.iterdir():
+            path.unlink()
+        partial.rmdir()
+
+
+def test_modes_follow_the_umask(tmp_path: Path) -> None:
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    partial.chmod(0o777)
+    before = os.umask(0o027)
+    try:
+        with Workspace(tmp_path / "out", "mine"):
+            assert stat.S_IMODE(partial.stat().st_mode) == 0o750
+            assert stat.S_IMODE((partial / "lock").stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.slow
+def test_a_source_with_two_names_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two names for one directory stand for a bind mount and for a disk that ignores case."""
+    source = tiny_source(tmp_path / "model")
+    other = tmp_path / "Model"
+    other.mkdir()
+    same = Path.samefile
+
+    def folded(path: Path, directory: Path) -> bool:
+        return same(Path(str(path).lower()), Path(str(directory).lower()))
+
+    monkeypatch.setattr(Path, "samefile", folded)
+    opened = conversion.planned_conversion(source)[0]
+    with pytest.raises(InputError, match="Model holds the source, "):
+        check_apart(opened, other)
+    monkeypatch.chdir(source)
+    with pytest.raises(InputError, match="is the working directory or above it"):
+        check_target(other, overwrite=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_names_the_path_and_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_source(tmp_path / "source")
+    monkeypatch.setattr(writing, "SHARD_BYTES", 50_000)
+    write, calls = os.pwrite, iter(range(1000))
+
+    def fill(file: int, data: Any, offset: int) -> int:
+        if next(calls) == 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fill)
+        with pytest.raises(DiffusionGemmaError, match=r"out: No space left on device; free some or give"):
+            convert(source, tmp_path / "out")
+    kept = len(list((tmp_path / ".out.partial").glob("*.safetensors")))
+    assert kept > 1
+    assert 0 < len(rewritten(source, tmp_path / "out", monkeypatch)) <= 40
+    assert bytes_of(tmp_path / "out") == bytes_of(convert(source, tmp_path / "again"))
+
+
+@pytest.mark.slow
+def test_conversions_share_their_threads(tmp_path: Path) -> None:
+    source = tiny_source(tmp_path / "source")
+    counts = []
+    for number in range(4):
+        convert(source, tmp_path / f"out{number}")
+        counts.append(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0)
+    assert counts[1:] == counts[:1] * 3
+
+
+def test_the_names_of_a_conversion_are_known(tmp_path: Path) -> None:
+    """An interrupted run may leave any file that a finished one has."""
+    source = tiny_source(tmp_path / "source")
+    target = convert(source, tmp_path / "out")
+    written = {path.name for path in target.iterdir()}
+    assert all(name in workspace._WRITTEN or workspace._SHARD.fullmatch(name) for name in written)
