@@ -14,11 +14,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from oracle import tiny
 from support.fixtures_templates import chat_tokenizer, released_directory, released_template  # noqa: F401
 from support.hub_calls import home, hub  # noqa: F401
 from support.kernel_paths import ON_METAL, plug_in_emulator
 
-from mlx_diffusiongemma.checkpoint.loading import load
+from mlx_diffusiongemma.checkpoint.loading import load, load_model
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,12 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         if not ON_METAL:
             plug_in_emulator(monkeypatch)
     return request.param
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny random model in float32, made of `tiny.ROUGH`."""
+    return load_model(tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("rough")), dtype=mx.float32)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from oracle import tiny
 
-from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.engine.batch import Batch, Finished, Prefill
 from mlx_diffusiongemma.engine.constraint import CanvasSpec
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
@@ -24,11 +23,6 @@ from mlx_diffusiongemma.prompt import ImageSpan, Prompt
 VOCAB = tiny.ROUGH.vocab
 IMAGE = 9  # the id of every soft token
 CANVAS = mx.arange(16)[None]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    return load_model(tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("rough")), dtype=mx.float32)
 
 
 def some_prompt(rng: random.Random, length: int, longest: int = 30) -> Prompt:

@@ -11,7 +11,6 @@ from oracle import tiny
 
 import mlx_dg
 from mlx_diffusiongemma.cache import PrefixCache, bucket
-from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.model import DiffusionGemma
@@ -20,11 +19,6 @@ from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 CANVAS = mx.array([[(7 * i + 11) % 96 for i in range(16)]])
 WINDOW = tiny.ROUGH.window  # 16: prompts below are many windows long
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    return load_model(tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("rough")), dtype=mx.float32)
 
 
 def some_ids(rng: np.random.Generator, length: int) -> list[int]:

@@ -11,7 +11,6 @@ import pytest
 from oracle import tiny
 
 from mlx_diffusiongemma.cache import PrefixCache
-from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma, attention
 from mlx_diffusiongemma.prompt import ImageSpan, Prompt
@@ -23,11 +22,6 @@ SPANS = [(3, 9), (9, 14), (30, 60), (95, 100)]
 CANVAS = mx.array(np.random.default_rng(1).integers(0, tiny.ROUGH.vocab, (1, 16)))
 CLOSE = 2e-5  # of logits up to 9, float32
 Spans = Sequence[tuple[int, int]]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    return load_model(tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("rough")), dtype=mx.float32)
 
 
 def ids(length: int = LENGTH, seed: int = 0) -> mx.array:

@@ -26,11 +26,6 @@ CANVAS = tiny.ROUGH.canvas  # 16, as is the window
 SETTINGS = Settings().override(max_denoising_steps=2, confidence_threshold=0.0)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    return load_model(tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("rough")), dtype=mx.float32)
-
-
 def ids(length: int, seed: int = 0) -> mx.array:
     return mx.array(np.random.default_rng(seed).integers(0, tiny.ROUGH.vocab, (1, length)))
 

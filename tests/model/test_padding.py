@@ -10,7 +10,6 @@ import pytest
 from oracle import tiny
 
 from mlx_diffusiongemma.cache import CanvasView, Layout, PrefixCache
-from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma, attention
 
@@ -18,11 +17,6 @@ CANVAS = tiny.ROUGH.canvas  # 16, as is the window
 LENGTHS = (1, 5, 15, 16, 17, 40, 100)
 PADS = [100 - length for length in LENGTHS]
 CLOSE = 2e-5  # of logits up to 9, float32
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    return load_model(tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("rough")), dtype=mx.float32)
 
 
 def ids(rows: int, length: int, seed: int = 0) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,8 +12,10 @@ from mlx_diffusiongemma.cache import CanvasView, PrefixCache
 from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.config.generation import PREFILL_STEP_SIZE, GenerationConfig
 from mlx_diffusiongemma.config.model import ModelConfig
+from mlx_diffusiongemma.generation import Generation, generate
 from mlx_diffusiongemma.ops import RowStatistics, SoftEmbedding
 from mlx_diffusiongemma.prompt import Prompt, Span
+from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 TURN_END = 106
 
@@ -90,3 +93,16 @@ class Scripted:
         self, logits: mx.array, statistics: RowStatistics, temperature: float | mx.array
     ) -> SoftEmbedding:
         return SoftEmbedding(logits[..., :1], dropped_mass=mx.zeros(logits.shape[:1]))
+
+
+def scripted_generation(
+    tokenizer: Tokenizer, canvases: list[list[int]] | Script, sure: float = 60.0, **settings: Any
+) -> Generation:
+    """Return the answer of a scripted model to "hi", not started."""
+    model: Any = Scripted(canvases, sure)
+    return generate(model, tokenizer, "hi", **settings)
+
+
+def full_canvas(tokenizer: Tokenizer) -> list[int]:
+    """Return 64 ids of text, a whole canvas without an end."""
+    return (tokenizer.encode("ab ") * 64)[:64]
