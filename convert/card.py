@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub
 
+from mlx_diffusiongemma.config.files import read_text
+
 from .report import record_cells, verification_text
 
 # Keys of the source's front matter that the card has too: the licence, and what the model is.
@@ -61,8 +63,8 @@ def model_card(
 def read_readme(directory: Path) -> str:
     """Return the text of `directory`/README.md, or "" if it cannot be read. A model needs no card."""
     try:
-        return (directory / "README.md").read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
+        return read_text(directory / "README.md", encoding="utf-8-sig", errors="replace")
+    except (OSError, ValueError):
         return ""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.config.files import read_text
 from mlx_diffusiongemma.config.model import MODEL_TYPE
 from mlx_diffusiongemma.console.messages import count, one_line
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
@@ -153,10 +154,7 @@ def _progress(directory: Path) -> Any:
     """Return the content of the directory's progress file, or None if it has none that is readable."""
     path = directory / _PROGRESS
     try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_PROGRESS_BYTES:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
+        return None if path.is_symlink() else json.loads(read_text(path, _MOST_PROGRESS_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -167,6 +165,7 @@ def _check_ours(directory: Path, names: Iterable[str] | None = None) -> None:
     names: the files that it may hold, besides shards. None for any content.
     """
     found, user = directory.lstat(), os.geteuid()
+    problem: str | None
     if not stat.S_ISDIR(found.st_mode):
         problem = "is not a directory"
     elif found.st_uid != user:
@@ -241,10 +240,10 @@ def _is_within(path: Path, directory: Path) -> bool:
 def _is_model(directory: Path) -> bool:
     """Return True for a directory with a DiffusionGemma and nothing else, so that it may be replaced."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_text(directory / "config.json"))
         plain = directory.is_dir() and not directory.is_symlink()
         return plain and config["model_type"] == MODEL_TYPE and not any(map(Path.is_dir, directory.iterdir()))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..config.files import read_text
+
 _ADAPTER = re.compile(
     r"adapter_config\.json|adapter_model\.(safetensors|bin)|(\d+_)?adapters\.(safetensors|npz)"
 )
@@ -73,10 +75,10 @@ def _is_gguf(file: Path) -> bool:
 
 def _base_model(config: Path | None) -> str:
     """Return " NAME" of the base model that PEFT or mlx-lm has noted, or ""."""
-    if config is None or not config.is_file() or config.stat().st_size > _MAX_CONFIG_BYTES:
+    if config is None:
         return ""
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = json.loads(read_text(config, _MAX_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError):
         return ""
     for key in ("base_model_name_or_path", "model"):

@@ -9,17 +9,21 @@ from typing import Any
 
 from ..console.messages import one_line, shown
 from ..errors import ConfigError, InputError
+from .files import read_text
 from .ranges import integer
 
 
 def read_json(path: Path) -> Any:
     """Return the contents of a JSON file. Raise `ConfigError` if it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise ConfigError(f"{path.parent}: no {path.name} in it; is this a model directory?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as JSON ({one_line(error)}); download it again") from None
+
+
+MOST_SIZE = 2**20  # of one dimension; the largest of this model is its vocabulary, 2**18
 
 
 class JsonObject:
@@ -33,14 +37,14 @@ class JsonObject:
     def name(self, key: str) -> str:
         return f"{self.file}: {self.where}{'.' if self.where else ''}{key}"
 
-    def size(self, key: str, needed_for: str) -> int:
-        """Return a required positive integer."""
+    def size(self, key: str, needed_for: str, most: int = MOST_SIZE) -> int:
+        """Return a required integer from 1 to `most`."""
         if self.values.get(key) is None:
             raise ConfigError(f"{self.name(key)} is missing (needed {needed_for})")
-        value = integer(self.values[key], 1, 2**31 - 1)
+        value = integer(self.values[key], 1, most)
         if value is None:
-            actual = shown(self.values[key])
-            raise ConfigError(f"{self.name(key)} must be a positive integer below 2**31, found {actual}")
+            found = shown(self.values[key])
+            raise ConfigError(f"{self.name(key)} must be an integer from 1 to {most}, found {found}")
         return value
 
     def number(self, key: str, default: float) -> float:

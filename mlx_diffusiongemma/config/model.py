@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..console.messages import one_line
 from ..errors import ConfigError
 from .json_file import JsonObject, read_json, token_ids
 
 logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "diffusion_gemma"
+_MOST_LAYERS, _MOST_TOKENS = 128, 2**31 - 1  # this model has 30 layers, each takes 1 ms to build
 _EOS_TOKEN_ID = 1  # default, as in Transformers
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -80,7 +82,7 @@ class TextConfig:
             )
         if values.get("attention_bias"):
             raise ConfigError(f"{read.name('attention_bias')} is true, but DiffusionGemma has no biases")
-        layers = read.size("num_hidden_layers", "to build the layers")
+        layers = read.size("num_hidden_layers", "to build the layers", _MOST_LAYERS)
         layer_types = _layer_types(read, layers)
         head_dims, kv_heads = _attention_shapes(read, layer_types)
         config = cls(
@@ -91,9 +93,11 @@ class TextConfig:
             top_k_experts=read.size("top_k_experts", "to route tokens"),
             num_hidden_layers=layers,
             num_attention_heads=read.size("num_attention_heads", "to build attention"),
-            sliding_window=read.size("sliding_window", "to build sliding attention"),
+            sliding_window=read.size("sliding_window", "to build sliding attention", _MOST_TOKENS),
             vocab_size=read.size("vocab_size", "to build the embedding"),
-            max_position_embeddings=read.size("max_position_embeddings", "as the context limit"),
+            max_position_embeddings=read.size(
+                "max_position_embeddings", "as the context limit", _MOST_TOKENS
+            ),
             layer_types=layer_types,
             head_dims=head_dims,
             kv_heads=kv_heads,
@@ -112,6 +116,11 @@ class TextConfig:
             raise ConfigError(
                 f"{read.name('top_k_experts')} is {config.top_k_experts}, "
                 f"more than num_experts {config.num_experts}"
+            )
+        if config.num_attention_heads * max(head_dims) > _MOST_TOKENS:
+            raise ConfigError(
+                f"{read.file}: {config.num_attention_heads} heads of {max(head_dims)} are more than "
+                "2**31 - 1 values"
             )
         for i, heads in enumerate(kv_heads):
             if config.num_attention_heads % heads:
@@ -152,7 +161,7 @@ class ModelConfig:
         eos = next((value for value in named if value is not None), _EOS_TOKEN_ID)
         return cls(
             text=text,
-            canvas_length=read.size("canvas_length", "to size the canvas"),
+            canvas_length=read.size("canvas_length", "to size the canvas", _MOST_TOKENS),
             eos_token_id=token_ids(eos, read.name("eos_token_id")),
             quantization=_quantization(values),
         )
@@ -247,4 +256,5 @@ def _rope_parameters(read: JsonObject) -> dict[str, RopeParameters]:
 def _report_unknown(values: dict[str, Any], where: str, known: set[str]) -> None:
     unknown = sorted(set(values) - known - _BOOKKEEPING)
     if unknown:
-        logger.warning("config.json: %s: unknown keys ignored: %s", where or "top level", ", ".join(unknown))
+        names = one_line(", ".join(unknown), 300)
+        logger.warning("config.json: %s: unknown keys ignored: %s", where or "top level", names)

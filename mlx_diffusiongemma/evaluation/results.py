@@ -102,6 +102,8 @@ class Results:
 def read(path: Path) -> tuple[Line, dict[Key, list[Line]]]:
     """Return settings and answers of a file, by task and run. `InputError` for a file of something else."""
     try:
+        if path.exists() and not path.is_file():  # such as a pipe
+            raise InputError(f"{path}: not a file; give one that mlx_dg eval wrote")
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a file that mlx_dg eval wrote") from None

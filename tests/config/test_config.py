@@ -76,14 +76,11 @@ def test_a_missing_size_is_named_and_never_guessed(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (
-            {"hidden_size": "2816"},
-            "hidden_size must be a positive integer .*, found '2816'",
-        ),
-        (
-            {"num_experts": True},
-            "num_experts must be a positive integer .*, found True",
-        ),
+        ({"hidden_size": "2816"}, "hidden_size must be an integer from 1 to 1048576, found '2816'"),
+        ({"num_experts": True}, "num_experts must be an integer from 1 to .*, found True"),
+        ({"num_hidden_layers": 10_000}, "num_hidden_layers must be an integer from 1 to 128, found 10000"),
+        ({"moe_intermediate_size": 2**31 - 1}, "moe_intermediate_size must be an integer from 1 to 1048576,"),
+        ({"num_attention_heads": 2**16, "head_dim": 2**16}, r"65536 heads of 65536 are more than 2\*\*31"),
         ({"top_k_experts": 200}, "text_config.top_k_experts is 200, more than num_experts 128"),
         ({"num_key_value_heads": 3}, "layer 0 has 3 key-value heads, which do not divide"),
         ({"layer_types": [SLIDING]}, "must list sliding_attention or full_attention for each of 30 layers"),
@@ -127,8 +124,9 @@ def test_stop_ids_are_those_of_either_place(
 
 def test_unknown_keys_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        ModelConfig.from_dict(released(num_extra_heads=3))
-    assert caplog.messages == ["config.json: text_config: unknown keys ignored: num_extra_heads"]
+        ModelConfig.from_dict(released(num_extra_heads=3, **{"\x1b]0;title\x07\nfake": 1}))
+    unknown = r"\x1b]0;title\x07 fake, num_extra_heads"
+    assert caplog.messages == [f"config.json: text_config: unknown keys ignored: {unknown}"]
 
 
 @pytest.mark.parametrize("dialect", tiny.DIALECTS)
