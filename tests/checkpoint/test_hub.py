@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,17 @@ from typing import Any
 import huggingface_hub
 import pytest
 from click.testing import CliRunner
-from support.hub_calls import DEMO, DOWNLOAD, commands, complaint, content, downloaded, in_shards, python
+from support.hub_calls import (
+    DEMO,
+    DOWNLOAD,
+    commands,
+    complaint,
+    content,
+    downloaded,
+    in_shards,
+    outcomes,
+    python,
+)
 from support.hub_server import Hub
 
 import mlx_dg
@@ -75,32 +84,28 @@ def test_only_the_model_is_fetched_whatever_else_is_there(hub: Hub, home: Path, 
 def test_weights_of_another_architecture_are_not_fetched(hub: Hub, home: Path) -> None:
     config = json.loads(DEMO["config.json"]) | {"model_type": "llama"}
     hub.commit("owner/llama", DEMO | {"config.json": json.dumps(config).encode()})
-    line = complaint(hub, home, DOWNLOAD, "owner/llama")
+    line = complaint(hub, home, "owner/llama")
     assert line.startswith("owner/llama: config.json: model_type is 'llama'; ")
     assert set(hub.bytes_served) == {"config.json"}
 
 
-@pytest.mark.parametrize(
-    ("weight_map", "expected"),
-    [
-        (
-            {"a": "*.safetensors"},
-            r"safetensors is missing or was not downloaded; try again",
-        ),
-        (
+def test_an_index_with_bad_names_fetches_no_weights(hub: Hub, home: Path) -> None:
+    maps: dict[str, tuple[Any, str]] = {
+        "owner/glob": ({"a": "*.safetensors"}, "safetensors is missing or was not downloaded; try again"),
+        "owner/parent": (
             {"a": "../secret.safetensors"},
-            "names '../secret.safetensors', which is not a safetensors file beside it",
+            "names '../secret.safetensors', which is not a safe",
         ),
-        ({"a": "model.safetensors", "b": 5}, "names '5', which is not a safetensors file beside it"),
-        ("text", "names no files; give the id of another copy"),
-    ],
-)
-def test_an_index_with_bad_names_fetches_no_weights(
-    hub: Hub, home: Path, weight_map: Any, expected: str
-) -> None:
-    index = json.dumps({"weight_map": weight_map}).encode()
-    hub.commit("owner/bad", DEMO | {"model.safetensors.index.json": index, "secret.safetensors": b""})
-    assert re.search(expected, complaint(hub, home, DOWNLOAD, "owner/bad"))
+        "owner/number": ({"a": "model.safetensors", "b": 5}, "names '5', which is not a safetensors file "),
+        "owner/text": ("text", "names no files; give the id of another copy"),
+    }
+    for repo, (weight_map, _) in maps.items():
+        index = json.dumps({"weight_map": weight_map}).encode()
+        hub.commit(repo, DEMO | {"model.safetensors.index.json": index, "secret.safetensors": b""})
+    lines = outcomes(hub, home, *(("download", repo) for repo in maps))
+    for (repo, (_, expected)), line in zip(maps.items(), lines, strict=True):
+        assert line.startswith(f"{repo}: ")
+        assert expected in line
     assert not [path for path in hub.bytes_served if path.endswith(".safetensors")]
 
 
@@ -108,9 +113,9 @@ def test_a_revision_may_be_a_branch_or_a_commit(hub: Hub, home: Path) -> None:
     old = hub.commit("owner/model", DEMO | {"README.md": b"old"})
     hub.commit("owner/model", DEMO | {"README.md": b"tried"}, branch="pr/1")
     hub.commit("owner/model", DEMO | {"README.md": b"new"})
-    for arguments, text in ([], "new"), (["pr/1"], "tried"), ([old], "old"):
-        directory = downloaded(hub, home, "owner/model", *arguments)
-        assert (directory / "README.md").read_text() == text
+    calls = (["download", "owner/model", *revision] for revision in ([], ["pr/1"], [old]))
+    texts = [(Path(line) / "README.md").read_text() for line in outcomes(hub, home, *calls)]
+    assert texts == ["new", "tried", "old"]
 
 
 def test_a_push_during_the_download_does_not_mix_versions(hub: Hub, home: Path) -> None:
@@ -132,9 +137,7 @@ def test_a_broken_connection_goes_on_where_it_stopped(hub: Hub, home: Path) -> N
     kept = huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE
     hub.commit("owner/model", DEMO | {"model.safetensors": weights})
     hub.cuts["model.safetensors"] = kept + 1000
-    python(
-        hub, home, "-c", DOWNLOAD, "owner/model"
-    )  # its early versions go on only when they are called again
+    outcomes(hub, home, ("download", "owner/model"))  # early versions go on only when they are called again
     directory = downloaded(hub, home, "owner/model")
     assert (directory / "model.safetensors").read_bytes() == weights
     assert hub.ranges == [f"bytes={kept}-"]

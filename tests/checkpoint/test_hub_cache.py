@@ -18,12 +18,14 @@ from support.hub_calls import (
     content,
     downloaded,
     in_shards,
+    outcomes,
     python,
 )
 from support.hub_server import Hub
 
 from mlx_diffusiongemma.checkpoint import hub as hub_module
 from mlx_diffusiongemma.checkpoint.hub_cache import find_snapshot, is_usable, is_whole
+from mlx_diffusiongemma.checkpoint.weights import INDEX
 from mlx_diffusiongemma.cli import main
 
 pytestmark = pytest.mark.slow
@@ -31,14 +33,13 @@ pytestmark = pytest.mark.slow
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 OUT_OF_REACH = pytest.mark.parametrize("environment", [OFFLINE, UNREACHABLE], ids=["offline", "unreachable"])
-PREVIEW = """
-import sys
-from mlx_diffusiongemma.checkpoint.hub import preview
-print(preview(*sys.argv[1:]).__enter__())
-"""
 BRANCH = "GET /api/models/owner/model"
 TWO = in_shards(2)
 FIRST, SECOND = sorted(name for name in TWO if name.endswith(".safetensors"))
+
+
+def without(files: dict[str, bytes], *names: str) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name not in names}
 
 
 @pytest.fixture
@@ -56,16 +57,12 @@ def test_commands_work_as_with_a_directory(
     hub: Hub, home: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     cached(TWO, home, "owner/model")
-    question = "What is the capital of Norway?"
-    calls = [
-        ["info", "{}"],
-        ["convert", "{}", "--dry-run"],
-        ["generate", "--model", "{}", "--seed", "0", question],
-    ]
-    conversion = ["convert", "owner/model", "--mlx-path", str(tmp_path / "out")]
-    expected = [CliRunner().invoke(main, [word.format("demo") for word in call]).stdout for call in calls]
-    calls = [[word.format("owner/model") for word in call] for call in calls]
-    *results, (status, _, _) = commands(hub, home, *calls, conversion, **environment)
+    generation = ["generate", "Capital of Norway?", "--seed", "0", "--model"]
+    calls = [["info"], ["convert", "--dry-run"], generation]
+    conversion = ["convert", "--mlx-path", str(tmp_path / "out")]
+    expected = [CliRunner().invoke(main, [*call, "demo"]).stdout for call in calls]
+    cached_calls = [[*call, "owner/model"] for call in (*calls, conversion)]
+    *results, (status, _, _) = commands(hub, home, *cached_calls, **environment)
     assert results == [(0, stdout, "") for stdout in expected]
     assert status == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
@@ -73,17 +70,14 @@ def test_commands_work_as_with_a_directory(
 
 
 @OUT_OF_REACH
-@pytest.mark.parametrize("lacking", [SECOND, "tokenizer.json"])
-@pytest.mark.parametrize("script", [DOWNLOAD, PREVIEW], ids=["download", "preview"])
-def test_what_is_not_complete_is_one_line_at_once(
-    hub: Hub, home: Path, environment: dict[str, str], lacking: str, script: str
-) -> None:
-    cached({name: data for name, data in TWO.items() if name != lacking}, home, "owner/model")
-    done = python(hub, home, "-c", script, "owner/model", **environment)
+def test_what_is_not_complete_is_one_line_at_once(hub: Hub, home: Path, environment: dict[str, str]) -> None:
+    for repo, lacking in (("owner/shard", SECOND), ("owner/words", "tokenizer.json")):
+        cached(without(TWO, lacking), home, repo)
     reason = "HF_HUB_OFFLINE is set; unset it" if environment == OFFLINE else "ConnectError: "
-    expected = "owner/model: only part of it is in the cache, and the rest cannot be downloaded: "
-    assert f"InputError: {expected}{reason}" in done.stderr.splitlines()[-1]
-    assert "Retry" not in done.stderr
+    calls = [(how, repo) for how in ("download", "preview") for repo in ("owner/shard", "owner/words")]
+    for (_, repo), line in zip(calls, outcomes(hub, home, *calls, **environment), strict=True):
+        expected = f"{repo}: only part of it is in the cache, and the rest cannot be downloaded: {reason}"
+        assert line.startswith(expected)
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Hub, home: Path) -> None:
@@ -118,13 +112,15 @@ def test_the_search_for_the_hubs_address_is_not_waited_for(
         done.set()
 
 
-@pytest.mark.parametrize("status", [401, 404, 500, 503])
-def test_a_hub_that_refuses_does_not_take_away_what_is_there(hub: Hub, home: Path, status: int) -> None:
+def test_a_hub_that_refuses_does_not_take_away_what_is_there(hub: Hub, home: Path) -> None:
     """As huggingface_hub itself: a token may have expired, a repository may be gone."""
-    snapshot = cached(TWO, home, "owner/model")
-    hub.commit("owner/model", TWO)
-    hub.refusals["owner/model"] = (status, {"X-Error-Code": "RepoNotFound"} if status < 500 else {})
-    assert downloaded(hub, home, "owner/model") == snapshot
+    snapshots = {}
+    for status in (401, 404, 500, 503):
+        repo = f"owner/{status}"
+        snapshots[repo] = str(cached(TWO, home, repo))
+        hub.commit(repo, TWO)
+        hub.refusals[repo] = (status, {"X-Error-Code": "RepoNotFound"} if status < 500 else {})
+    assert outcomes(hub, home, *(("download", repo) for repo in snapshots)) == [*snapshots.values()]
 
 
 # --- with a hub ---------------------------------------------------------------------------------------------
@@ -140,7 +136,7 @@ def test_a_complete_model_costs_one_request_and_a_commit_none(hub: Hub, home: Pa
     assert downloaded(hub, home, "owner/model", commit) == snapshot
     for environment in (OFFLINE, UNREACHABLE):
         assert downloaded(hub, home, "owner/model", **environment) == snapshot
-    assert python(hub, home, "-c", PREVIEW, "owner/model", commit).stdout.strip() == str(snapshot)
+    assert outcomes(hub, home, ("preview", "owner/model", commit)) == [str(snapshot)]
     assert not hub.requests
 
 
@@ -155,19 +151,18 @@ def test_a_push_is_fetched(hub: Hub, home: Path) -> None:
 def test_a_revision_that_is_gone_is_an_error(hub: Hub, home: Path) -> None:
     hub.commit("owner/model", DEMO)
     cached(DEMO, home, "owner/model", branch="old")
-    line = complaint(hub, home, DOWNLOAD, "owner/model", "old")
+    line = complaint(hub, home, "owner/model", "old")
     assert "it has no revision 'old'; " in line
 
 
-@pytest.mark.parametrize(
-    "lacking", [SECOND, "tokenizer.json", "chat_template.jinja", "generation_config.json"]
-)
-def test_what_is_lacking_is_fetched(hub: Hub, home: Path, lacking: str) -> None:
+def test_what_is_lacking_is_fetched(hub: Hub, home: Path) -> None:
     """Another program may have fetched the weights and nothing else."""
-    commit = hub.commit("owner/model", TWO)
-    cached({name: data for name, data in TWO.items() if name != lacking}, home, "owner/model", commit=commit)
-    assert content(downloaded(hub, home, "owner/model")) == TWO
-    assert set(hub.bytes_served) == {lacking}
+    lacking = (SECOND, "tokenizer.json", "chat_template.jinja", "generation_config.json")
+    for name in lacking:
+        cached(without(TWO, name), home, f"owner/{name}", commit=hub.commit(f"owner/{name}", TWO))
+    snapshots = outcomes(hub, home, *(("download", f"owner/{name}") for name in lacking))
+    assert [content(Path(snapshot)) for snapshot in snapshots] == [TWO] * len(lacking)
+    assert hub.bytes_served == {name: len(TWO[name]) for name in lacking}
 
 
 # --- what is complete ---------------------------------------------------------------------------------------
@@ -178,15 +173,15 @@ def test_what_is_lacking_is_fetched(hub: Hub, home: Path, lacking: str) -> None:
     [
         (DEMO, True),
         (TWO, True),
-        ({name: data for name, data in DEMO.items() if name != "model.safetensors"}, False),
-        ({name: data for name, data in TWO.items() if name != FIRST}, False),
+        (without(DEMO, "model.safetensors"), False),
+        (without(TWO, FIRST), False),
         # Another program has not come to the index yet.
-        ({name: data for name, data in TWO.items() if not name.endswith("index.json")}, True),
-        ({name: data for name, data in TWO.items() if not name.endswith(("index.json", SECOND))}, False),
+        (without(TWO, INDEX), True),
+        (without(TWO, INDEX, SECOND), False),
         ({"tokenizer.model" if name == "tokenizer.json" else name: DEMO[name] for name in DEMO}, True),
-        ({name: data for name, data in DEMO.items() if name != "tokenizer.json"}, False),
+        (without(DEMO, "tokenizer.json"), False),
         # Loading says what is wrong with an index better than a download can.
-        (DEMO | {"model.safetensors.index.json": b"{"}, True),
+        (DEMO | {INDEX: b"{"}, True),
         ({name: DEMO[name] for name in ("config.json", "model.safetensors", "tokenizer.json")}, True),
     ],
 )
@@ -204,7 +199,7 @@ def test_a_link_to_a_blob_that_is_gone_is_no_file(home: Path) -> None:
 
 def test_a_file_that_the_hub_is_known_to_lack_is_not_missed(home: Path) -> None:
     name = "generation_config.json"
-    snapshot = cached({key: data for key, data in DEMO.items() if key != name}, home, "owner/model")
+    snapshot = cached(without(DEMO, name), home, "owner/model")
     assert not is_whole("owner/model", snapshot)
     note = snapshot.parent.parent / ".no_exist" / snapshot.name / name
     note.parent.mkdir(parents=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,48 @@ def python(hub: Hub, home: Path, *arguments: str, **environment: str) -> subproc
 
 
 def downloaded(hub: Hub, home: Path, *arguments: str, **environment: str) -> Path:
-    done = python(hub, home, "-c", DOWNLOAD, *arguments, **environment)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    return Path(complaint(hub, home, *arguments, **environment))
 
 
-def complaint(hub: Hub, home: Path, script: str, *arguments: str, **environment: str) -> str:
-    """The one line of the `InputError` that ends `script`."""
-    done = python(hub, home, "-c", script, *arguments, **environment)
-    assert done.returncode == 1, done
-    kind, _, line = done.stderr.splitlines()[-1].partition(": ")
-    assert kind.startswith("mlx_diffusiongemma.errors."), done.stderr
+def complaint(hub: Hub, home: Path, *arguments: str, **environment: str) -> str:
+    """The line of the `InputError` of a download, or the directory."""
+    (line,) = outcomes(hub, home, ("download", *arguments), **environment)
     return line
+
+
+def outcomes(hub: Hub, home: Path, *calls: Sequence[str], **environment: str) -> list[str]:
+    """What each call gives, or the line of its `InputError`, all in one process that asks nothing twice.
+
+    A call is ("download", repo, revision), ("preview", repo) or ("upload", directory, repo, token).
+    """
+    done = python(hub, home, "-c", _OUTCOMES, json.dumps(calls), **environment)
+    assert done.returncode == 0, done.stderr
+    assert "Retry" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(calls), lines
+    return lines
+
+
+_OUTCOMES = """
+import json, os, pathlib, sys
+from mlx_diffusiongemma.checkpoint.hub import download, preview
+from mlx_diffusiongemma.converter import hub
+from mlx_diffusiongemma.errors import InputError
+
+def upload(directory, repo, token):
+    os.environ["HF_TOKEN"] = token
+    hub.check_upload(repo)
+    return hub.upload(pathlib.Path(directory), repo)
+
+def previewed(*arguments):
+    return preview(*arguments).__enter__()
+
+for how, *arguments in json.loads(sys.argv[1]):
+    try:
+        print({"download": download, "preview": previewed, "upload": upload}[how](*arguments))
+    except InputError as error:
+        print(error)
+"""
 
 
 def commands(hub: Hub, home: Path, *calls: list[str], **environment: str) -> list[tuple[int, str, str]]:
