@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -12,20 +11,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from support.scripted import TURN_END, Scripted
+from support.scripted import TURN_END, Scripted, full_canvas, scripted_generation
 
-import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.prompt import Prompt
 from mlx_diffusiongemma.text.tokenizer import SpecialTokens, Tokenizer
-
-
-def text_ids(tokenizer: Tokenizer, text: str, length: int) -> list[int]:
-    """Ids of `text` repeated to exactly `length` tokens."""
-    return (tokenizer.encode(text) * length)[:length]
 
 
 def test_nothing_runs_before_it_is_asked_for(tokenizer: Tokenizer) -> None:
@@ -39,7 +32,7 @@ def test_nothing_runs_before_it_is_asked_for(tokenizer: Tokenizer) -> None:
 
 
 def test_blocks_arrive_one_by_one_and_replay(tokenizer: Tokenizer) -> None:
-    first = text_ids(tokenizer, "ab ", 64)
+    first = full_canvas(tokenizer)
     model: Any = Scripted([first, [*tokenizer.encode("c"), TURN_END]])
     generation = generate(model, tokenizer, "hello")
     blocks = iter(generation)
@@ -54,8 +47,7 @@ def test_blocks_arrive_one_by_one_and_replay(tokenizer: Tokenizer) -> None:
 
 def test_a_stop_id_anywhere_in_a_canvas_ends_it_and_what_follows_is_dropped(tokenizer: Tokenizer) -> None:
     junk = tokenizer.encode("never seen")
-    model: Any = Scripted([[*tokenizer.encode("kept"), TURN_END, *junk, TURN_END]])
-    generation = generate(model, tokenizer, "hello")
+    generation = scripted_generation(tokenizer, [[*tokenizer.encode("kept"), TURN_END, *junk, TURN_END]])
     assert generation.answer == "kept"
     assert generation.token_ids == [*tokenizer.encode("kept"), TURN_END]
     assert generation.finish_reason == "stop"
@@ -63,7 +55,7 @@ def test_a_stop_id_anywhere_in_a_canvas_ends_it_and_what_follows_is_dropped(toke
 
 @pytest.mark.parametrize("limit", [1, 10, 64, 65, 128])
 def test_no_token_beyond_max_new_tokens(tokenizer: Tokenizer, limit: int) -> None:
-    ids = text_ids(tokenizer, "abc ", 64)
+    ids = full_canvas(tokenizer)
     model: Any = Scripted([ids, ids, ids])
     generation = generate(model, tokenizer, "hello", max_new_tokens=limit)
     assert generation.token_ids == (ids * 3)[:limit]
@@ -73,30 +65,21 @@ def test_no_token_beyond_max_new_tokens(tokenizer: Tokenizer, limit: int) -> Non
 
 
 def test_a_stop_id_behind_max_new_tokens_does_not_count(tokenizer: Tokenizer) -> None:
-    ids = [*text_ids(tokenizer, "abc ", 10), TURN_END]
-    model: Any = Scripted([ids])
-    generation = generate(model, tokenizer, "hello", max_new_tokens=10)
+    ids = [*full_canvas(tokenizer)[:10], TURN_END]
+    generation = scripted_generation(tokenizer, [ids], max_new_tokens=10)
     assert generation.finish_reason == "length"
     assert generation.token_ids == ids[:10]
 
 
 def test_the_first_answer_token_is_there_when_the_canvas_is_certain_at_once(tokenizer: Tokenizer) -> None:
     """Never done on step 1: stability needs a repeat."""
-    model: Any = Scripted([[*tokenizer.encode("Paris"), TURN_END]])
-    generation = generate(model, tokenizer, "The capital of France is")
-    assert generation.answer == "Paris"
-    assert generation.blocks[0].denoising_steps == 2
-    assert generation.blocks[0].converged
+    (block,) = scripted_generation(tokenizer, [[*tokenizer.encode("Paris"), TURN_END]])
+    assert (block.answer, block.denoising_steps, block.converged) == ("Paris", 2, True)
 
 
 def test_thought_and_answer_over_a_block_boundary(tokenizer: Tokenizer) -> None:
-    special = tokenizer.special
-    assert special.channel_open is not None
-    assert special.channel_close is not None
-    thought = tokenizer.encode("thought\n") + text_ids(tokenizer, "hm ", 80)
-    ids = [special.channel_open, *thought, special.channel_close, *tokenizer.encode("so: 42"), TURN_END]
-    model: Any = Scripted([ids[:64], ids[64:]])
-    first, second = generate(model, tokenizer, "hello", thinking=True)
+    ids = tokenizer.encode(f"<|channel>thought\n{'hm ' * 25}<channel|>so: 42<turn|>")
+    first, second = scripted_generation(tokenizer, [ids[:64], ids[64:]], thinking=True)
     assert first.answer == ""
     assert (first.thought + second.thought).startswith("hm hm hm")
     assert "thought" not in first.thought
@@ -104,18 +87,13 @@ def test_thought_and_answer_over_a_block_boundary(tokenizer: Tokenizer) -> None:
 
 
 def test_stats_keep_their_definitions(tokenizer: Tokenizer) -> None:
-    special = tokenizer.special
-    assert special.channel_open is not None
-    assert special.channel_close is not None
-    answer, thought = tokenizer.encode("so: 42"), tokenizer.encode("thought\nhm")
-    ids = [special.channel_open, *thought, special.channel_close, *answer, TURN_END]
-    model: Any = Scripted([ids])
-    generation = generate(model, tokenizer, "hello")
+    answer = tokenizer.encode("so: 42")
+    ids = [*tokenizer.encode("<|channel>thought\nhm<channel|>"), *answer, TURN_END]
+    generation = scripted_generation(tokenizer, [ids])
     assert generation.finish_reason == "stop"
     stats = generation.stats
     assert stats.prompt_tokens == len(generation.prompt_ids)
-    assert stats.new_tokens == len(ids)
-    assert stats.answer_tokens == len(answer)
+    assert (stats.new_tokens, stats.answer_tokens) == (len(ids), len(answer))
     assert stats.tokens_per_forward == len(ids) / 2
     assert stats.in_step_tokens_per_second == pytest.approx(64 * 2 / stats.denoising_seconds)
     assert stats.gross_tokens_per_second == pytest.approx(64 / stats.seconds)
@@ -123,28 +101,23 @@ def test_stats_keep_their_definitions(tokenizer: Tokenizer) -> None:
     assert stats.prefill_seconds + stats.denoising_seconds <= stats.seconds
 
 
-def test_a_watcher_sees_every_step(tokenizer: Tokenizer) -> None:
-    steps: list[mlx_dg.Step] = []
-    model: Any = Scripted([text_ids(tokenizer, "ab ", 64)], sure=4.0)
-    settings: Any = {"max_denoising_steps": 5, "max_new_tokens": 64, "guard_unconverged": False}
-    str(generate(model, tokenizer, "hi", on_step=steps.append, **settings))
-    assert [step.index for step in steps] == [0, 1, 2, 3, 4]
-    assert [step.step for step in steps] == [5, 4, 3, 2, 1]
-    assert [round(step.temperature, 6) for step in steps] == [0.8, 0.72, 0.64, 0.56, 0.48]
-    assert steps[0].canvas_ids.shape == steps[0].draft_ids.shape == steps[0].accepted.shape == (1, 64)
-
-
-def test_nan_logits_are_an_error_and_never_text(tokenizer: Tokenizer) -> None:
-    model: Any = Scripted([[1]], sure=float("nan"))
-    with pytest.raises(GenerationError, match="logits are NaN or infinite at denoising step 1"):
-        generate(model, tokenizer, "hello").answer  # noqa: B018
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, "7"])
-def test_bad_seeds_are_refused(tokenizer: Tokenizer, seed: Any) -> None:
-    model: Any = Scripted([])
-    with pytest.raises(InputError, match="seed must be an integer from 0"):
-        generate(model, tokenizer, "hello", seed=seed)
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("seed", (-1, 2**64, 1.5, True, "7"), "seed must be an integer from 0"),
+        ("n", (0, -1, 1.5, True, "2"), "n must be an integer from 1 to 1024, found"),
+        ("candidate", (-1, 1.5, True, "2"), "candidate must be an integer from 0"),
+        ("timeout", (-1, float("nan"), "5", True), "timeout must be a number from 0"),
+        ("trace", ("no", 1), "trace must be True or False, found"),
+        ("prompt_cache", ([],), r"prompt_cache: found list; make one with PromptCache\(model\)"),
+    ],
+)
+def test_bad_keywords_are_refused(
+    tokenizer: Tokenizer, name: str, values: tuple[Any, ...], message: str
+) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=message):
+            scripted_generation(tokenizer, [], **{name: value})
 
 
 def test_a_prompt_beyond_the_context_is_refused(tokenizer: Tokenizer) -> None:
@@ -160,44 +133,16 @@ def test_same_seed_same_text_and_the_seed_is_reported() -> None:
     assert generate(model, tokenizer, "x").seed != first.seed
 
 
-def test_a_generation_runs_in_another_thread() -> None:
-    model, tokenizer = load("demo")
-    results: list[str] = []
-
-    def work() -> None:
-        with mx.stream(mx.new_stream(mx.default_device())):
-            results.append(generate(model, tokenizer, "What is 12 + 30?", seed=1).answer)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert results == [generate(model, tokenizer, "What is 12 + 30?", seed=1).answer]
-
-
 @pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="what MLX's CPU backend lacks")
 def test_bfloat16_without_quantization_is_refused_on_the_cpu() -> None:
     with pytest.raises(InputError, match="in float32 only; leave dtype out"):
         load("demo", dtype=mx.bfloat16)
 
 
-def test_a_failed_generation_never_passes_for_a_complete_one(tokenizer: Tokenizer) -> None:
-    def fail(step: mlx_dg.Step) -> None:
-        raise ZeroDivisionError
-
-    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
-    generation = generate(model, tokenizer, "hello", on_step=fail)
-    with pytest.raises(ZeroDivisionError):
-        str(generation)
-    with pytest.raises(GenerationError, match=r"this generation failed \(ZeroDivisionError\)"):
-        str(generation)
-
-
 def test_a_generation_asked_from_its_own_watcher_says_so(tokenizer: Tokenizer) -> None:
-    generations: list[mlx_dg.Generation] = []
-    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
-    generations.append(generate(model, tokenizer, "hello", on_step=lambda step: list(generations[0]).clear()))
+    generation = scripted_generation(tokenizer, [[TURN_END]], on_step=lambda step: list(generation).clear())
     with pytest.raises(GenerationError, match="already running"):
-        str(generations[0])
+        str(generation)
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
@@ -223,9 +168,7 @@ def test_the_callers_time_is_not_counted(tokenizer: Tokenizer, monkeypatch: pyte
     monkeypatch.setattr(
         "mlx_diffusiongemma.engine.batch.time", SimpleNamespace(perf_counter=lambda: next(clock))
     )
-    ids = text_ids(tokenizer, "ab ", 64)
-    model: Any = Scripted([ids, ids])
-    generation = generate(model, tokenizer, "hello", max_new_tokens=128)
+    generation = scripted_generation(tokenizer, lambda *_: full_canvas(tokenizer), max_new_tokens=128)
     blocks = iter(generation)
     next(blocks)
     before = generation.stats.seconds
@@ -258,8 +201,6 @@ def test_draws_depend_on_seed_candidate_block_attempt_and_step_only() -> None:
 def test_memory_stays_wired_while_a_generation_runs(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_diffusiongemma.engine import batch as module
-
     events: list[str] = []
 
     @contextmanager
@@ -270,8 +211,8 @@ def test_memory_stays_wired_while_a_generation_runs(
         finally:
             events.append("free")
 
-    monkeypatch.setattr(module, "wired_limit", watched)
-    generation = generate(Scripted([[65] * 64, [65, TURN_END]]), tokenizer, "hi", max_new_tokens=128)  # type: ignore[arg-type]
+    monkeypatch.setattr("mlx_diffusiongemma.engine.batch.wired_limit", watched)
+    generation = scripted_generation(tokenizer, [[65] * 64, [65, TURN_END]])
     assert events == []
     next(iter(generation))
     assert events == ["wired"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.scripted import TURN_END, Scripted
+from support.scripted import TURN_END, Scripted, full_canvas, scripted_generation
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
@@ -33,15 +33,12 @@ CITIES = {
 }
 
 
-def endless(tokenizer: Tokenizer, **settings: Any) -> Generation:
-    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
-    model: Any = Scripted(lambda *_: ids)
-    return generate(model, tokenizer, "hi", seed=3, **settings)
+def endless(tokenizer: Tokenizer, sure: float = 60.0, **settings: Any) -> Generation:
+    return scripted_generation(tokenizer, lambda *_: full_canvas(tokenizer), sure, seed=3, **settings)
 
 
 def test_repr_names_the_state(tokenizer: Tokenizer) -> None:
-    model: Any = Scripted([[*tokenizer.encode("yes"), TURN_END]])
-    generation = generate(model, tokenizer, "hi", seed=3)
+    generation = scripted_generation(tokenizer, [[*tokenizer.encode("yes"), TURN_END]], seed=3)
     assert repr(generation) == "<Generation: not started, 0 blocks, 0 tokens, seed 3>"
     assert generation.stats.table() == "no block yet; iterate the generation or ask for its answer"
     tokens = len(tokenizer.encode("yes")) + 1
@@ -84,7 +81,7 @@ def test_closing_before_the_start_and_after_the_end(tokenizer: Tokenizer) -> Non
 
 
 def test_closing_one_candidate_leaves_the_others(tokenizer: Tokenizer) -> None:
-    model: Any = Scripted([(tokenizer.encode("ab ") * LENGTH)[:LENGTH], [*tokenizer.encode("c"), TURN_END]])
+    model: Any = Scripted([full_canvas(tokenizer), [*tokenizer.encode("c"), TURN_END]])
     first, second, third = generate(model, tokenizer, "hi", n=3).candidates
     next(iter(first))
     second.close()
@@ -94,18 +91,13 @@ def test_closing_one_candidate_leaves_the_others(tokenizer: Tokenizer) -> None:
 
 
 def test_a_candidate_that_is_closed_in_a_step_gets_no_block_of_that_canvas(tokenizer: Tokenizer) -> None:
-    model: Any = Scripted(lambda *_: (tokenizer.encode("ab ") * LENGTH)[:LENGTH])
-    held: list[Generation] = []
-    settings: dict[str, Any] = {"n": 2, "max_new_tokens": LENGTH}
-    held.append(generate(model, tokenizer, "hi", on_step=lambda _: held[0].close(), **settings))
-    first, second = held[0].candidates
+    first = endless(tokenizer, n=2, max_new_tokens=LENGTH, on_step=lambda _: first.close())
+    second = first.candidates[1]
     assert len(list(second)) == 1
     assert (first.blocks, first.state, second.state) == ([], "closed", "ended")
 
 
 def test_a_canvas_stops_at_its_next_step_when_another_thread_closes_it(tokenizer: Tokenizer) -> None:
-    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
-    model: Any = Scripted(lambda *_: ids, sure=4.0)
     seen, started, closed = [], threading.Event(), threading.Event()
 
     def watch(step: mlx_dg.Step) -> None:
@@ -113,7 +105,7 @@ def test_a_canvas_stops_at_its_next_step_when_another_thread_closes_it(tokenizer
         started.set()
         assert closed.wait(10)
 
-    generation = generate(model, tokenizer, "hi", on_step=watch)
+    generation = endless(tokenizer, sure=4.0, on_step=watch)
     thread = threading.Thread(target=lambda: list(generation))
     thread.start()
     assert started.wait(10)
@@ -149,12 +141,6 @@ def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch:
     assert (nothing.answer, nothing.finish_reason) == ("", "length")
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True])
-def test_bad_timeouts_are_refused(tokenizer: Tokenizer, timeout: Any) -> None:
-    with pytest.raises(InputError, match="timeout must be a number from 0"):
-        endless(tokenizer, timeout=timeout)
-
-
 def test_async_for() -> None:
     model, tokenizer = load("demo")
     together = generate(model, tokenizer, "Count to 37.", seed=0)
@@ -167,15 +153,13 @@ def test_async_for() -> None:
 
 
 def test_a_cancelled_task_closes_its_generation(tokenizer: Tokenizer) -> None:
-    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
-    model: Any = Scripted(lambda *_: ids, sure=4.0)
     running = threading.Event()
 
     def watch(_: mlx_dg.Step) -> None:
         running.set()
         time.sleep(0.01)
 
-    generation = generate(model, tokenizer, "hi", on_step=watch)
+    generation = endless(tokenizer, sure=4.0, on_step=watch)
 
     async def consume() -> None:
         async for _ in generation:
@@ -210,18 +194,12 @@ def test_a_pickle_shows_all_that_a_finished_generation_has() -> None:
 
 
 def test_preview_is_the_text_that_would_be_delivered(tokenizer: Tokenizer) -> None:
-    special = tokenizer.special
-    assert special.channel_open is not None
-    assert special.channel_close is not None
-    thought = [special.channel_open, *tokenizer.encode("thought\nhm"), special.channel_close]
-    first = (thought + tokenizer.encode("ab ") * LENGTH)[:LENGTH]
-    model: Any = Scripted([first, [*tokenizer.encode("c"), TURN_END, *tokenizer.encode("junk")]])
+    thought = tokenizer.encode("<|channel>thought\nhm<channel|>")
+    canvases = [[*thought, *full_canvas(tokenizer)][:LENGTH], tokenizer.encode("c<turn|>junk")]
     previews: list[Any] = []
-    generations: list[Generation] = []
-    generations.append(
-        generate(model, tokenizer, "hi", on_step=lambda step: previews.append(generations[0].preview(step)))
+    generation = scripted_generation(
+        tokenizer, canvases, on_step=lambda step: previews.append(generation.preview(step))
     )
-    (generation,) = generations
     final = (generation.thought, generation.answer)
     assert previews[-1] == final
     assert previews[0] == (generation.blocks[0].thought, generation.blocks[0].answer)
@@ -244,8 +222,8 @@ def test_an_answer_that_the_limit_ends_is_cut() -> None:
 
 def test_a_repair_alone_is_not_a_cut(tokenizer: Tokenizer) -> None:
     """The model writes what the pattern forbids, and there is room."""
-    model: Any = Scripted(lambda *_: [*tokenizer.encode("maybe"), TURN_END])
-    generation = generate(model, tokenizer, "hi", regex="yes|no", seed=0)
+    ids = [*tokenizer.encode("maybe"), TURN_END]
+    generation = scripted_generation(tokenizer, lambda *_: ids, regex="yes|no", seed=0)
     assert (generation.finish_reason, generation.warnings) == ("stop", [])
     assert generation.answer in ("yes", "no")
     assert generation.stats.grammar_repairs > 0
@@ -274,8 +252,7 @@ def test_the_default_limit_is_several_canvases_and_gives_way_to_context_and_memo
     assert generate(model, tokenizer, [5] * 3000).settings.max_new_tokens == 1088  # 17 canvases of 64
     with pytest.raises(InputError, match="the context holds 4096"):
         generate(model, tokenizer, [5] * 3000, max_new_tokens=2048)
-    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
-    model = Scripted(lambda *_: ids)
+    model = Scripted(lambda *_: full_canvas(tokenizer))
     full = generate(model, tokenizer, [5] * 4000)
     assert len(full.token_ids) == 64
     assert full.warnings == ["the context of 4096 tokens cut the answer off; shorten the prompt"]
@@ -310,9 +287,7 @@ def test_a_batch_of_nothing_is_refused(tokenizer: Tokenizer, prompts: Any) -> No
 
 
 def test_all_warnings_of_a_block_are_there(tokenizer: Tokenizer) -> None:
-    ids = (tokenizer.encode("ab ") * LENGTH)[:LENGTH]
-    model: Any = Scripted(lambda *_: ids, sure=1.0)
-    generation = generate(model, tokenizer, "hi", max_new_tokens=20, max_denoising_steps=2)
+    generation = endless(tokenizer, sure=1.0, max_new_tokens=20, max_denoising_steps=2)
     assert generation.finish_reason == "length"
     first, second = generation.warnings
     assert first.startswith("not converged")
@@ -339,15 +314,9 @@ def test_a_tool_call_that_a_timeout_cuts_is_delivered_with_its_error(
     now = [0.0]
     monkeypatch.setattr("mlx_diffusiongemma.writer.time.monotonic", lambda: now[0])
     ids = (tokenizer.encode("<|tool_call>call:f{a:") + tokenizer.encode("1 ") * LENGTH)[:LENGTH]
-    model: Any = Scripted(lambda *_: ids)
-    generation = generate(model, tokenizer, "hi", timeout=5)
+    generation = scripted_generation(tokenizer, lambda *_: ids, timeout=5)
     next(iter(generation))
     now[0] = 6.0
     (call,) = generation.tool_calls
     assert (call.name, generation.finish_reason) == ("f", "length")
     assert call.error is not None
-
-
-def test_a_prompt_cache_of_another_kind_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match=r"prompt_cache: found list; make one with PromptCache\(model\)"):
-        endless(tokenizer, prompt_cache=[])

@@ -244,13 +244,6 @@ def test_an_interrupted_canvas_is_not_committed(tokenizer: Tokenizer) -> None:
     assert [canvas.block for canvas in generation.trace.last_tries] == [0, 1]
 
 
-def test_trace_is_true_or_false(demo: Any) -> None:
-    with pytest.raises(mlx_dg.InputError, match="trace must be True or False, found 'no'"):
-        mlx_dg.generate(*demo, "Hi", trace="no")  # type: ignore[arg-type]
-    with pytest.raises(mlx_dg.InputError, match="trace must be True or False, found 1"):
-        mlx_dg.generate_batch(*demo, ["Hi"], trace=1)  # type: ignore[arg-type]
-
-
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace_module, "MOST_STEPS", 5)
     steps = [
