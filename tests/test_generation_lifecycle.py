@@ -15,7 +15,6 @@ from support.scripted import TURN_END, Scripted, full_canvas, scripted_generatio
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load
-from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
@@ -114,16 +113,6 @@ def test_a_canvas_stops_at_its_next_step_when_another_thread_closes_it(tokenizer
     thread.join(10)
     assert seen == [0]
     assert (generation.blocks, generation.state) == ([], "closed")
-
-
-def test_what_was_encoded_stays_in_the_prompt_cache() -> None:
-    model, tokenizer = load("demo")
-    cache = PromptCache(model)
-    with generate(model, tokenizer, "Count to 37.", seed=0, prompt_cache=cache) as generation:
-        next(iter(generation))
-    again = generate(model, tokenizer, "Count to 37.", seed=0, prompt_cache=cache)
-    assert again.answer.endswith("37")
-    assert again.stats.cached_tokens == len(again.prompt_ids)
 
 
 def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

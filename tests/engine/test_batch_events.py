@@ -18,7 +18,6 @@ from mlx_diffusiongemma.engine.batch import Batch, Event, Finished, Prefill
 from mlx_diffusiongemma.engine.denoise import Stepped
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.engine.row import RowKey
-from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.request import Request
 from mlx_diffusiongemma.text.channels import ChannelParser
 
@@ -85,15 +84,6 @@ def test_closing_between_any_two_events_keeps_what_was_encoded(demo: Any, after:
     again = mlx_dg.generate(model, tokenizer, QUESTIONS[0], seed=0, prompt_cache=cache)
     assert again.answer.endswith("37")
     assert again.stats.cached_tokens == done
-
-
-def test_new_bounds_do_not_grow_memory(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoise, "_compiles", lambda: True)
-    denoiser = denoise.denoiser_of(demo[0])
-    for bound in range(200):
-        settings = Settings.of(demo[0].generation_config, entropy_bound=bound / 1000)
-        denoiser.step_function(settings.rules, ())
-    assert len(denoiser._compiled) <= 8
 
 
 def test_a_model_that_nobody_holds_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

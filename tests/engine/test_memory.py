@@ -115,9 +115,8 @@ def test_every_part_counts() -> None:
     assert memory_needed(config, 10**9, 8192, 256, 2048) == 10**9 + needed
     cache = memory._needed(config, 0, 8192, 256, 2048, 2, 1).cache
     assert memory_needed(config, 0, 8192, 256, 2048, batch=3) == 3 * needed + 2 * cache
-    assert (
-        1.8 * needed < memory_needed(config, 0, 8192, 256, 2048, itemsize=4) < 2 * needed
-    )  # a mask stays one byte
+    # A mask stays one byte.
+    assert 1.8 * needed < memory_needed(config, 0, 8192, 256, 2048, itemsize=4) < 2 * needed
     canvases = {new: memory_needed(config, 0, 8192, new, 2048) for new in (1, 256, 8 * 256, 9 * 256 + 1)}
     assert canvases[1] == canvases[256] < canvases[8 * 256] < canvases[9 * 256 + 1]
     # A sliding layer's buffers are whole from the start; a chunk has no more rows than the prompt.
@@ -191,11 +190,14 @@ def number(pattern: str, message: str) -> int:
 
 
 def test_what_fits_to_the_last_byte_runs(big: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = needed_by(big, 30000, 1024)
-    allow(monkeypatch, needed)
-    check_fits(big, 30000, 1024, 2048)
-    allow(monkeypatch, needed - 1)
-    refused(big, 30000, 1024)
+    """A float32 model takes float32 activations."""
+    tiny_one = DiffusionGemma(ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original")))
+    for model, prompt, new, itemsize in ((big, 30000, 1024, 2), (tiny_one, 100, 64, 4)):
+        needed = needed_by(model, prompt, new, itemsize)
+        allow(monkeypatch, needed)
+        check_fits(model, prompt, new, 2048)
+        allow(monkeypatch, needed - 1)
+        refused(model, prompt, new)
     allow(monkeypatch, None)
     check_fits(big, 30000, 1024, 2048)
 
@@ -212,26 +214,13 @@ def test_what_mlx_holds_for_others_cannot_be_used(
     check_fits(big, 1000, 256, 2048, cache_bytes=1)  # of the cache that this generation continues
 
 
-def test_a_float32_model_takes_float32_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = DiffusionGemma(ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original")))
-    needed = needed_by(model, 100, 64, itemsize=4)
-    allow(monkeypatch, needed)
-    check_fits(model, 100, 64, 2048)
-    allow(monkeypatch, needed - 1)
-    refused(model, 100, 64)
-
-
 def test_a_refusal_says_what_is_needed_and_what_there_is(
     big: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allow(monkeypatch, 17e9)
     message = refused(big, 30000, 1024)
-    total, weights, cache, work = (
-        float(x)
-        for x in re.findall(r"need ([\d.]+) GB \(weights ([\d.]+), cache ([\d.]+), work ([\d.]+)\)", message)[
-            0
-        ]
-    )
+    pattern = r"need ([\d.]+) GB \(weights ([\d.]+), cache ([\d.]+), work ([\d.]+)\)"
+    total, weights, cache, work = map(float, re.findall(pattern, message)[0])
     assert total == pytest.approx(needed_by(big, 30000, 1024) / 1e9, abs=0.005)
     assert total == pytest.approx(weights + cache + work, abs=0.02)
     assert weights == pytest.approx(14.2, abs=0.1)  # 25.2 billion parameters at 4.5 bits
@@ -260,9 +249,7 @@ def test_a_remedy_that_is_followed_helps(
     allow(monkeypatch, usable)
     message = refused(big, *sizes)
     prompt, new, chunk, batch = sizes
-    ways: dict[
-        str, tuple[str, Callable[[int], Sizes], int]
-    ] = {  # pattern, sizes, the next n that is too much
+    ways: dict[str, tuple[str, Callable[[int], Sizes], int]] = {  # the last: a next n that is too much
         "chunk": (r"lower prefill_step_size to (\d+)", lambda n: (prompt, new, n, batch), 2),
         "prompt": (r"shorten the prompt to (\d+) tokens(?! and)", lambda n: (n, new, chunk, batch), 1),
         "new": (r"(?<!and )lower max_new_tokens to (\d+)", lambda n: (prompt, n, chunk, batch), 1),

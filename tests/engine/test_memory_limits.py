@@ -39,12 +39,9 @@ def test_usable_on_this_machine() -> None:
     assert 2**28 < usable < 2**44
 
 
-def test_usable_on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_on_metal_and_unknown_on_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, mx.gpu, max_recommended_working_set_size=123, memory_size=456)
     assert usable_memory() == 123
-
-
-def test_another_gpu_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, mx.gpu, total_memory=456)
     assert usable_memory() is None
 
@@ -55,12 +52,14 @@ def test_usable_on_linux_is_what_is_available_and_what_mlx_holds(
     on(monkeypatch, mx.cpu)
     monkeypatch.setattr(mx, "get_active_memory", lambda: 300_000)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: 20_000)
-    files(monkeypatch, tmp_path, AVAILABLE)
-    assert usable_memory() == 5000 * 1024 + 320_000
-    files(monkeypatch, tmp_path, AVAILABLE, "max\n")
-    assert usable_memory() == 5000 * 1024 + 320_000
-    files(monkeypatch, tmp_path, AVAILABLE, f"{2**40}\n", "4000000\n")
-    assert usable_memory() == 4_000_000
+    available = 5000 * 1024 + 320_000
+    for limits, usable in (
+        ((), available),
+        (("max\n",), available),
+        ((f"{2**40}\n", "4000000\n"), 4_000_000),
+    ):
+        files(monkeypatch, tmp_path, AVAILABLE, *limits)
+        assert usable_memory() == usable
 
 
 def test_usable_elsewhere_is_all_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,12 +86,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(mx, "set_wired_limit", set_wired_limit)
     monkeypatch.setattr(mx, "synchronize", lambda: calls.append("synchronized"))
     return calls
-
-
-def test_the_wired_limit_is_restored(calls: list[Any]) -> None:
-    with wired_limit():
-        assert calls == [100]
-    assert calls == [100, "synchronized", 7]
 
 
 def test_the_wired_limit_is_restored_after_an_exception(calls: list[Any]) -> None:

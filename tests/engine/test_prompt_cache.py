@@ -15,7 +15,6 @@ from mlx_diffusiongemma.engine.prompt_cache import PromptCache
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.model import DiffusionGemma
 from mlx_diffusiongemma.prompt import Prompt
-from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 CANVAS = mx.array([[(7 * i + 11) % 96 for i in range(16)]])
 WINDOW = tiny.ROUGH.window  # 16: prompts below are many windows long
@@ -57,8 +56,9 @@ def test_turns_of_a_conversation(model: DiffusionGemma) -> None:
             assert_like_a_cold_start(cache, held)
 
 
-def count_encoded(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """From now on, how many tokens each encode took."""
+def test_only_what_is_new_is_encoded(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    prompt, answer, question = some_ids(rng, 200), some_ids(rng, 48), some_ids(rng, 30)
     counts: list[int] = []
     encode = DiffusionGemma.encode
 
@@ -67,16 +67,10 @@ def count_encoded(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> lis
         encode(self, prompt, *others)
 
     monkeypatch.setattr(DiffusionGemma, "encode", counting)
-    return counts
-
-
-def test_only_what_is_new_is_encoded(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    prompt, answer, question = some_ids(rng, 200), some_ids(rng, 48), some_ids(rng, 30)
     cache = PromptCache(model)
     cache.encode_prompt(Prompt(prompt), 2048)
     cache.encode(Prompt(answer), 2048)
-    counts = count_encoded(model, monkeypatch)
+    counts.clear()
 
     # The answer comes back as it was generated: only the question is new.
     assert cache.encode_prompt(Prompt(prompt + answer + question), 2048) == 248
@@ -105,26 +99,17 @@ def test_only_what_is_new_is_encoded(model: DiffusionGemma, monkeypatch: pytest.
     assert sum(counts) == len(other)
 
 
+@pytest.mark.parametrize("more", [-1, 0, 1, 5])
 def test_while_the_windows_hold_everything_any_token_can_be_returned_to(
-    model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+    model: DiffusionGemma, more: int
 ) -> None:
-    ids = some_ids(np.random.default_rng(1), WINDOW - 1)
-    for length in range(len(ids)):
-        cache = PromptCache(model)
-        cache.encode_prompt(Prompt(ids), 2048)
-        changed = [*ids[:length], ids[length] ^ 1]
-        assert cache.encode_prompt(Prompt(changed), 2048) == length
-        assert_like_a_cold_start(cache, changed)
-
-
-@pytest.mark.parametrize("more", [0, 1, 5])
-def test_tokens_that_have_left_the_windows_are_encoded_again(model: DiffusionGemma, more: int) -> None:
+    """Tokens that have left the windows are encoded again."""
     ids = some_ids(np.random.default_rng(4), WINDOW + more)
-    for length in (1, WINDOW // 2, len(ids) - 1):
+    for length in range(len(ids)) if more < 0 else (1, WINDOW // 2, len(ids) - 1):
         cache = PromptCache(model)
         cache.encode_prompt(Prompt(ids), 2048)
         changed = [*ids[:length], ids[length] ^ 1]
-        assert cache.encode_prompt(Prompt(changed), 2048) == 0
+        assert cache.encode_prompt(Prompt(changed), 2048) == (length if more < 0 else 0)
         assert_like_a_cold_start(cache, changed)
 
 
@@ -176,9 +161,9 @@ def test_an_interrupt_while_going_back_leaves_nothing_half_done(
 # --- generate -----------------------------------------------------------------------------------------------
 
 
-def test_a_chat_on_the_demo_says_what_it_says_cold(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+def test_a_chat_on_the_demo_says_what_it_says_cold(demo: Any) -> None:
     cache, messages = mlx_dg.PromptCache(demo[0]), list[dict[str, str]]()
-    questions = ["Capital of France?", "Count from 0 to 37.", "JSON for Paris and Rome", "Hello"]
+    questions = ["Capital of France?", "Count from 0 to 37.", "Hello"]
     for turn, question in enumerate(questions):
         messages.append({"role": "user", "content": question})
         warm = mlx_dg.generate(*demo, messages, seed=turn, prompt_cache=cache, max_new_tokens=192)
@@ -189,28 +174,26 @@ def test_a_chat_on_the_demo_says_what_it_says_cold(demo: tuple[DiffusionGemma, T
         messages.append({"role": "assistant", "content": warm.answer})
 
 
-def test_regenerating_encodes_little_of_the_prompt(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+def test_regenerating_encodes_little_of_the_prompt(demo: Any) -> None:
     cache = mlx_dg.PromptCache(demo[0])
-    for seed in range(3):
+    for seed in range(2):
         warm = mlx_dg.generate(*demo, "Count from 0 to 37.", seed=seed, prompt_cache=cache)
         assert warm.token_ids == mlx_dg.generate(*demo, "Count from 0 to 37.", seed=seed).token_ids
     assert warm.stats.to_dict()["cached_tokens"] > 0
     assert "of them cached" in warm.stats.table()
 
 
-def test_two_generations_cannot_share_a_cache_at_a_time(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+def test_two_generations_cannot_share_a_cache_at_a_time(demo: Any) -> None:
     cache = mlx_dg.PromptCache(demo[0])
-    first, second = (
-        mlx_dg.generate(*demo, "Count from 0 to 37.", seed=0, prompt_cache=cache) for _ in range(2)
-    )
+    first, second = (mlx_dg.generate(*demo, "Count to 37.", seed=0, prompt_cache=cache) for _ in range(2))
     next(iter(first))
     next(iter(second))
     with pytest.raises(GenerationError, match="prompt_cache was cleared or taken by another generation"):
         str(first)
-    assert str(second) == str(mlx_dg.generate(*demo, "Count from 0 to 37.", seed=0))
+    assert str(second) == str(mlx_dg.generate(*demo, "Count to 37.", seed=0))
 
 
-def test_nor_can_one_within_the_other_or_after_it_was_cleared(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+def test_nor_can_one_within_the_other_or_after_it_was_cleared(demo: Any) -> None:
     cache, started = mlx_dg.PromptCache(demo[0]), list[Any]()
 
     def start_another(_: Any) -> None:
@@ -231,7 +214,7 @@ def test_nor_can_one_within_the_other_or_after_it_was_cleared(demo: tuple[Diffus
         str(cleared)
 
 
-def test_room_for_the_whole_generation_is_made_at_once(demo: tuple[DiffusionGemma, Tokenizer]) -> None:
+def test_room_for_the_whole_generation_is_made_at_once(demo: Any) -> None:
     cache, length = mlx_dg.PromptCache(demo[0]), demo[0].config.canvas_length
     for question in ("Count from 0 to 37.", "Capital of France?"):  # the second makes the cache start anew
         generation = mlx_dg.generate(
@@ -242,6 +225,6 @@ def test_room_for_the_whole_generation_is_made_at_once(demo: tuple[DiffusionGemm
         assert cache.prefix.layers[-1].capacity == bucket(positions, length)
 
 
-def test_a_cache_belongs_to_its_model(demo: tuple[DiffusionGemma, Tokenizer], model: DiffusionGemma) -> None:
+def test_a_cache_belongs_to_its_model(demo: Any, model: DiffusionGemma) -> None:
     with pytest.raises(InputError, match="prompt_cache belongs to another model"):
         mlx_dg.generate(*demo, "hi", prompt_cache=PromptCache(model))

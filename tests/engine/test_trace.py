@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.scripted import TURN_END, Scripted
+from support.scripted import TURN_END, Scripted, full_canvas, scripted_generation
 
 import mlx_dg
 from mlx_diffusiongemma.engine import trace as trace_module
@@ -137,11 +137,13 @@ def check_row(generation: Any, seen: list[Step], row: int) -> None:
 
 def test_a_canvas_that_is_denoised_again_is_another_try(tokenizer: Tokenizer) -> None:
     """An empty canvas twice, then an answer, then a second block."""
-    yes = tokenizer.encode("yes " * 80)[:LENGTH]
+    yes = full_canvas(tokenizer)
     attempts = [[TURN_END], [TURN_END], yes]
-    model: Any = Scripted(lambda block, attempt: attempts[attempt] if block == 0 else [TURN_END])
-    generation = mlx_dg.generate(model, tokenizer, "hi", trace=True)
+    generation = scripted_generation(
+        tokenizer, lambda block, attempt: [TURN_END] if block else attempts[attempt], trace=True
+    )
     list(generation)
+    assert generation.trace is not None
     found = [(canvas.block, canvas.attempt, canvas.committed) for canvas in generation.trace.canvases]
     assert found == [(0, 0, False), (0, 1, False), (0, 2, True), (1, 0, True)]
     assert all(len(canvas.steps) == 2 for canvas in generation.trace.canvases)
@@ -234,7 +236,7 @@ def test_an_interrupted_canvas_is_not_committed(tokenizer: Tokenizer) -> None:
         if len(model.encoded) == 2:
             raise KeyboardInterrupt
 
-    model: Any = Scripted([tokenizer.encode("yes " * 80)[:LENGTH], [TURN_END]])
+    model: Any = Scripted([full_canvas(tokenizer), [TURN_END]])
     generation = mlx_dg.generate(model, tokenizer, "hi", trace=True, on_step=interrupt)
     with pytest.raises(KeyboardInterrupt):
         list(generation)
@@ -287,15 +289,6 @@ def test_most_steps_of_the_released_canvas_take_ten_megabytes() -> None:
     assert all(getattr(trace.steps[0], name).base is None for name in ARRAYS)
     assert 8e6 < held < 10e6
     assert len([canvas for canvas in trace.canvases if canvas.committed]) == trace_module.MOST_STEPS // 2
-
-
-def test_a_row_that_was_done_is_not_recorded_on() -> None:
-    stream = NoiseKey(0, 0, 0, 0)
-    trace = recorded([(made_step(0, done=True), stream), (made_step(1, done=True), stream)])
-    assert trace.total_steps == len(trace.steps) == 1
-    trace.record(made_step(0), 0, NoiseKey(0, 0, 0, 1))
-    trace.record(made_step(0), 0, NoiseKey(0, 0, 1, 1))
-    assert [(step.block, step.attempt) for step in trace.steps] == [(0, 0), (0, 1), (1, 1)]
 
 
 def test_last_changed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -187,21 +186,6 @@ def test_room_that_holds_nan_is_not_seen_through_a_mask(model: DiffusionGemma) -
     norm.weight = weight
     cache.offset = 30  # what lies behind is hidden, the canvas included; only full layers tell
     assert np.isfinite(np.array(model.decode(ids(CANVAS, 1), cache))).all()
-
-
-def test_a_compiled_model_makes_room_when_the_next_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(denoising, "_compiles", lambda: True)
-    directory = tiny.build(tiny.ROUGH, tmp_path / "rough")
-    model = load_model(directory, dtype=mx.float32)
-    cache = model.make_cache()
-    model.encode(ids(5), cache)
-    one_canvas(model, cache)
-    gone = weakref.ref(model)
-    del model
-    load_model(directory, dtype=mx.float32)
-    assert gone() is None
 
 
 def test_replayed_traces_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
