@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -90,12 +89,6 @@ def test_a_lazy_model_reads_weights_when_they_are_used() -> None:
     before = mx.get_active_memory()
     mx.eval(lazy.parameters())
     assert mx.get_active_memory() - before >= 0.9 * sum(array.nbytes for _, array in weights)
-
-
-def test_layers_are_the_decoders() -> None:
-    model, _ = mlx_dg.load("demo")
-    assert model.layers is model.decoder.layers
-    assert all(isinstance(layer, nn.Module) for layer in model.layers)
 
 
 def test_a_group_of_one_keeps_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

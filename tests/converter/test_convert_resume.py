@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.converting import bytes_of, rewritten, tiny_source
+from support.converting import bytes_of, rewritten
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.converter import conversion, convert, quantizing, writing
@@ -24,11 +24,6 @@ from mlx_diffusiongemma.errors import InputError
 pytestmark = pytest.mark.slow
 
 SMALL_SHARDS = 50_000
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tiny_source(tmp_path / "source")
 
 
 @pytest.fixture

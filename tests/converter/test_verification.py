@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from oracle import demo, tiny
-from support.converting import copied, one_tensor_per_expert, quantized, tensors_of, tiny_source
+from support.converting import copied, one_tensor_per_expert, quantized, tensors_of
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.model import ModelConfig
@@ -21,11 +21,6 @@ from mlx_diffusiongemma.errors import CheckpointError
 
 SAME = {"rms_logit_error": 0.0, "argmax_agreement": 1.0, "entropy_difference": 0.0, "positions": 32}
 EMBEDDING = "model.decoder.embed_tokens.weight"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tiny_source(tmp_path / "source")
 
 
 def verify(source: Path, converted: Path) -> dict[str, float]:
