@@ -163,11 +163,7 @@ def test_tensors_are_read_in_portions(monkeypatch: pytest.MonkeyPatch, source: P
 
 
 def test_finished_shards_are_not_written_again_unless_they_changed(
-    capsys: pytest.CaptureFixture[str],
-    interrupted: Path,
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any, interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(path.name for path in interrupted.glob("*.safetensors"))
     assert f"mlx_dg: kept {len(names)} finished shards in {interrupted}; " in capsys.readouterr().err
@@ -204,16 +200,16 @@ def test_finished_shards_need_no_room_again(
         convert(source, tmp_path / "other")
 
 
-def test_a_changed_source_starts_anew(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source, _: (source / "model.safetensors").touch(),
+        lambda _, workspace: (workspace / "progress.json").write_text('{"fingerprint": 3, "shards": [1]}'),
+    ],
+)
+def test_a_changed_source_or_strange_progress_starts_anew(
+    change: Any, interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (source / "model.safetensors").touch()
+    change(source, interrupted)
     assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3
     assert load_model(tmp_path / "out")
-
-
-def test_a_progress_file_with_strange_values_starts_anew(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (interrupted / "progress.json").write_text('{"fingerprint": 3, "shards": [1]}')
-    assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3

@@ -80,10 +80,6 @@ def test_the_demo_survives_8_bits_better_than_4(tmp_path: Path) -> None:
     assert eight["argmax_agreement"] >= four["argmax_agreement"] > 0.5
 
 
-def test_a_checkpoint_equals_itself(source: Path) -> None:
-    assert verify(source, source) == SAME
-
-
 @pytest.mark.parametrize(
     ("name", "shows"),
     [
@@ -106,7 +102,8 @@ def test_a_planted_error_shows(source: Path, tmp_path: Path, name: str, shows: b
     assert (measured["entropy_difference"] > 0) == shows
 
 
-def test_experts_of_the_source_may_be_one_tensor_each(source: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_equals_itself_also_with_one_tensor_per_expert(source: Path, tmp_path: Path) -> None:
+    assert verify(source, source) == SAME
     tensors = one_tensor_per_expert(tensors_of(source), split_gates=True)
     assert verify(copied(source, tmp_path / "unstacked", tensors), source) == SAME
 
