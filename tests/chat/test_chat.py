@@ -122,11 +122,10 @@ def test_settings_keep_the_conversation(demo: Any) -> None:
 
 def test_a_candidate_goes_on(demo: Any) -> None:
     chat = Chat(*demo, seed=1, n=3)
-    turn = chat.ask("What is 99 + 88?")
-    texts = [str(candidate) for candidate in turn.candidates]
-    assert len(set(texts)) > 1
-    chat.keep(turn.candidates[1])
-    assert chat.messages[1]["content"] == texts[1]
+    candidates = chat.ask("What is 99 + 88?").candidates
+    assert len(set(map(str, candidates))) > 1
+    chat.keep(candidates[1])
+    assert chat.messages[1]["content"] == str(candidates[1])
 
 
 def test_reset_forgets_and_stays_with_its_settings(demo: Any) -> None:
@@ -143,16 +142,8 @@ def test_reset_forgets_and_stays_with_its_settings(demo: Any) -> None:
 
 @pytest.fixture(scope="module")
 def held(demo: Any) -> Chat:
-    chat = Chat(
-        *demo,
-        thinking=True,
-        seed=0,
-        n=2,
-        thinking_budget=50,
-        system="Sei kürzer. 🙂",
-        name="demo",
-        max_new_tokens=192,
-    )
+    settings: dict[str, Any] = {"thinking": True, "seed": 0, "n": 2, "thinking_budget": 50}
+    chat = Chat(*demo, **settings, system="Sei kürzer. 🙂", name="demo", max_new_tokens=192)
     chat.keep(run(chat.ask(QUESTIONS[0])))
     return chat
 

@@ -58,17 +58,13 @@ def test_all_noise_is_a_generation_without_a_draft(demo: Any, prompt: str, text:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_right_text_under_little_noise_comes_back(demo: Any, seed: int) -> None:
-    edited = generate(*demo, "JSON for Paris and Rome", seed=seed, draft=RIGHT, noise_level=0.1)
+def test_a_right_text_under_little_noise_comes_back_and_a_wrong_word_is_mended(demo: Any, seed: int) -> None:
+    asked: dict[str, Any] = {"prompt": "JSON for Paris and Rome", "seed": seed}
+    edited = generate(*demo, **asked, draft=RIGHT, noise_level=0.1)
     assert str(edited) == RIGHT
     assert edited.stats.denoising_steps <= math.ceil(48 * 0.1)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_wrong_word_is_mended(demo: Any, seed: int) -> None:
     wrong = RIGHT.replace("Italy", "Egypt")
-    edited = generate(*demo, "JSON for Paris and Rome", seed=seed, draft=wrong, noise_level=0.5)
-    assert str(edited) == RIGHT
+    assert str(generate(*demo, **asked, draft=wrong, noise_level=0.5)) == RIGHT
 
 
 def test_a_draft_of_several_canvases_goes_on_in_each(demo: Any) -> None:
@@ -79,7 +75,7 @@ def test_a_draft_of_several_canvases_goes_on_in_each(demo: Any) -> None:
     assert all(block.denoising_steps <= 5 for block in edited)
 
 
-def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
+def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = demo
     seen: list[list[int]] = []
     decode = DiffusionGemma.decode_hidden
@@ -88,9 +84,8 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
         seen.append(np.array(ids)[0].tolist())
         return decode(self, ids, *others)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiffusionGemma, "decode_hidden", watched)
-        str(generate(model, tokenizer, "hi", seed=0, draft="yes", noise_level=1e-6))
+    monkeypatch.setattr(DiffusionGemma, "decode_hidden", watched)
+    str(generate(model, tokenizer, "hi", seed=0, draft="yes", noise_level=1e-6))
     ids = [*tokenizer.encode("yes"), tokenizer.special.turn_close]
     assert seen[0] == ids + [0] * (64 - len(ids))
 
@@ -101,10 +96,7 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
         ({"draft": ""}, "draft: found no text; give text"),
         ({"draft": 3}, "draft: found int; give text"),
         ({"draft": "yes", "thinking": True}, "draft: an edited answer has no thought before it"),
-        (
-            {"draft": "yes " * 64, "max_new_tokens": 64},
-            "draft: .* tokens with its end, but max_new_tokens is 64",
-        ),
+        ({"draft": "yes " * 64, "max_new_tokens": 64}, "with its end, but max_new_tokens is 64; raise it"),
         ({"noise_level": 0.5}, "noise_level 0.5 is the share of a draft to replace; also give draft"),
         ({"draft": "yes", "noise_level": 0}, "noise_level must be a number from 1e-06 to 1, found 0"),
         ({"draft": "yes", "noise_level": 1.01}, "noise_level must be a number from 1e-06 to 1"),
@@ -115,6 +107,5 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any) -> None:
 def test_bad_drafts_are_refused_before_anything_runs(
     demo: Any, arguments: dict[str, Any], message: str
 ) -> None:
-    model: Any = Scripted([])
     with pytest.raises(InputError, match=message):
-        generate(model, demo[1], "hi", **arguments)
+        generate(Scripted([]), demo[1], "hi", **arguments)

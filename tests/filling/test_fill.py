@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from copy import copy
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ from support.fixtures_tokenizer import one_line
 from support.parsing import property_test
 from support.scripted import TURN_END, Scripted
 
-from mlx_diffusiongemma.checkpoint.loading import load, resolve
+from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.filling.fill import fill
@@ -64,17 +62,14 @@ def is_text(ids: list[int]) -> bool:
     ],
 )
 @pytest.mark.slow
-def test_the_demo_fills_what_it_knows(prompt: str, template: str, pieces: dict[str, str]) -> None:
-    model, tokenizer = load("demo")
-    filling = fill(model, tokenizer, template, prompt=prompt, seed=1)
+def test_the_demo_fills_what_it_knows(demo: Any, prompt: str, template: str, pieces: dict[str, str]) -> None:
+    filling = fill(*demo, template, prompt=prompt, seed=1)
     assert filling.pieces == pieces
     parts = parse_template(template)
-    assert filling.text == "".join(
-        part if isinstance(part, str) else pieces[part.name or ""] for part in parts
-    )
-    assert filling.repairs == 0
+    text = "".join(part if isinstance(part, str) else pieces[part.name or ""] for part in parts)
+    assert filling.text == text == TOKENIZER.decode(filling.token_ids[:-1])
     assert filling.token_ids[-1] == TURN_END
-    assert filling.text == tokenizer.decode(filling.token_ids[:-1])
+    assert filling.repairs == 0
 
 
 @pytest.mark.parametrize(
@@ -86,25 +81,25 @@ def test_the_demo_fills_what_it_knows(prompt: str, template: str, pieces: dict[s
         ("It is 423 or 57", "It is [[..9]] or [[..9]]", ("423", "57")),
         ("The capital of Peru", "[[a]][[b:1]] Peru", ("The capital", " of")),
         ("a-b-c-d", "[[x]]-[[y]]", ("a", "b-c-d")),  # the shortest that fits
+        ("The capital of", "[[..4]] [[..4]] [[..4]]", ("The", "capital", "of")),
         ("x  Oslo y", "x  [[1]] y", ("Oslo",)),  # several spaces stay as they are
-        ("Oslo", "[[4]]", None),
     ],
 )
 def test_lengths_are_those_at_which_the_literals_fit(
-    text: str, template: str, holes: tuple[str, ...] | None
+    text: str, template: str, holes: tuple[str, ...]
 ) -> None:
-    model: Any = writer(text)
-    if "  " in text:
-        model = Writer([*TOKENIZER.encode("x  "), *OSLO, *TOKENIZER.encode(" y")])
-    filling = fill(model, TOKENIZER, template, prompt="hi", seed=1)
-    if holes is None:  # exactly that many, though the model would have stopped before
-        assert filling.text.startswith("Oslo")
-        assert len(filling.token_ids) == 5
-        assert is_text(filling.token_ids[:-1])
-        return
+    ids = [token for piece in re.split("(?<=  )", text) for token in TOKENIZER.encode(piece)]
+    filling = fill(Writer(ids), TOKENIZER, template, prompt="hi", seed=1)
     assert tuple(filling.holes) == holes
     assert filling.text == text
     assert filling.repairs == 0
+
+
+def test_a_hole_has_its_length_though_the_model_would_have_stopped_before() -> None:
+    filling = fill(writer("Oslo"), TOKENIZER, "[[4]]", prompt="hi", seed=1)
+    assert filling.text.startswith("Oslo")
+    assert len(filling.token_ids) == 5
+    assert is_text(filling.token_ids[:-1])
 
 
 STRUCTURE = {
@@ -160,16 +155,10 @@ def test_of_lengths_that_fit_as_well_the_shortest_is_meant() -> None:
     assert filling.pieces == {"x": "a", "y": "b-c-d"}
 
 
-def test_holes_that_are_apart_by_a_space_alone_take_what_is_shortest() -> None:
-    filling = fill(writer("The capital of"), TOKENIZER, "[[x:..4]] [[y:..4]] [[z:..4]]", prompt="hi", seed=0)
-    assert filling.pieces == {"x": "The", "y": "capital", "z": "of"}
-
-
 def test_a_character_of_several_bytes_is_text() -> None:
     byte_of = {byte: token for token, byte in TOKENIZER.byte_values.items()}
-    filling = fill(
-        stubborn(*(byte_of[byte] for byte in "日".encode())), TOKENIZER, "[[6]]", prompt="hi", seed=0
-    )
+    model = stubborn(*(byte_of[byte] for byte in "日".encode()))
+    filling = fill(model, TOKENIZER, "[[6]]", prompt="hi", seed=0)
     assert (filling.text, filling.repairs) == ("日日", 0)
 
 
@@ -190,9 +179,8 @@ def test_a_hole_behind_a_space_begins_with_it() -> None:
 def test_every_literal_token_is_kept(literals: list[str], lengths: list[int], wanted: list[int]) -> None:
     template = "".join(f"{literal}[[{n}]]" for literal, n in zip(literals, lengths, strict=False))
     filling = fill(stubborn(*wanted), TOKENIZER, template, seed=3)
-    assert filling.text == "".join(
-        literal + hole for literal, hole in zip(literals, filling.holes, strict=True)
-    )
+    pairs = zip(literals, filling.holes, strict=True)
+    assert filling.text == "".join(literal + hole for literal, hole in pairs)
     *ids, end = filling.token_ids
     assert end == TURN_END
     assert is_text(ids)
@@ -218,13 +206,6 @@ def test_a_long_template_takes_several_canvases(words: int) -> None:
     assert filling.stats.new_tokens == len(filling.token_ids)
 
 
-def test_a_hole_larger_than_a_canvas() -> None:
-    model: Any = Writer((TOKENIZER.encode("one two three ") * 40)[:150])
-    filling = fill(model, TOKENIZER, "[[150]]", prompt="hi", seed=0)
-    assert filling.token_ids == model.text
-    assert filling.stats.blocks == 3
-
-
 def test_an_open_hole_that_no_longer_fits_begins_a_canvas() -> None:
     first, second = "ab" * 25, "cd" * 10
     model = writer(first + "-Oslo-" + second)
@@ -233,35 +214,31 @@ def test_an_open_hole_that_no_longer_fits_begins_a_canvas() -> None:
     assert model.encoded[1] == TOKENIZER.encode(first + "-")
 
 
-def test_the_same_seed_gives_the_same_text_and_only_committed_canvases_are_shown() -> None:
-    model, tokenizer = load("demo")
+def test_the_same_seed_gives_the_same_text_and_only_committed_canvases_are_shown(demo: Any) -> None:
     steps: list[Step] = []
-    arguments: dict[str, Any] = {"prompt": "Count to 9.", "seed": 5}
-    template = "1 [[..6]] 4 [[3]] 6"
-    first = fill(model, tokenizer, template, **arguments, on_step=steps.append)
-    again = fill(model, tokenizer, template, **arguments)
+    asked: dict[str, Any] = {"template": "1 [[..6]] 4 [[3]] 6", "prompt": "Count to 9.", "seed": 5}
+    first, again = fill(*demo, **asked, on_step=steps.append), fill(*demo, **asked)
     assert first.token_ids == again.token_ids
     assert first.seed == 5
     assert {step.draft_ids.shape for step in steps} == {(1, C)}
     assert first.stats.denoising_steps > len(steps) == steps[-1].index + 1
     pinned = TOKENIZER.encode("1")[0]
     assert all(step.canvas_ids[0, 0] == step.draft_ids[0, 0] == pinned for step in steps)
-    committed = np.array(first.token_ids)
-    assert (steps[-1].draft_ids[0, : committed.size] == committed).all()
-    assert first.stats.prompt_tokens == len(tokenizer.prompt_ids("Count to 9."))
+    assert steps[-1].draft_ids[0, : len(first.token_ids)].tolist() == first.token_ids
+    assert first.stats.prompt_tokens == len(TOKENIZER.prompt_ids("Count to 9."))
     assert first.stats.answer_tokens == first.stats.new_tokens - 1 == len(first.token_ids) - 1
 
 
 def test_context_without_a_prompt() -> None:
-    model = writer("Oslo")
-    fill(model, TOKENIZER, "[[1]]")
-    assert TOKENIZER.decode(model.encoded[0]) == "<bos><|turn>model\n"
-    model = writer("Oslo")
-    fill(model, TOKENIZER, "[[1]]", system="Be brief.")
-    assert TOKENIZER.decode(model.encoded[0]) == "<bos><|turn>system\nBe brief.<turn|>\n<|turn>model\n"
-    model = writer("Oslo")
-    fill(model, TOKENIZER, "[[1]]", prompt=[{"role": "user", "content": "hi"}], system="Be brief.")
-    assert model.encoded[0] == TOKENIZER.prompt_ids("hi", system="Be brief.")
+    system = "<bos><|turn>system\nBe brief.<turn|>\n"
+    for context, expected in (
+        ({}, "<bos><|turn>model\n"),
+        ({"system": "Be brief."}, system + "<|turn>model\n"),
+        ({"system": "Be brief.", "prompt": "hi"}, system + "<|turn>user\nhi<turn|>\n<|turn>model\n"),
+    ):
+        model = writer("Oslo")
+        fill(model, TOKENIZER, "[[1]]", **context)
+        assert TOKENIZER.decode(model.encoded[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -271,11 +248,7 @@ def test_context_without_a_prompt() -> None:
         ("[[256]]", {"max_new_tokens": 256}, "a hole of 256 tokens and the stop id do not fit in"),
         ("[[1000]]", {"max_new_tokens": 512}, "do not fit in max_new_tokens 512"),
         ("[[..64]]", {}, "a hole of up to 64 tokens must fit in one canvas of 64"),
-        (
-            "[[200]] and [[a:60]]",
-            {"max_new_tokens": 256},
-            "max_new_tokens is 256; shorten it or raise max_new_tokens",
-        ),
+        ("[[200]] and [[a:60]]", {"max_new_tokens": 256}, "is 256; shorten it or raise max_new_tokens"),
         ("ab" * 1200 + "[[a]]", {}, "max_new_tokens is 2048"),
         ("<turn|>[[a]]", {}, "'<turn|>' in it is structure, not text"),
         ("\ud800[[a]]", {}, "not valid Unicode"),
@@ -298,37 +271,29 @@ def test_bad_input_is_refused_before_anything_runs(
     assert model.encoded == []
 
 
-def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
-    tokenizer: Any = copy(TOKENIZER)
-    tokenizer.encode = lambda text: [704] if text == "odd" else TOKENIZER.encode(text)
-    with pytest.raises(InputError, match="token id 704, but the model's ids end at 703"):
-        fill(writer("Oslo"), tokenizer, "odd[[1]]", prompt="hi")
-
-
 def test_the_end_is_a_stop_id_of_the_settings() -> None:
     assert fill(writer("Oslo"), TOKENIZER, "[[1]]", prompt="hi", eos_token_id=1).token_ids == [*OSLO, 1]
 
 
 def test_the_largest_that_fits() -> None:
     for length, template in [(255, "[[255]]"), (63, "[[..63]]")]:
-        model: Any = Writer(OSLO * length)
-        assert fill(model, TOKENIZER, template, prompt="hi", seed=0).text == "Oslo" * length
+        filling = fill(Writer(OSLO * length), TOKENIZER, template, prompt="hi", seed=0)
+        assert filling.text == "Oslo" * length
+        assert filling.stats.blocks == -(-(length + 1) // C)
 
 
 @pytest.mark.parametrize(
-    ("template", "lengths"),
+    ("template", "length"),
     [
-        ("x [[64]]", [64]), ("a [[70]]", [70]), ("x [[130]] y", [130]), ("[[64]]", [64]),
-        ("abc [[63]] d", [63]), ("[[..60]] and then some more words here", None),
-        ("[[..62]] a b", None), ("go [[..63]] a", None),
+        ("x [[64]]", 64), ("x [[130]] y", 130), ("[[64]]", 64), ("abc [[63]] d", 63),
+        ("[[..60]] and then some more words here", None), ("go [[..63]] a", None),
     ],
 )  # fmt: skip
 @pytest.mark.slow
-def test_holes_about_as_large_as_a_canvas(template: str, lengths: list[int] | None) -> None:
-    demo = load("demo")
+def test_holes_about_as_large_as_a_canvas(demo: Any, template: str, length: int | None) -> None:
     filling = fill(*demo, template, seed=0, max_denoising_steps=2, max_new_tokens=256)
     before, after = re.split(r"\[\[.*?\]\]", template)
     assert filling.text == before + filling.holes[0] + after
-    if lengths is not None:  # a space before it belongs to the hole's first token
-        literals = len(demo[1].encode(before.rstrip(" "))) + len(demo[1].encode(after))
-        assert len(filling.token_ids) - 1 - literals in (lengths[0], lengths[0] + 1)
+    if length is not None:  # a space before it belongs to the hole's first token
+        literals = len(TOKENIZER.encode(before.rstrip(" "))) + len(TOKENIZER.encode(after))
+        assert len(filling.token_ids) - 1 - literals in (length, length + 1)

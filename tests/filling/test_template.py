@@ -89,12 +89,12 @@ def test_refused_templates(text: Any, message: str) -> None:
 @property_test
 def test_literals_come_back_to_the_letter(literals: list[str], lengths: st.DataObject) -> None:
     """Escaped text, whatever it holds, is text; the holes between are all found."""
-    holes = [Hole(lengths.draw(st.integers(1, 99)), lengths.draw(st.booleans())) for _ in literals[1:]]
     text, expected = "", list[Any]()
     for index, literal in enumerate(literals):
         if index:
-            text += f"[[{'' if holes[index - 1].exact else '..'}{holes[index - 1].length}]]"
-            expected.append(holes[index - 1])
+            hole = Hole(lengths.draw(st.integers(1, 99)), lengths.draw(st.booleans()))
+            text += f"[[{'' if hole.exact else '..'}{hole.length}]]"
+            expected.append(hole)
         # A hole's brackets may not run into the text's own.
         safe = literal.strip("[]")
         text += safe.replace("[[", r"\[[")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from support.fixtures_tokenizer import SPECIAL, write_tokenizer
 from support.parsing import THOUGHT, contents, parse, parse_all_ways, property_test
 
-from mlx_diffusiongemma.text.channels import ChannelDelta, ChannelParser, TextStream, ToolCall
+from mlx_diffusiongemma.text.channels import ChannelDelta, ChannelParser, TextStream
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 HELD = "\ufffd"
@@ -80,16 +79,6 @@ def test_channels(gemma: Tokenizer, output: str, thought: str, answer: str) -> N
     assert contents(delta) == (thought, answer, [])
 
 
-def test_in_thought(gemma: Tokenizer) -> None:
-    parser = ChannelParser(gemma)
-    states = []
-    for token in gemma.encode("\n<|channel>\n\n<channel|>a<|channel>de\nb<|turn>"):
-        parser.feed([token])
-        states.append(parser.in_thought)
-    #                 \n    <|channel> \n\n  <channel|>  a   <|channel>  de   \n     b    <|turn>
-    assert states == [False, True, True, False, False, True, True, False, False, False]
-
-
 @pytest.mark.parametrize(
     ("output", "count"),
     [
@@ -104,10 +93,7 @@ def test_in_thought(gemma: Tokenizer) -> None:
     ],
 )
 def test_answer_tokens(gemma: Tokenizer, output: str, count: int) -> None:
-    ids = gemma.encode(output)
-    for cut in range(len(ids)):
-        assert parse(gemma, ids, [cut]).answer_tokens == count
-    assert parse_all_ways(gemma, ids).answer_tokens == count
+    assert parse_all_ways(gemma, gemma.encode(output)).answer_tokens == count
 
 
 def test_ids_of_any_integer_type(gemma: Tokenizer) -> None:
@@ -125,14 +111,10 @@ def test_text_is_handed_out_as_soon_as_it_is_known(gemma: Tokenizer) -> None:
     assert [delta.answer for delta in deltas][-2:] == ["", "call"]
 
 
-def test_unused_entries_leave_no_text(gemma: Tokenizer) -> None:
-    unused = [token for token in gemma.hidden_ids if gemma.decode([token]) == "<unused0>"]
-    assert contents(parse_all_ways(gemma, unused + gemma.encode("call"))) == ("", "call", [])
-
-
-def test_ids_beyond_the_vocabulary_leave_no_text(gemma: Tokenizer) -> None:
+def test_unused_entries_and_ids_beyond_the_vocabulary_leave_no_text(gemma: Tokenizer) -> None:
     a, b = gemma.encode("ab")
-    assert parse_all_ways(gemma, [a, gemma.vocab_size, b]).answer == "ab"
+    (unused,) = (token for token in gemma.hidden_ids if gemma.decode([token]) == "<unused0>")
+    assert parse_all_ways(gemma, [unused, a, gemma.vocab_size, b]).answer == "ab"
 
 
 def test_vocabulary_without_delimiters(tmp_path: Path) -> None:
@@ -178,25 +160,20 @@ def test_bytes_are_replaced_only_where_invalid(gemma: Tokenizer, data: bytes, cu
 
 
 def test_incomplete_characters(gemma: Tokenizer) -> None:
-    half = byte_ids(gemma, "😀".encode()[:3])
-    a = gemma.encode("a")
-    close, turn = gemma.special.channel_close or -1, gemma.special.turn_open or -1
-    assert parse_all_ways(gemma, half).answer == HELD
-    assert parse_all_ways(gemma, half + a).answer == HELD + "a"
-    assert parse_all_ways(gemma, half + byte_ids(gemma, "é".encode())).answer == HELD + "é"
-    thought = gemma.encode(f"{THOUGHT}a") + half
-    assert contents(parse_all_ways(gemma, [*thought, close, *a])) == ("a" + HELD, "a", [])
-    assert contents(parse_all_ways(gemma, thought)) == ("a" + HELD, "", [])
-    turned = [*half, turn, *gemma.encode("model\na")]
-    assert contents(parse_all_ways(gemma, turned)) == ("", HELD + "a", [])
-    unfinished = half + gemma.encode(f"{THOUGHT}a")
-    assert contents(parse_all_ways(gemma, unfinished)) == ("a", HELD, [])
-    # noise between the bytes of a character does not break it
-    pad = gemma.special.pad or 0
-    assert (
-        parse_all_ways(gemma, [half[0], pad, *half[1:], close, *byte_ids(gemma, "😀".encode()[3:])]).answer
-        == "😀"
-    )
+    *half, rest = byte_ids(gemma, "😀".encode())
+    close, turn, pad = (gemma.encode(text)[0] for text in ("<channel|>", "<|turn>", "<pad>"))
+    a, thought = gemma.encode("a"), gemma.encode(f"{THOUGHT}a")
+    for ids, expected in [
+        (half, ("", HELD)),
+        (half + a, ("", HELD + "a")),
+        (half + byte_ids(gemma, "é".encode()), ("", HELD + "é")),
+        ([*thought, *half, close, *a], ("a" + HELD, "a")),
+        (thought + half, ("a" + HELD, "")),
+        ([*half, turn, *gemma.encode("model\na")], ("", HELD + "a")),
+        (half + thought, ("a", HELD)),
+        ([half[0], pad, *half[1:], close, rest], ("", "😀")),  # noise between bytes does not break it
+    ]:
+        assert contents(parse_all_ways(gemma, ids)) == (*expected, [])
 
 
 def test_first_piece_keeps_or_drops_its_space_as_the_tokenizer_does(tokenizer: Tokenizer) -> None:
@@ -205,8 +182,8 @@ def test_first_piece_keeps_or_drops_its_space_as_the_tokenizer_does(tokenizer: T
     assert text.strip() == "ou ou ou"
     assert contents(parse_all_ways(tokenizer, spaced * 3)) == ("", text, [])
     # an answer that a thought interrupts is one text
-    thought = tokenizer.encode(f"{THOUGHT}a<channel|>")
-    assert contents(parse_all_ways(tokenizer, spaced + thought + spaced * 2)) == ("a", text, [])
+    interrupted = spaced + tokenizer.encode(f"{THOUGHT}a<channel|>") + spaced * 2
+    assert contents(parse_all_ways(tokenizer, interrupted)) == ("a", text, [])
 
 
 plain_text = st.text(
@@ -224,10 +201,8 @@ def test_joined_deltas_are_what_was_written(
     cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=6))
     kept = thought if thought and thought.strip() else ""  # a thought of white space alone counts as empty
     header = next((at for at in range(2, len(opened)) if "\n" in gemma.decode(opened[1:at])), 0)
-    thought_ids = opened[header:-1]
-    assert parse(gemma, ids, cuts) == ChannelDelta(
-        kept, answer, (), len(gemma.encode(answer)), len(thought_ids)
-    )
+    counts = len(gemma.encode(answer)), len(opened[header:-1])
+    assert parse(gemma, ids, cuts) == ChannelDelta(kept, answer, (), *counts)
 
 
 @given(data=st.data())
@@ -235,9 +210,8 @@ def test_joined_deltas_are_what_was_written(
 def test_any_ids_however_cut(tokenizer: Tokenizer, data: st.DataObject) -> None:
     """No order of ids raises, shows a special token, or depends on the cuts."""
     special = st.sampled_from(sorted(tokenizer.special.ids()))
-    text = st.sampled_from(["thought\n", "model\n", "call:ou{", "}", "ou", " th", "é", "日"]).map(
-        tokenizer.encode
-    )
+    words = st.sampled_from(["thought\n", "model\n", "call:ou{", "}", "ou", " th", "é", "日"])
+    text = words.map(tokenizer.encode)
     anything = st.integers(0, tokenizer.vocab_size + 3)
     parts = st.lists((special | anything).map(lambda token: [token]) | text, max_size=20)
     ids = [token for part in data.draw(parts) for token in part]
@@ -257,9 +231,8 @@ def test_stream_equals_decoding_in_one_go(tokenizer: Tokenizer, data: st.DataObj
     parts = st.lists(st.sampled_from(sorted(ordinary)).map(lambda token: [token]) | spelled, max_size=12)
     ids = [token for part in data.draw(parts) for token in part]
     stream, joined = TextStream(tokenizer), ""
-    for start, end in pairwise(
-        [0, *sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=5))), len(ids)]
-    ):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=5)))
+    for start, end in pairwise([0, *cuts, len(ids)]):
         joined += stream.feed(ids[start:end])
     assert joined + stream.finish() == tokenizer.decode(ids)
 
@@ -277,20 +250,3 @@ def test_work_grows_linearly(gemma: Tokenizer, monkeypatch: pytest.MonkeyPatch) 
     for token in gemma.encode("ou é日 call" * 200):
         parser.feed([token])
     assert max(decoded) <= 2
-
-
-# --- the bundled demo -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("feed", [lambda ids: [ids], lambda ids: [[token] for token in ids]])
-def test_demo_output(feed: Callable[[list[int]], list[list[int]]]) -> None:
-    tokenizer = Tokenizer.load(Path(__file__).parents[2] / "mlx_diffusiongemma" / "demo" / "checkpoint")
-    raw = 'call:get_weather{city:<|"|>Oslo<|"|>}'
-    output = f"{THOUGHT}It is 3 °C.<channel|>Hi 😀<|tool_call>{raw}<tool_call|><|tool_response>"
-    parser, thought, answer, calls = ChannelParser(tokenizer), "", "", []
-    for ids in feed(tokenizer.encode(output)):
-        delta = parser.feed(ids)
-        thought, answer, calls = thought + delta.thought, answer + delta.answer, [*calls, *delta.tool_calls]
-    assert parser.finish() == ChannelDelta()
-    assert (thought, answer) == ("It is 3 °C.", "Hi 😀")
-    assert calls == [ToolCall("get_weather", {"city": "Oslo"}, raw)]

@@ -24,11 +24,8 @@ from mlx_diffusiongemma.text.tokenizer import Tokenizer
 Chat = list[dict[str, Any]]
 
 USER = {"role": "user", "content": "hi"}
-F = {
-    "id": "c1",
-    "type": "function",
-    "function": {"name": "f", "arguments": {"b": [1, None, True], "a": {"x": "y"}}},
-}
+ARGUMENTS = {"b": [1, None, True], "a": {"x": "y"}}
+F = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": ARGUMENTS}}
 G = {"id": "c2", "type": "function", "function": {"name": "g", "arguments": {}}}
 CITY = {"type": "string", "description": "City name", "enum": ["Rome", "Oslo"]}
 SCHEMA = {"type": "object", "properties": {"city": CITY, "days": {"type": "integer"}}, "required": ["city"]}
@@ -118,11 +115,9 @@ def test_ids_are_those_of_transformers(
     chat_tokenizer: Tokenizer, reference: Any, messages: Chat, tools: Any, thinking: bool
 ) -> None:
     expected = reference(messages, tools=tools, enable_thinking=thinking)
-    assert chat_tokenizer.prompt_ids(messages, tools=tools, thinking=thinking) == expected
-    assert (
-        chat_tokenizer.prompt_ids(messages, tools=tools, thinking=thinking, allow_special_tokens=True)
-        == expected
-    )
+    asked: dict[str, Any] = {"tools": tools, "thinking": thinking}
+    for allow in (False, True):
+        assert chat_tokenizer.prompt_ids(messages, **asked, allow_special_tokens=allow) == expected
     closed = reference(messages, tools=tools, add_generation_prompt=False)
     assert chat_tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=False) == closed
 
@@ -159,20 +154,12 @@ WIND = {"speed": 3, "to": ["N", None], "name": "Föhn"}
         (calling(F, thinking="hm", reasoning=""), calling(F, reasoning_content="hm")),
         ({"role": "assistant", "reasoning": "hm"}, answer("", reasoning="hm")),
         (calling({"function": {"name": "f"}}), calling_with({})),
-        *(
-            (calling_with(arguments), calling_with(understood))
-            for arguments, understood in [
-                (
-                    '{"n": [1, 2.50, null, true], "o": {"é": "\\u00e9"}}',
-                    {"n": [1, 2.5, None, True], "o": {"é": "é"}},
-                ),
-                (" {} ", {}),
-                ("", {}),
-                (" ", {}),
-                (None, {}),
-                ({"t": (1, 2), 3: 4}, {"t": [1, 2], "3": 4}),
-            ]
+        (
+            calling_with('{"n": [2.50, null, true], "é": "\\u00e9"}'),
+            calling_with({"n": [2.5, None, True], "é": "é"}),
         ),
+        *((calling_with(arguments), calling_with({})) for arguments in (" {} ", "", " ", None)),
+        (calling_with({"t": (1, 2), 3: 4}), calling_with({"t": [1, 2], "3": 4})),
     ],
 )
 def test_what_clients_send_becomes_what_the_template_takes(
@@ -245,29 +232,17 @@ values = st.recursive(
     ),
     max_leaves=5,
 )
-calls = st.fixed_dictionaries(
-    {
-        "function": st.fixed_dictionaries(
-            {"name": names, "arguments": st.dictionaries(words, values, max_size=2)}
-        )
-    },
-    optional={"id": st.sampled_from(["c1", "c2"])},
-)
+called = st.fixed_dictionaries({"name": names, "arguments": st.dictionaries(words, values, max_size=2)})
+call_ids = st.sampled_from(["c1", "c2"])
+calls = st.fixed_dictionaries({"function": called}, optional={"id": call_ids})
 reasoning = dict.fromkeys(("reasoning", "reasoning_content"), words)
-answers = st.fixed_dictionaries(
-    {"role": st.just("assistant"), "content": thoughts | contents}, optional=reasoning
-)
-asks = st.fixed_dictionaries(
-    {
-        "role": st.just("assistant"),
-        "content": thoughts | contents,
-        "tool_calls": st.lists(calls, min_size=1, max_size=2),
-    },
-    optional=reasoning,
-)
+answer_keys = {"role": st.just("assistant"), "content": thoughts | contents}
+answers = st.fixed_dictionaries(answer_keys, optional=reasoning)
+call_lists = st.lists(calls, min_size=1, max_size=2)
+asks = st.fixed_dictionaries({**answer_keys, "tool_calls": call_lists}, optional=reasoning)
 results = st.fixed_dictionaries(
     {"role": st.just("tool"), "content": contents | st.none() | st.integers() | st.booleans()},
-    optional={"tool_call_id": st.sampled_from(["c1", "c2"]), "name": names},
+    optional={"tool_call_id": call_ids, "name": names},
 )
 users = st.fixed_dictionaries({"role": st.just("user"), "content": contents})
 rounds = st.builds(lambda ask, got: [ask, *got], asks, st.lists(results, max_size=2))
@@ -293,14 +268,9 @@ objects = st.fixed_dictionaries(
     {"type": st.just("object"), "properties": st.dictionaries(words, schemas, max_size=2)},
     optional={"required": st.lists(words, max_size=2)},
 )
-functions = st.fixed_dictionaries(
-    {"name": names},
-    optional={
-        "description": words,
-        "parameters": objects,
-        "response": st.fixed_dictionaries({"type": st.just("object")}, optional={"description": words}),
-    },
-)
+responses = st.fixed_dictionaries({"type": st.just("object")}, optional={"description": words})
+described = {"description": words, "parameters": objects, "response": responses}
+functions = st.fixed_dictionaries({"name": names}, optional=described)
 tool_lists = st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": functions}), max_size=2)
 
 
@@ -313,13 +283,9 @@ def test_the_demos_template_renders_what_the_released_one_does(
     demo = (DEMO / "chat_template.jinja").read_text(encoding="utf-8")
     messages = [message for turn in chat for message in turn]
     options = {"enable_thinking": thinking, "preserve_thinking": keep, "add_generation_prompt": more}
-    rendered, expected = (
-        hf.apply_chat_template(
-            messages, tools=tools or None, chat_template=template, tokenize=False, **options
-        )
-        for template in (demo, released_template)
-    )
-    assert rendered == expected
+    options |= {"tools": tools or None, "tokenize": False}
+    rendered = hf.apply_chat_template(messages, chat_template=demo, **options)
+    assert rendered == hf.apply_chat_template(messages, chat_template=released_template, **options)
 
 
 @pytest.mark.parametrize("family", tasks.FAMILIES)

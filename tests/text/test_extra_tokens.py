@@ -83,14 +83,8 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
         (lambda m, t: mlx_dg.generate(m, t, [2, 704], seed=0), "the prompt has token id 704"),
         (lambda m, t: mlx_dg.generate(m, t, QUESTION, system=WORD, seed=0), "the prompt has token id 705"),
         (lambda m, t: list(mlx_dg.generate_batch(m, t, [QUESTION, WORD], seed=0)), "has token id 705"),
-        (
-            lambda m, t: mlx_dg.generate(m, t, QUESTION, draft=f"It is {WORD}.", seed=0),
-            "draft has token id 705, but",
-        ),
-        (
-            lambda m, t: mlx_dg.generate(m, t, QUESTION, pins={0: 704}, seed=0),
-            r"pins: token 704 of \(0, 704\)",
-        ),
+        (lambda m, t: mlx_dg.generate(m, t, QUESTION, draft=WORD, seed=0), "draft has token id 705, but"),
+        (lambda m, t: mlx_dg.generate(m, t, QUESTION, pins={0: 704}, seed=0), r"pins: token 704 of \(0, "),
         (lambda m, t: mlx_dg.generate(m, t, QUESTION, pins=lambda _: {0: 705}, seed=0), "pins: token 705"),
         (lambda m, t: mlx_dg.fill(m, t, f"{WORD} is [[2]].", seed=0), "the template has token id 705"),
     ],

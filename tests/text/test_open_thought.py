@@ -10,7 +10,6 @@ from support.scripted import TURN_END, Scripted
 
 from mlx_diffusiongemma.checkpoint.loading import load, resolve
 from mlx_diffusiongemma.errors import InputError
-from mlx_diffusiongemma.evaluation.runners.endpoint import _split
 from mlx_diffusiongemma.filling.fill import fill
 from mlx_diffusiongemma.generation import Generation, generate
 from mlx_diffusiongemma.text.channels import ChannelParser
@@ -67,11 +66,6 @@ def test_a_tool_call_that_the_prompt_begins_is_finished(tokenizer: Tokenizer) ->
     assert [(call.name, call.arguments) for call in generation.tool_calls] == [("f", {"a": 1})]
 
 
-def test_a_grammar_does_not_hold_a_tool_call_that_the_prompt_begins(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="the prompt ends inside a tool call"):
-        written(tokenizer, QUESTION + "<|tool_call>call:f{a", ":1}", regex="[0-9]+")
-
-
 @pytest.mark.parametrize("name", ["opened", "begun", "header begins", "half of a header"])
 @pytest.mark.parametrize("budget", [0, 1, 5])
 def test_a_budget_limits_an_opened_thought(tokenizer: Tokenizer, name: str, budget: int) -> None:
@@ -113,35 +107,34 @@ def test_a_grammar_is_kept_whatever_follows_an_opened_thought(
     assert len(generation.token_ids) <= most
 
 
-def test_a_limit_without_room_for_the_end_of_the_thought_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="the end of the thought that the prompt opens takes 1, but"):
-        written(tokenizer, OPENED, "hm", regex="yes", max_new_tokens=len(tokenizer.encode("yes")) + 1)
-
-
 def test_an_opened_thought_that_the_limit_cuts_is_reported(tokenizer: Tokenizer) -> None:
     generation = written(tokenizer, OPENED, "hm hm hm hm", max_new_tokens=3)
-    assert generation.answer == ""
-    assert generation.thought
+    assert (generation.answer, bool(generation.thought)) == ("", True)
     assert "ended inside the thought" in generation.warnings[0]
 
 
 def test_an_opened_thought_without_an_answer_is_denoised_again(tokenizer: Tokenizer) -> None:
-    first, second = ([*tokenizer.encode(text), TURN_END] for text in ("<channel|>", "hm<channel|>yes"))
-    model: Any = Scripted(lambda _, attempt: first if attempt == 0 else second)
-    generation = generate(model, tokenizer, tokenizer.encode(OPENED))
-    assert generation.answer == "yes"
-    assert generation.stats.empty_rerolls == 1
+    attempts = [[*tokenizer.encode(text), TURN_END] for text in ("<channel|>", "hm<channel|>yes")]
+    generation = generate(Scripted(lambda _, attempt: attempts[attempt]), tokenizer, tokenizer.encode(OPENED))
+    assert (generation.answer, generation.stats.empty_rerolls) == ("yes", 1)
 
 
-def test_a_draft_behind_an_opened_thought_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="draft: the prompt ends inside a thought"):
-        written(tokenizer, OPENED, "yes", draft="no")
-
-
-def test_a_text_is_not_filled_in_behind_an_opened_thought(tokenizer: Tokenizer) -> None:
-    model: Any = Scripted([])
-    with pytest.raises(InputError, match="fill: the prompt ends inside a thought"):
-        fill(model, tokenizer, "It is [[x]].", prompt=tokenizer.encode(OPENED))
+@pytest.mark.parametrize(
+    ("prompt", "settings", "message"),
+    [
+        (QUESTION + "<|tool_call>call:f{a", {"regex": "[0-9]+"}, "the prompt ends inside a tool call"),
+        (OPENED, {"regex": "yes", "max_new_tokens": 4}, "the thought that the prompt opens takes 1, but"),
+        (OPENED, {"draft": "no"}, "draft: the prompt ends inside a thought"),
+        (OPENED, {"template": "It is [[x]]."}, "fill: the prompt ends inside a thought"),
+    ],
+)
+def test_refused_behind_an_open_prompt(
+    tokenizer: Tokenizer, prompt: str, settings: dict[str, Any], message: str
+) -> None:
+    write: Any = fill if "template" in settings else generate
+    prompts = {"prompt": tokenizer.encode(prompt)}
+    with pytest.raises(InputError, match=message):
+        write(Scripted([]), tokenizer, **prompts, **settings)
 
 
 @pytest.mark.parametrize("thinking_budget", [None, 0, 2])
@@ -165,19 +158,3 @@ def test_the_demo_answers_behind_a_thought_that_its_template_opens(
         assert "13" in generation.thought  # 5 + 8
     else:
         assert len(opens.encode(generation.thought)) <= thinking_budget
-
-
-@pytest.mark.parametrize(
-    ("content", "thought", "answer"),
-    [
-        ("The tool says 14 C.<channel|>It is 14 C.", "The tool says 14 C.", "It is 14 C."),
-        ("14 C<channel|><|channel>thought\nor so<channel|>14 C.", "14 C\nor so", "14 C."),
-        ("It is 14 C.<channel|>", "", "It is 14 C."),  # closes nothing
-        ("<channel|>It is 14 C.", "", "It is 14 C."),
-        ("<|channel>thought\na<channel|>b", "a", "b"),
-        ("a</think>b", "a", "b"),
-        ("It is 14 C.", "", "It is 14 C."),
-    ],
-)
-def test_an_endpoint_that_leaves_the_markers_in_its_text(content: str, thought: str, answer: str) -> None:
-    assert _split(content) == (thought, answer)

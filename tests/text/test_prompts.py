@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pydantic
 import pytest
 from support.fixtures_tokenizer import one_line, write_tokenizer
 
@@ -119,11 +118,7 @@ def untyped(city):
         ([{"role": "user", "content": {"value": 3}}], {}, "message 0 has content of type dict"),
         ([USER, {"role": "user", "content": " "}], {}, "message 1 is empty"),
         ([{"role": "user", "content": []}], {}, "message 0 is empty"),
-        (
-            [{"role": "user", "content": [{"type": "image"}]}],
-            {},
-            "message 0 has a content part of type 'image'",
-        ),
+        ([{"role": "user", "content": [{"type": "image"}]}], {}, "0 has a content part of type 'image'"),
         ([{"role": "user", "content": ["hi"]}], {}, "message 0 has a content part of type 'str'"),
         ([USER, "hi"], {}, "message 1 is str"),
         ([USER, 3], {}, "message 1 is int"),
@@ -169,45 +164,18 @@ def test_a_templates_own_refusal(tokenizer: Tokenizer) -> None:
     assert "cannot render the messages (the system message comes first)" in one_line(error)
 
 
-@pytest.mark.parametrize("tool", [get_weather, WEATHER])
-def test_gemma_prompt(chat_tokenizer: Tokenizer, tool: Callable[..., Any] | dict[str, Any]) -> None:
-    ids = chat_tokenizer.prompt_ids("What is 3 + 4?", thinking=True, system="Be brief.", tools=[tool])
-    text = chat_tokenizer.decode(ids)
-    assert ids.count(2) == 1
-    pattern = (
-        r"<bos><\|turn>system\n<\|think\|>\nBe brief\.<\|tool>declaration:get_weather\{.*\}<tool\|><turn\|>\n"
-        r"<\|turn>user\nWhat is 3 \+ 4\?<turn\|>\n<\|turn>model\n"
-    )
-    assert re.fullmatch(pattern, text, re.DOTALL)
-    plain = chat_tokenizer.decode(chat_tokenizer.prompt_ids("What is 3 + 4?"))
-    assert plain == "<bos><|turn>user\nWhat is 3 + 4?<turn|>\n<|turn>model\n"
-
-
 def test_objects_of_openais_client_are_messages(chat_tokenizer: Tokenizer) -> None:
-    import pydantic
-
-    class Function(pydantic.BaseModel):
-        name: str
-        arguments: str
-
-    class Call(pydantic.BaseModel):
-        id: str
-        type: str
-        function: Function
-
     class Message(pydantic.BaseModel):
         role: str
         content: str | None = None
         refusal: str | None = None
-        tool_calls: list[Call] | None = None
+        tool_calls: list[dict[str, Any]] | None = None
 
-    call = Call(id="c", type="function", function=Function(name="now", arguments='{"zone": "UTC"}'))
-    messages = [USER, Message(role="assistant", tool_calls=[call]), Message(role="user", content="and?")]
-    plain = [USER, {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]}]
-    assert chat_tokenizer.prompt_ids(messages) == chat_tokenizer.prompt_ids(
-        [*plain, {"role": "user", "content": "and?"}]
-    )
-    assert chat_tokenizer.prompt_ids(messages[2:]) == chat_tokenizer.prompt_ids("and?")
+    call = {"id": "c", "type": "function", "function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
+    calling, more = Message(role="assistant", tool_calls=[call]), Message(role="user", content="and?")
+    plain = [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "and?"}]
+    assert chat_tokenizer.prompt_ids([USER, calling, more]) == chat_tokenizer.prompt_ids(plain)
+    assert chat_tokenizer.prompt_ids([more]) == chat_tokenizer.prompt_ids("and?")
 
 
 def test_the_habits_of_transformers(chat_tokenizer: Tokenizer) -> None:
@@ -218,7 +186,5 @@ def test_the_habits_of_transformers(chat_tokenizer: Tokenizer) -> None:
     assert text == chat_tokenizer.decode(thinking)
     with pytest.raises(InputError, match="found a rendered chat; give its messages, or its ids"):
         chat_tokenizer.prompt_ids(text)
-    assert chat_tokenizer.prompt_ids(thinking) == thinking
-    assert apply([USER], add_generation_prompt=False, tokenize=False) + "<|turn>model\n" == apply(
-        [USER], tokenize=False
-    )
+    closed = apply([USER], add_generation_prompt=False, tokenize=False)
+    assert closed + "<|turn>model\n" == apply([USER], tokenize=False)

@@ -29,30 +29,29 @@ def written(value: Any, space: str = "") -> str:
     if isinstance(value, str):
         return f'<|"|>{value}<|"|>'
     if isinstance(value, dict):
-        return (
-            "{"
-            + f",{space}".join(f"{key}{space}:{written(item, space)}" for key, item in value.items())
-            + "}"
-        )
+        pairs = (f"{key}{space}:{written(item, space)}" for key, item in value.items())
+        return "{" + f",{space}".join(pairs) + "}"
     if isinstance(value, list):
         return f"[{space}" + f"{space},".join(written(item, space) for item in value) + f"{space}]"
     return json.dumps(value)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581<"), max_size=8)
+loose_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 keys = st.from_regex(r"[A-Za-z_][\w.-]{0,6}", fullmatch=True).filter(str.isascii)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
-    max_leaves=8,
-)
 
 
-@given(
-    arguments=st.dictionaries(keys, values, max_size=4),
-    space=st.sampled_from(["", " ", "\n\t "]),
-    data=st.data(),
-)
+def objects(keys: st.SearchStrategy[str], texts: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+    numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    values = st.recursive(
+        st.none() | st.booleans() | numbers | texts,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+        max_leaves=8,
+    )
+    return st.dictionaries(keys, values, max_size=4)
+
+
+@given(arguments=objects(keys, texts), space=st.sampled_from(["", " ", "\n\t "]), data=st.data())
 @property_test
 def test_arguments_round_trip(
     gemma: Tokenizer, arguments: dict[str, Any], space: str, data: st.DataObject
@@ -199,18 +198,6 @@ def test_parsing_a_call_never_raises(raw: str) -> None:
     assert all(part.raw in raw for part in parse_tool_calls(raw))
 
 
-loose_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-loose_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | loose_texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(loose_texts, inner, max_size=3),
-    max_leaves=8,
-)
-
-
 def in_python(value: Any) -> str:
     """`value` as Python writes it, with every string in single quotes."""
     if isinstance(value, dict):
@@ -223,7 +210,7 @@ def in_python(value: Any) -> str:
     return repr(value)
 
 
-@given(arguments=st.dictionaries(loose_texts, loose_values, max_size=4))
+@given(arguments=objects(loose_texts, loose_texts))
 @property_test
 def test_the_notations_of_json_and_python(arguments: dict[str, Any]) -> None:
     for text in (json.dumps(arguments), json.dumps(arguments, ensure_ascii=False), in_python(arguments)):
@@ -234,15 +221,13 @@ def test_the_notations_of_json_and_python(arguments: dict[str, Any]) -> None:
     assert ast.literal_eval(in_python(arguments)) == arguments
     named = {f"k{index}": value for index, value in enumerate(arguments.values())}
     keywords = ", ".join(f"{key}={in_python(value)}" for key, value in named.items())
-    assert parse_tool_calls(f"f({keywords})g()") == [
-        ToolCall("f", named, f"f({keywords})"),
-        ToolCall("g", {}, "g()"),
-    ]
+    whole = f"f({keywords})"
+    assert parse_tool_calls(f"{whole}g()") == [ToolCall("f", named, whole), ToolCall("g", {}, "g()")]
 
 
 @pytest.mark.parametrize("piece", ['"\\', "'\\'", "\"'", "}a", "{a:'x' ", "call:f(", "{}", " ,"])
 def test_the_work_is_linear_in_the_text(piece: str) -> None:
-    """A tenth of a second of this process's own time. It would be a minute if it were quadratic."""
+    """Ten seconds of this process's own time. It would be a minute if it were quadratic."""
 
     def stop(*_: Any) -> None:
         raise AssertionError("the work is more than linear")
@@ -285,22 +270,14 @@ ENDS = ["", G + "<tool_call|>", "<turn|>", "<eos>", "<|tool_response>", "<|chann
 @pytest.mark.parametrize("end", ENDS)
 def test_unterminated_call(gemma: Tokenizer, end: str) -> None:
     first, *others = parse_all_ways(gemma, gemma.encode(F + end)).tool_calls
-    assert first == ToolCall(
-        "f", {"a": "x"}, 'call:f{a:<|"|>x<|"|>}', "the call is not closed by <tool_call|>"
-    )
+    assert (first.name, first.arguments, first.raw) == ("f", {"a": "x"}, 'call:f{a:<|"|>x<|"|>}')
+    assert first.error == "the call is not closed by <tool_call|>"
     assert [call.name for call in others] == (["g"] if end.startswith(G) else [])
     at_once = ChannelParser(gemma).feed(gemma.encode(F + end)).tool_calls
     assert list(at_once) == ([first, *others] if end else [])
     cut = parse_all_ways(gemma, gemma.encode(F)[:-2] + gemma.encode(end)).tool_calls[0]
     assert (cut.name, cut.arguments) == ("f", {})
     assert cut.error == 'the call is not closed by <tool_call|>; a string is not closed by <|"|>'
-
-
-def test_call_with_text_split_over_bytes(gemma: Tokenizer) -> None:
-    ids = gemma.encode('<|tool_call>call:f{city:<|"|>Zürich 日本<|"|>}<tool_call|>')
-    for cut in range(len(ids)):
-        (call,) = parse(gemma, ids, [cut]).tool_calls
-        assert call.arguments == {"city": "Zürich 日本"}
 
 
 @pytest.mark.parametrize(

@@ -128,13 +128,6 @@ def test_a_deep_description_is_refused_in_one_line() -> None:
 
 def test_what_templates_may_show_is_kept() -> None:
     """Other templates write the whole description; what another protocol adds is not for the model."""
-    response = {"type": "object", "description": "It."}
-    function = {
-        "name": "f",
-        "description": "d",
-        "strict": True,
-        "response": response,
-        "return": {"type": "string"},
-    }
+    function = {**BASE, "strict": True, "response": {"type": "object"}, "return": {"type": "string"}}
     tool = {**function, "inputSchema": SCHEMA, "annotations": {}, "title": "t"}
     assert described_tools([tool]) == [{"type": "function", "function": {**function, "parameters": SCHEMA}}]
