@@ -98,25 +98,20 @@ class View:
         return "  ".join(line.plain for line in self.frame(step)[-2:])
 
 
-def step(
-    ids: list[int], entropies: list[float] | None = None, accepted: list[bool] | None = None, **more: Any
-) -> Step:
+def step(ids: list[int], entropies: list[float] | None = None, accepted: list[bool] | None = None) -> Step:
     entropies = entropies or [0.0] * len(ids)
     return Step(
-        **{
-            "index": 4,
-            "step": 44,
-            "temperature": 0.756,
-            "draft_ids": np.array([ids]),
-            "canvas_ids": np.array([[PAD] * len(ids)]),
-            "entropies": np.array([entropies]),
-            "accepted": np.array([accepted or [True] * len(ids)]),
-            "logprobs": np.zeros((1, len(ids)), np.float32),
-            "mean_entropy": np.array([np.mean(entropies)]),
-            "done": np.array([False]),
-            "seconds": 0.5,
-            **more,
-        }
+        index=4,
+        step=44,
+        temperature=0.756,
+        draft_ids=np.array([ids]),
+        canvas_ids=np.array([[PAD] * len(ids)]),
+        entropies=np.array([entropies]),
+        accepted=np.array([accepted or [True] * len(ids)]),
+        logprobs=np.zeros((1, len(ids)), np.float32),
+        mean_entropy=np.array([np.mean(entropies)]),
+        done=np.array([False]),
+        seconds=0.5,
     )
 
 
@@ -137,15 +132,10 @@ def test_solid_dim_and_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     entropies = [0.0099, 0.011, 0.31, 2.9, 4.0]
     line = view.frame(step(ids, entropies, [True, False, True, False, True]))[1]
     assert line.plain == "sureknownlikelyopenwild"
-    for word, bound, is_dim in (
-        ("sure", None, False),
-        ("known", 0.01, True),
-        ("likely", 0.3, False),
-        ("open", 1.0, True),
-        ("wild", 3.0, False),
-    ):
+    bounds = {"sure": None, "known": 0.01, "likely": 0.3, "open": 1.0, "wild": 3.0}
+    for word, bound in bounds.items():
         style = styles(line, word)
-        assert bool(style.dim) is is_dim, word
+        assert bool(style.dim) is (word in ("known", "open")), word
         assert (style.color.name if style.color else None) == (SCALE[bound] if bound else None), word
     line = view.frame(step([*view.tokenizer.ids("yes", "yes", "\n"), STOP] + [PAD] * 200))[1]
     assert line.plain == "yesyes↵<turn|><pad>×200"
@@ -207,14 +197,8 @@ def test_layout(texts: list[str], width: int) -> None:
     assert all(size <= width for size in sizes)
     for size, following in zip(sizes, lines[1:], strict=False):
         assert size + cell_len(following[0]) > width  # no line ends early
-    solid = [
-        character
-        for line in layout(marks, width)
-        for mark in line
-        for character in mark.text
-        if mark.style.bold
-    ]
-    assert solid == [character for mark in marks if mark.style.bold for character in mark.text]
+    bold = ["".join(m.text for m in part if m.style.bold) for part in (marks, *layout(marks, width))]
+    assert "".join(bold[1:]) == bold[0]
 
 
 @given(
@@ -256,15 +240,9 @@ def test_status_fits(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     frame = view.frame(step(view.tokenizer.ids("漢", "w" * 30) * 3))
     assert all(cell_len(line.plain) < columns for line in frame)
     if columns >= 80:
-        for part in (
-            "candidate 1/4",
-            "temp 0.76",
-            "0.000 nats",
-            "accepted 6/6",
-            "in-step 60.0, gross ",
-            "net ",
-        ):
-            assert part in view.status(step(view.tokenizer.ids("漢", "w" * 30) * 3))
+        status = view.status(step(view.tokenizer.ids("漢", "w" * 30) * 3))
+        parts = ("candidate 1/4", "temp 0.76", "0.000 nats", "accepted 6/6", "in-step 60.0, gross ", "net ")
+        assert all(part in status for part in parts), status
 
 
 # --- several candidates -------------------------------------------------------------------------------------
@@ -284,13 +262,8 @@ def test_candidate_that_is_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
             rows=rows,
         )
 
-    for begun, rows, shown in (
-        (0, (0, 1, 2), 0),
-        (1, (0, 1, 2), 1),
-        (1, (1, 2), 1),
-        (1, (0, 2), 0),
-        (2, (2,), 2),
-    ):
+    shows = {(0, (0, 1, 2)): 0, (1, (0, 1, 2)): 1, (1, (1, 2)): 1, (1, (0, 2)): 0, (2, (2,)): 2}
+    for (begun, rows), shown in shows.items():
         view.display.begin(view.generations[begun])
         assert view.canvas(of(*rows)) == [["zero", "one", "two"][shown]]
         status = view.status(of(*rows))

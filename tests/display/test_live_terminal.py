@@ -94,10 +94,8 @@ def test_a_frame_is_one_write_and_keeps_the_cursor(attached: Attached) -> None:
         assert frame.index("\x1b[?7l") < frame.index("\r\n") < frame.index("\x1b[J") < frame.index("\x1b[?7h")
         shown = min(len(lines), 7)
         assert attached.screen.below()[:shown] == [LINE] * shown
-        assert (attached.screen.cursor.x, attached.screen.display[attached.screen.cursor.y].rstrip()) == (
-            4,
-            "text",
-        )
+        cursor = attached.screen.cursor
+        assert (cursor.x, attached.screen.display[cursor.y].rstrip()) == (4, "text")
         assert pyte.modes.DECAWM in attached.screen.mode
     region.clear()
     before = len(attached.terminal.writes)

@@ -50,19 +50,24 @@ def test_a_space_before_a_word_is_kept_wherever_it_stands(tokenizer: Tokenizer) 
     assert Pieces(tokenizer)([word, word]) == [" th", " th"]
 
 
-def test_a_character_stands_with_its_first_byte() -> None:
-    ids = [*tokens("é🎉".encode()), WORDS[0]]
-    assert Pieces(DEMO)(ids) == ["é", "", "🎉", "", "", "", "a"]
+CUT = "🎉".encode()[:3]
 
 
-def test_broken_characters() -> None:
-    """Cut off by a word, by another character, by the end; and bytes that begin none."""
-    cut = "🎉".encode()[:3]
-    assert Pieces(DEMO)([*tokens(cut), WORDS[0]]) == ["\ufffd", "", "", "a"]
-    assert Pieces(DEMO)(tokens(cut + "é".encode())) == ["\ufffd", "", "", "é", ""]
-    assert Pieces(DEMO)(tokens(cut)) == ["\ufffd", "", ""]
-    assert Pieces(DEMO)(tokens(b"\xff\x80A")) == ["\ufffd", "\ufffd", "A"]
-    assert Pieces(DEMO)([]) == []
+@pytest.mark.parametrize(
+    ("ids", "pieces"),
+    [
+        ([*tokens("é🎉".encode()), WORDS[0]], ["é", "", "🎉", "", "", "", "a"]),
+        ([*tokens(CUT), WORDS[0]], ["\ufffd", "", "", "a"]),
+        (tokens(CUT + "é".encode()), ["\ufffd", "", "", "é", ""]),
+        (tokens(CUT), ["\ufffd", "", ""]),
+        (tokens(b"\xff\x80A"), ["\ufffd", "\ufffd", "A"]),
+        ([], []),
+    ],
+)
+def test_a_character_stands_with_its_first_byte_also_where_it_is_cut(
+    ids: list[int], pieces: list[str]
+) -> None:
+    assert Pieces(DEMO)(ids) == pieces
 
 
 def test_what_was_left_open_does_not_reach_the_next_call() -> None:
@@ -71,19 +76,13 @@ def test_what_was_left_open_does_not_reach_the_next_call() -> None:
     assert pieces(tokens(b"\x8e")) == ["\ufffd"]
 
 
+EACH, WHOLE = [*BYTES.values()], tokens("é日🎉".encode())
+
+
 @example(tokens(b"\xed\xa0"))
 @example(tokens(b"\xed\xa0\xed\xa0\x80A\xed\xa0\xc3\xa9\xed"))
 @settings(max_examples=300, deadline=None)
-@given(
-    st.lists(
-        st.one_of(
-            st.sampled_from(WORDS),
-            st.integers(0, 255).map(BYTES.__getitem__),
-        )
-        | st.sampled_from(tokens("é日🎉".encode())),
-        max_size=12,
-    )
-)
+@given(st.lists(st.sampled_from(WORDS) | st.sampled_from(EACH) | st.sampled_from(WHOLE), max_size=12))
 def test_against_decoding_runs_of_bytes(ids: list[int]) -> None:
     """Python's decoder over each run as a whole, and each word by itself."""
     expected = ""
