@@ -50,13 +50,6 @@ def test_text_by_channels_and_statistics(demo: Any) -> None:
         assert f"{name.replace('_', '-')} {getattr(stats, name + '_tokens_per_second'):.1f}" in parsed.text
 
 
-def test_a_trace_is_all_there(demo: Any) -> None:
-    generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
-    (view,) = views(page(generation))
-    check_view(view, generation)
-    assert len(view["canvases"][0]["steps"]) > 10
-
-
 def test_tries_and_blocks_each_have_a_canvas(tokenizer: Tokenizer) -> None:
     attempts = [[TURN_END], tokenizer.encode("yes é🎉 \n" * 40)[:64]]
     model: Any = Scripted(lambda block, attempt: attempts[attempt] if block == 0 else [TURN_END])
@@ -111,7 +104,7 @@ def test_hostile_text(tokenizer: Tokenizer) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", html)
 
 
-def made_trace(drafts: np.ndarray, rng: np.random.Generator, **fields: Any) -> Trace:
+def made_trace(drafts: np.ndarray, rng: np.random.Generator, mean_entropy: float = 0.25) -> Trace:
     trace = Trace()
     trace.total_steps = len(drafts)
     trace.steps += [
@@ -122,7 +115,7 @@ def made_trace(drafts: np.ndarray, rng: np.random.Generator, **fields: Any) -> T
             step=48 - index,
             temperature=rng.random(),
             seconds=rng.random() * 100,
-            mean_entropy=fields.get("mean_entropy", rng.random()),
+            mean_entropy=mean_entropy,
             done=False,
             draft_ids=ids,
             canvas_ids=ids,
@@ -190,11 +183,15 @@ def test_what_is_not_a_number_and_very_long_canvases() -> None:
     assert "downwards one step of 5" in Parsed(html).text
 
 
-def test_the_still_is_the_heat_map(demo: Any) -> None:
+def test_a_trace_is_all_there_and_its_still_is_the_heat_map(demo: Any) -> None:
     generation = mlx_dg.generate(*demo, HARD, thinking=True, seed=0, trace=True)
-    (image,) = [attributes for tag, attributes in Parsed(page(generation)).tags if tag == "img"]
+    html = page(generation)
+    (view,), parsed = views(html), Parsed(html)
+    check_view(view, generation)
+    assert len(view["canvases"][0]["steps"]) > 10
+    (image,) = [attributes for tag, attributes in parsed.tags if tag == "img"]
     assert image["border"] == "1"  # an attribute, because GitHub leaves out styles
-    assert "trust the notebook or run the cell" in Parsed(page(generation)).text
+    assert "trust the notebook or run the cell" in parsed.text
     prefix, encoded = str(image["src"]).split(",")
     assert prefix == "data:image/png;base64"
     pixels = imread(io.BytesIO(base64.b64decode(encoded)))
@@ -221,11 +218,7 @@ def test_tool_calls_warnings_and_an_interrupt(tokenizer: Tokenizer) -> None:
     parsed = Parsed(bundle["text/html"])
     assert 'get_weather({"city": "a<b"})' in parsed.text
     assert "call:<i>{{" in parsed.text
-    assert (
-        {"code"}
-        <= {tag for tag, _ in parsed.tags}
-        <= {"style", "div", "section", "p", "small", "pre", "code"}
-    )
+    assert {tag for tag, _ in parsed.tags} == {"style", "div", "section", "p", "small", "pre", "code"}
     unsure: Any = Scripted([tokenizer.encode("yes<turn|>")], sure=1)
     generation = mlx_dg.generate(unsure, tokenizer, "hi", max_denoising_steps=2)
     text = Parsed(page(generation)).text
