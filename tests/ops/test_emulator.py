@@ -12,12 +12,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from emulator import KernelFault, emulate
-from support.kernel_paths import ON_METAL
+from support.kernel_paths import ON_EMULATOR
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(ON_METAL, reason="where there is Metal, the kernels run on it"),
-]
+pytestmark = ON_EMULATOR
 
 Call = Callable[..., list[mx.array]]
 

@@ -10,12 +10,9 @@ import mlx.core as mx
 import pytest
 from emulator import Emulation, KernelFault, emulate
 from ops.test_emulator import kernel
-from support.kernel_paths import ON_METAL
+from support.kernel_paths import ON_EMULATOR
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(ON_METAL, reason="where there is Metal, the kernels run on it"),
-]
+pytestmark = ON_EMULATOR
 
 BARRIER = "metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);"
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from emulator import Emulation
 from support import exact
-from support.kernel_defects import DEFECTS
-from support.kernel_paths import ON_METAL, plug_in_emulator
+from support.kernel_defects import PLANTED, planted
+from support.kernel_paths import ON_EMULATOR, plug_in_emulator, watched
 
 import mlx_dg
 from mlx_diffusiongemma.engine import denoise
@@ -23,16 +23,12 @@ from mlx_diffusiongemma.engine.state import Step
 from mlx_diffusiongemma.errors import GenerationError, InputError
 from mlx_diffusiongemma.ops import FREE, TOLERANCE, checked_kernels, metal, self_check, trials
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        ON_METAL, reason="broken kernels are for the emulator; runs on machines without Metal"
-    ),
-]
+pytestmark = ON_EMULATOR
 
 KERNELS = ("row_statistics", "accept_and_renoise", "soft_embedding")
 PROMPT = "What is 345 + 78?"
 Edit = Callable[[str], str]
+Run = tuple[str, list[Step]]
 
 
 def does_not_compile(source: str) -> str:
@@ -42,15 +38,10 @@ def does_not_compile(source: str) -> str:
     return f"{source[: opening + 1]}\nundeclared_name = 1;{source[opening + 1 :]}"
 
 
-def with_defect(kernel: str, defect: str) -> Edit:
-    old, new = DEFECTS[kernel][defect]
-    return lambda source: source.replace(old, new)
-
-
 WRONG = {
-    "row_statistics": with_defect("row_statistics", "temperature forgotten"),
-    "accept_and_renoise": with_defect("accept_and_renoise", "bound not reached"),
-    "soft_embedding": with_defect("soft_embedding", "rows not covered are summed"),
+    **planted("row_statistics", "temperature forgotten"),
+    **planted("accept_and_renoise", "bound not reached"),
+    **planted("soft_embedding", "rows not covered are summed"),
 }
 
 
@@ -59,14 +50,12 @@ def automatic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_DG_KERNELS", "auto")
 
 
-def run(demo: Any, prompt: str = PROMPT, **settings: Any) -> tuple[str, list[Step]]:
-    steps: list[Step] = []
-    generation = mlx_dg.generate(*demo, prompt, thinking=True, seed=1, on_step=steps.append, **settings)
-    return f"{generation.thought} / {generation.answer}", steps
+def run(demo: Any, prompt: str = PROMPT, **settings: Any) -> Run:
+    return watched(demo, prompt, thinking=True, **settings)
 
 
 @pytest.fixture(scope="module")
-def expected(demo: Any) -> tuple[str, list[Step]]:
+def expected(demo: Any) -> Run:
     """Return the text and steps that the references give."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_DG_KERNELS", "off")
@@ -139,9 +128,7 @@ def test_kernels_that_are_right_pass(vocab: int, kind: str, monkeypatch: pytest.
     dtype = getattr(mx, kind, mx.float16)
     table.weight = (30 * table.weight).astype(dtype)
     if kind.startswith("affine"):
-        table = nn.QuantizedEmbedding.from_embedding(
-            table, group_size=32 if "32" in kind else 64, bits=int(kind[7])
-        )
+        table = nn.QuantizedEmbedding.from_embedding(table, 32 if "32" in kind else 64, int(kind[7]))
     assert checked_kernels(table, dtype, (2, 12)) == KERNELS, metal.failures
 
 
@@ -149,12 +136,9 @@ def test_kernels_that_are_right_pass(vocab: int, kind: str, monkeypatch: pytest.
 TABLES = [(1100, 64, 4), (1100, 2112, 8), (70000, 64, 8)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kernel", "defect"), [(kernel, defect) for kernel, each in DEFECTS.items() for defect in each]
-)
+@pytest.mark.parametrize(("kernel", "defect"), PLANTED)
 def test_every_planted_defect_is_found(kernel: str, defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plug_in_emulator(monkeypatch, edits={kernel: with_defect(kernel, defect)})
+    plug_in_emulator(monkeypatch, edits=planted(kernel, defect))
     checks = (
         check
         for vocab, columns, bits in TABLES
@@ -232,12 +216,7 @@ def test_nothing_is_checked_where_kernels_are_off(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("how", ["does not compile", "is wrong"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_that_fails_is_switched_off_with_one_warning(
-    kernel: str,
-    how: str,
-    demo: Any,
-    expected: tuple[str, list[Step]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    kernel: str, how: str, demo: Any, expected: Run, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     edit = does_not_compile if how == "does not compile" else WRONG[kernel]
     launches = plug_in_emulator(monkeypatch, edits={kernel: edit})
@@ -246,7 +225,6 @@ def test_a_kernel_that_fails_is_switched_off_with_one_warning(
     assert warning.startswith(f"Metal kernel {kernel} fails its check on this machine: ")
     assert ("undeclared_name" if how == "does not compile" else "differs by") in warning
     assert "`mlx_dg doctor`" in warning
-    assert "\n" not in warning
     assert list(metal.failures) == [kernel]
 
     assert text == expected[0]
@@ -263,7 +241,7 @@ def test_a_kernel_that_fails_is_switched_off_with_one_warning(
 
 
 def test_without_any_kernel_all_bits_are_the_references(
-    demo: Any, expected: tuple[str, list[Step]], monkeypatch: pytest.MonkeyPatch
+    demo: Any, expected: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launches = plug_in_emulator(monkeypatch, edits=dict.fromkeys(KERNELS, does_not_compile))
     text, steps = run(demo)
@@ -303,10 +281,8 @@ def test_what_only_the_gpu_finds_is_a_failure_of_the_kernel(
 
 
 def test_ids_that_do_not_exist_are_a_difference_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    plug_in_emulator(
-        monkeypatch,
-        edits={"row_statistics": lambda source: source.replace("int(best);", "int(best) + (1 << 30);")},
-    )
+    edit: Edit = lambda source: source.replace("int(best);", "int(best) + (1 << 30);")  # noqa: E731
+    plug_in_emulator(monkeypatch, edits={"row_statistics": edit})
     assert "row_statistics" not in checked_kernels(nn.Embedding(96, 64), mx.float32, (1, 8))
     assert metal.failures["row_statistics"].startswith("argmax (count of values) differs by ")
 

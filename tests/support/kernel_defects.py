@@ -1,5 +1,7 @@
 """Defects that the kernels' tests have to catch: what a kernel's source says, and a mistake in its place."""
 
+from collections.abc import Callable
+
 BARRIER = "metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);"
 
 DEFECTS: dict[str, dict[str, tuple[str, str]]] = {
@@ -82,3 +84,11 @@ DEFECTS: dict[str, dict[str, tuple[str, str]]] = {
         "shares not renormalised after rounding": ("1 / (weight_sum + missing)", "1"),
     },
 }
+
+PLANTED = [(kernel, defect) for kernel, defects in DEFECTS.items() for defect in defects]
+
+
+def planted(kernel: str, defect: str) -> dict[str, Callable[[str], str]]:
+    """Return the edit of a kernel's source that plants this defect, for `plug_in_emulator`."""
+    old, new = DEFECTS[kernel][defect]
+    return {kernel: lambda source: source.replace(old, new)}

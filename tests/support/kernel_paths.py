@@ -9,9 +9,22 @@ import mlx.core as mx
 import pytest
 from emulator import Emulation, emulate
 
+from mlx_diffusiongemma.engine.state import Step
+from mlx_diffusiongemma.generation import generate
 from mlx_diffusiongemma.ops import metal, self_check
 
 ON_METAL = mx.metal.is_available()
+ON_EMULATOR = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ON_METAL, reason="for the emulator; runs on machines without Metal"),
+]
+
+
+def watched(demo: Any, prompt: str, **settings: Any) -> tuple[str, list[Step]]:
+    """Return thought and answer of a generation with seed 1, and its steps."""
+    steps: list[Step] = []
+    generation = generate(*demo, prompt, seed=1, on_step=steps.append, **settings)
+    return f"{generation.thought} / {generation.answer}", steps
 
 
 def plug_in_emulator(
@@ -38,9 +51,7 @@ def plug_in_emulator(
         edit = (edits or {}).get(kernel.name)
         try:
             launches.append(emulate(real_call, *contiguous, schedule_seed=schedule_seed, edit=edit))
-        except (
-            AssertionError
-        ) as error:  # must not pass for a test's own: the emulator cannot judge this kernel
+        except AssertionError as error:  # not a test's own: the emulator cannot judge this kernel
             raise RuntimeError(str(error)) from error
         return launches[-1].outputs
 
