@@ -231,7 +231,7 @@ def check_apart(source: Source, target: Path) -> None:
 
 def _is_within(path: Path, directory: Path) -> bool:
     """Return True if both are one directory, or `path` is below it, whatever names they go by."""
-    if not directory.exists():
+    if not os.path.exists(directory):  # False also where the name is too long
         return False
     path = path.resolve()
     return any(each.samefile(directory) for each in (path, *path.parents))

@@ -9,6 +9,7 @@ from ..console.messages import one_line
 from ..errors import InputError, TokenizerError
 from .delimiters import Delimiters, StandIns
 from .prompts import Message, checked_messages
+from .rendering import RenderError, render
 from .tool_descriptions import Tool, described_tools
 
 _THOUGHT = ("<|channel>", "<channel|>")  # the delimiters of thoughts
@@ -36,17 +37,17 @@ class ChatTemplate:
 
     def render(self, chat: dict[str, Any], **options: Any) -> str:
         """Return the text of `chat`. Raise `InputError` or `TokenizerError` if the template fails."""
+        values = {**self._hf.special_tokens_map, "documents": None, "add_generation_prompt": False, **options}
         try:
-            # Render text, because the ids that Transformers returns differ between its versions.
-            text = self._hf.apply_chat_template(
-                chat["messages"], tools=chat["tools"], tokenize=False, **options
-            )
-        except Exception as error:  # expressions in templates may raise anything
-            unusable = isinstance(error, ImportError) or type(error).__name__ == "TemplateSyntaxError"
-            raise (TokenizerError if unusable else InputError)(
+            text = render(self._hf.get_chat_template(tools=chat["tools"]), {**values, **chat})
+        except (RenderError, ValueError) as error:  # ValueError: none of several templates is the default
+            kind = getattr(error, "kind", "")
+            raise (TokenizerError if kind == "TemplateSyntaxError" else InputError)(
                 f"{self._source}: the chat template cannot render the messages ({one_line(error)})"
             ) from error
-        return str(text)
+        if not text.strip():
+            raise TokenizerError(f"{self._source}: the chat template renders nothing; copy the original one")
+        return text
 
     def pieces(self, chat: dict[str, Any], text: str, **options: Any) -> list[str]:
         """Cut the text of `chat` so that only the template's own delimiters stay whole.

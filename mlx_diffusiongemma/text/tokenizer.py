@@ -7,22 +7,20 @@ model type in config.json.
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 from ..config.ranges import integer
-from ..console.messages import one_line, shown
+from ..console.messages import shown
 from ..engine.ids import check_ids
 from ..errors import InputError, TokenizerError
 from ..prompt import Prompt
 from .chat_template import ChatTemplate, read_object, read_template
 from .delimiters import Delimiters
 from .prompts import Message, checked_messages
+from .tokenizer_file import load_transformers, panics_refused
 from .tool_descriptions import Tool
 
 PromptInput = str | Sequence[Message] | Sequence[int] | Prompt
@@ -108,7 +106,7 @@ class Tokenizer:
         if not path.is_dir():
             raise TokenizerError(f"{path}: no such directory; give the directory of a checkpoint")
         config = read_object(path / "tokenizer_config.json")
-        hf = _load_transformers(path)
+        hf = load_transformers(path)
         hf.chat_template = read_template(path)
         for name in ("bos", "eos", "unk", "pad", "mask"):  # templates use them by these names
             named = config.get(f"{name}_token")
@@ -176,7 +174,8 @@ class Tokenizer:
         return ids
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        with panics_refused(self._source):
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`. Ids beyond the vocabulary are skipped."""
@@ -318,27 +317,3 @@ class Tokenizer:
                 f"{self.vocab_size - 1}"
             )
         return token
-
-
-def _load_transformers(path: Path) -> Any:
-    """Return the fast tokenizer of Transformers, from tokenizer.json or tokenizer.model in `path`."""
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        file = path / "tokenizer.model"
-    if not file.is_file():
-        raise TokenizerError(f"{path}: no tokenizer.json found; copy it from the original checkpoint")
-    try:
-        # On first import, Transformers advises to install PyTorch, which a tokenizer does not need.
-        with patch.dict(os.environ, TRANSFORMERS_NO_ADVISORY_WARNINGS="1"):
-            from transformers import PreTrainedTokenizerFast
-        if file.suffix == ".json":
-            return PreTrainedTokenizerFast(tokenizer_file=str(file))
-        with TemporaryDirectory() as alone:  # without its configuration files, which Transformers would read
-            shutil.copy(file, alone)
-            return PreTrainedTokenizerFast.from_pretrained(alone, local_files_only=True)
-    except ImportError as error:
-        raise TokenizerError(f"{file}: not loadable ({one_line(error)}); install what is missing") from error
-    except Exception as error:  # `tokenizers` raises a plain Exception for a broken file
-        raise TokenizerError(
-            f"{file}: not a usable tokenizer ({one_line(error)}); copy it from the original checkpoint"
-        ) from error
