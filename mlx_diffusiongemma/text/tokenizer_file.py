@@ -69,7 +69,7 @@ def _check(file: Path) -> None:
     try:
         content = json.loads(read_text(file, _MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{file}: not readable as JSON ({one_line(error)}); {_REMEDY}") from None
+        raise TokenizerError(f"{file}: not a usable tokenizer ({one_line(error)}); {_REMEDY}") from None
     for part in ("normalizer", "decoder"):
         growth = _growth(content.get(part)) if isinstance(content, dict) else 1.0
         if growth > _MOST_GROWTH:
