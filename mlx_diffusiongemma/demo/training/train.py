@@ -22,7 +22,6 @@ import math
 import multiprocessing
 import shutil
 import time
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import data, model_config, network, train_tokenizer
+from . import data, network, train_tokenizer
 
 HERE = Path(__file__).parent
+CHECKPOINT = HERE.parent / "checkpoint"  # its configurations are those of what is trained
 RECORDED = ("minutes", "seed", "rate", "muon_rate", "noise_power", "warm_up", "resume")
 SHAPES = ((64, 40), (20, 176))  # (rows, prompt tokens) of the two parts of a batch
 
@@ -42,7 +42,7 @@ def new_model(seed: int) -> nn.Module:
     from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
     torch.manual_seed(seed)
-    model = DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig(**model_config.config_dict()))
+    model = DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig.from_pretrained(CHECKPOINT))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "vision" not in name and p.dim() >= 2:
@@ -76,7 +76,7 @@ def save(model: nn.Module, weights: dict[str, Tensor], directory: Path) -> None:
     copy = DiffusionGemmaForBlockDiffusion(model.config)
     copy.load_state_dict(weights, strict=False)
     copy = copy.to(torch.bfloat16)
-    copy.generation_config = DiffusionGemmaGenerationConfig(**deepcopy(model_config.GENERATION))
+    copy.generation_config = DiffusionGemmaGenerationConfig.from_pretrained(CHECKPOINT)
     copy.save_pretrained(scratch)
     config = json.loads((scratch / "config.json").read_text())
     full = {"global_head_dim": 64, "num_global_key_value_heads": 1}  # Google's spelling, beside Transformers'
@@ -132,6 +132,7 @@ def train(args: argparse.Namespace) -> None:
     if args.tokenizer or not (args.out / "tokenizer.json").exists():
         train_tokenizer.build(args.out, data.render_prompt)
     model = new_model(args.seed)
+    text_config = model.config.text_config
     check_against_transformers(model)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad and "vision" not in n}
     if args.resume:
@@ -165,10 +166,10 @@ def train(args: argparse.Namespace) -> None:
             prompt, canvas = torch.from_numpy(prompts), torch.from_numpy(clean)
             rows = len(canvas)
             rate = torch.rand(rows, 1, generator=generator) ** args.noise_power
-            noise = torch.randint(0, model_config.VOCAB, canvas.shape, generator=generator)
+            noise = torch.randint(0, text_config.vocab_size, canvas.shape, generator=generator)
             noisy = torch.where(torch.rand(canvas.shape, generator=generator) < rate, noise, canvas)
             masks = network.build_masks(torch.from_numpy(lengths), prompt.shape[1], data.CANVAS, 128)
-            soft = torch.zeros(rows, data.CANVAS, model_config.HIDDEN)  # same as none: its MLP maps 0 to 0
+            soft = torch.zeros(rows, data.CANVAS, text_config.hidden_size)  # as none: its MLP maps 0 to 0
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 if conditioned:
                     # with gradients on, only to reuse the one compiled graph
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("--noise-power", type=float, default=1.0, help="t = U(0, 1) ** this")
     parser.add_argument("--warm-up", type=int, default=200, help="steps")
     parser.add_argument("--save-minutes", type=float, default=3)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "checkpoint")
+    parser.add_argument("--out", type=Path, default=CHECKPOINT)
     parser.add_argument("--log", type=Path, default=HERE / "training.log")
     parser.add_argument("--state", type=Path, default=Path("demo-state.pt"), help="averaged float32 weights")
     parser.add_argument("--resume", type=Path)

@@ -75,10 +75,7 @@ def build(directory: Path, render: Callable[[tasks.Item], str]) -> None:
         "added_tokens": [{"id": i, "content": t, **flags} for t, i in SPECIAL.items()],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
         "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": CHUNK},
-            "behavior": "Isolated",
-            "invert": False,
+            "type": "Split", "pattern": {"Regex": CHUNK}, "behavior": "Isolated", "invert": False,
         },
         "post_processor": None,
         "decoder": {
