@@ -70,10 +70,7 @@ def _one_line() -> Iterator[None]:
     except BrokenPipeError:
         discard_stdout()
         sys.exit(141)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # such as a full disk, or MLX's error when Metal is out of memory
+    except (OSError, RuntimeError) as error:  # a full disk, or MLX's when Metal has no memory left
         discard_stdout()
         complain(f"mlx_dg: error: {error}")
         sys.exit(1)

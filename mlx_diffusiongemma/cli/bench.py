@@ -42,10 +42,8 @@ def bench(
     """
     from mlx_diffusiongemma.bench import report, sweep
 
-    lengths = (
-        sweep.lengths(prompt_tokens, "--prompt-tokens"),
-        sweep.lengths(canvas_lengths, "--canvas-lengths"),
-    )
-    result = sweep.run(model, layers, *lengths, steps, seed)
+    prompts = sweep.lengths(prompt_tokens, "--prompt-tokens")
+    canvases = sweep.lengths(canvas_lengths, "--canvas-lengths")
+    result = sweep.run(model, layers, prompts, canvases, steps, seed)
     click.echo(report.table(result), err=True)
     click.echo(json.dumps(result, allow_nan=False))

@@ -46,12 +46,7 @@ if TYPE_CHECKING:
     help="On a terminal, show each canvas while it denoises, with entropies as colours.",
 )
 def chat(
-    model: str | None,
-    system: str | None,
-    thinking: bool,
-    seed: int | None,
-    live: bool,
-    **settings: Any,
+    model: str | None, system: str | None, thinking: bool, seed: int | None, live: bool, **settings: Any
 ) -> None:
     """Hold a conversation. /help lists the commands; q, exit or quit alone on a line ends it.
 
@@ -78,14 +73,10 @@ def chat(
     network, tokenizer = load(model)
     chat = Chat(network, tokenizer, system=system, name=model, thinking=thinking, seed=seed, **settings)
     screen = terminal()
-    lines: Lines
-    if screen is None:
-        lines = PipedLines()
-    else:
-        lines = terminal_lines(screen)
-        signal.signal(
-            signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-        )  # leaves the terminal in order
+    lines: Lines = PipedLines() if screen is None else terminal_lines(screen)
+    if screen is not None:
+        # An exit, so that the terminal is left in order.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         click.echo(f"Chat with {model}. /help lists the commands, q or Ctrl-D quits.", err=True)
     if not Conversation(chat, lines, live, at_terminal=screen is not None).run():
         sys.exit(1)

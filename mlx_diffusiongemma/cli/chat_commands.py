@@ -44,17 +44,11 @@ def run_command(chat: Chat, line: str) -> str | None:
 def chat_help() -> str:
     """Return the help: a line for each command, and the keys."""
     lines = [f"/{name} {command.argument}".ljust(18) + command.what for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            *lines,
-            "Esc Enter or Alt-Enter begins a new line. // begins a message that starts with a slash.",
-            "Ctrl-C stops an answer. Ctrl-D quits, and so does q, exit or quit alone on a line.",
-        ]
-    )
-
-
-def _help(_chat: Chat, _argument: str) -> str:
-    return chat_help()
+    lines += [
+        "Esc Enter or Alt-Enter begins a new line. // begins a message that starts with a slash.",
+        "Ctrl-C stops an answer. Ctrl-D quits, and so does q, exit or quit alone on a line.",
+    ]
+    return "\n".join(lines)
 
 
 def _reset(chat: Chat, _argument: str) -> str:
@@ -115,10 +109,6 @@ def _stats(chat: Chat, _argument: str) -> str:
     )
 
 
-def _quit(_chat: Chat, _argument: str) -> None:
-    return None
-
-
 def _number(name: str, argument: str, may_be_off: bool = True) -> Any:
     if may_be_off and argument == "off":
         return None
@@ -147,7 +137,7 @@ def _candidates(chat: Chat) -> str:
 
 
 COMMANDS = {
-    "help": Command("", "list the commands", _help),
+    "help": Command("", "list the commands", lambda _chat, _argument: chat_help()),
     "reset": Command("", "forget the conversation", _reset),
     "think": Command("[on|off]", "let the model think first, or not", _think),
     "budget": Command("[N|off]", "most tokens of thought", _budget),
@@ -156,5 +146,5 @@ COMMANDS = {
     "save": Command("FILE", "write the conversation to FILE", _save),
     "load": Command("FILE", "go on with the conversation in FILE", _load),
     "stats": Command("", "what the last turn and the conversation cost", _stats),
-    "quit": Command("", "end the chat", _quit),
+    "quit": Command("", "end the chat", lambda _chat, _argument: None),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
@@ -77,13 +77,9 @@ class _FileHistory(FileHistory):
 
 class _Commands(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        return iter(list(_completions(document.text)))
-
-
-def _completions(text: str) -> Iterable[Completion]:
-    if text.startswith("/"):
+        text = document.text
         for name, command in COMMANDS.items():
-            if f"/{name}".startswith(text):
+            if text and f"/{name}".startswith(text):
                 yield Completion(f"/{name}", start_position=-len(text), display_meta=command.what)
 
 

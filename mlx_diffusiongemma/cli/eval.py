@@ -27,7 +27,10 @@ def evaluate() -> None:
     """
 
 
-_AT_LEAST_1, _AT_LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
+def _number(*names: str, least: int = 1, **more: Any) -> click.Option:
+    return click.Option(names, type=click.IntRange(min=least), metavar="N", show_default=True, **more)
+
+
 _OPTIONS = (
     click.Option(
         ["--model"],
@@ -35,22 +38,8 @@ _OPTIONS = (
         required=True,
         help="The model; with --endpoint, the name that the server knows.",
     ),
-    click.Option(
-        ["--runs"],
-        type=_AT_LEAST_1,
-        metavar="N",
-        default=3,
-        show_default=True,
-        help="Runs of each prompt, each with another seed.",
-    ),
-    click.Option(
-        ["--seed"],
-        type=_AT_LEAST_0,
-        metavar="N",
-        default=0,
-        show_default=True,
-        help="Seed that each answer's seed is derived from.",
-    ),
+    _number("--runs", default=3, help="Runs of each prompt, each with another seed."),
+    _number("--seed", least=0, default=0, help="Seed that each answer's seed is derived from."),
     click.Option(
         ["--set", "settings"],
         multiple=True,
@@ -58,23 +47,13 @@ _OPTIONS = (
         help="A setting of generate, such as entropy_bound=0.2 or 'sampler=ConfidenceThreshold(0.9)'. May be "
         "repeated.",
     ),
-    click.Option(
-        ["--thinking-budget"],
-        type=_AT_LEAST_0,
-        metavar="N",
+    _number(
+        "--thinking-budget",
+        least=0,
         help="Maximum number of tokens of thought. A longer thought is closed.  [default: no limit]",
     ),
-    click.Option(
-        ["-n", "--n", "n"],
-        type=_AT_LEAST_1,
-        metavar="N",
-        default=1,
-        show_default=True,
-        help="Candidates per prompt and run, each graded.",
-    ),
-    click.Option(
-        ["--limit"], type=_AT_LEAST_1, metavar="N", help="Only the first N prompts.  [default: all]"
-    ),
+    _number("-n", "--n", "n", default=1, help="Candidates per prompt and run, each graded."),
+    _number("--limit", help="Only the first N prompts.  [default: all]"),
     click.Option(
         ["--out"],
         type=click.Path(path_type=Path, dir_okay=False),
@@ -184,9 +163,9 @@ def read_settings(texts: tuple[str, ...]) -> dict[str, Any]:
         name, _, value = text.partition("=")
         try:
             read = _value(ast.parse(value.strip(), mode="eval").body)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise InputError(
                 f"--set {text}: not NAME=VALUE; give --set entropy_bound=0.2, "
                 "or --set 'sampler=ConfidenceThreshold(0.9)', say"

@@ -99,10 +99,7 @@ def generate(
     # Refuse bad values before minutes of loading.
     check_settings(settings)
     in_range("n", n)
-    structure: dict[str, Any] = {
-        "schema": read_schema(schema) if schema is not None else None,
-        "regex": regex,
-    }
+    checked = read_schema(schema) if schema is not None else None
     chosen_seed = checked_seed(seed)
     if model is None:
         click.echo(NO_MODEL_GIVEN, err=True)
@@ -117,7 +114,8 @@ def generate(
         system=system,
         seed=chosen_seed,
         n=n,
-        **structure,
+        schema=checked,
+        regex=regex,
         on_step=display.step if display.watched else None,
         **settings,
     )
@@ -130,8 +128,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     """Refuse settings that are bad for every checkpoint."""
     from mlx_diffusiongemma import Settings
 
-    most = settings["max_new_tokens"]
-    if most is None:  # a budget is compared with the checkpoint's number later
+    if settings["max_new_tokens"] is None:  # a budget is compared with the checkpoint's number later
         settings = settings | {"max_new_tokens": 2**31 - 1}
     Settings().override(**settings)
 
