@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,35 +58,30 @@ def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps
     # No canvas passes this threshold, so each one ends at the step cap.
     settings = Settings.of(model.generation_config, max_denoising_steps=steps, confidence_threshold=0.0)
 
+    chunk_size = settings.prefill_step_size
+    noise = draws.initial()
+    mx.eval(prompt, noise)
+
     mx.clear_cache()
     mx.reset_peak_memory()
     warm_up = model.make_cache()
-    model.encode(prompt, warm_up, settings.prefill_step_size)
-    model.encode(draws.initial(), warm_up, settings.prefill_step_size)
+    model.encode(prompt, warm_up, chunk_size)
+    model.encode(noise, warm_up, chunk_size)
     del warm_up
     cache = model.make_cache()
-    prefill = _encode_seconds(model, prompt, cache, settings)
+    prefill = _seconds(lambda: model.encode(prompt, cache, chunk_size))
     # Two steps to warm up: the first has no self-conditioning.
     denoise(model, cache, settings.override(max_denoising_steps=2), draws)
-    step = statistics.median(_canvas_seconds(model, cache, settings, draws) for _ in range(_CANVASES)) / steps
+    canvases = [_seconds(lambda: denoise(model, cache, settings, draws)) for _ in range(_CANVASES)]
     peak_memory = mx.get_peak_memory()
     parts, dense_rows = _parts(model, cache, settings, draws)
-    encode_canvas = _encode_seconds(model, draws.initial(), cache, settings)
-    return Times(prefill, step, parts, encode_canvas, dense_rows, peak_memory)
+    encode_canvas = _seconds(lambda: model.encode(noise, cache, chunk_size))
+    return Times(prefill, statistics.median(canvases) / steps, parts, encode_canvas, dense_rows, peak_memory)
 
 
-def _encode_seconds(model: DiffusionGemma, ids: mx.array, cache: PrefixCache, settings: Settings) -> float:
-    mx.eval(ids)
+def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
-    model.encode(ids, cache, settings.prefill_step_size)
-    return time.perf_counter() - start
-
-
-def _canvas_seconds(
-    model: DiffusionGemma, cache: PrefixCache, settings: Settings, draws: SeededDraws
-) -> float:
-    start = time.perf_counter()
-    denoise(model, cache, settings, draws)
+    work()
     return time.perf_counter() - start
 
 

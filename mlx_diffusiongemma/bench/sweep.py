@@ -99,7 +99,17 @@ def measured(
             if limits.source == "measured":  # again, because other work may have slowed the first one
                 limits = limits.raised(*probe(model.dtype))
     stored = cost.stored_bytes(model)
-    needed = [_needed(model, stored, *point, timed) for point, timed in zip(points, times, strict=True)]
+    needed = [
+        cost.step_cost(
+            model.config,
+            stored,
+            prefix=prompt_tokens,
+            canvas=canvas_length,
+            itemsize=model.dtype.size,
+            dense_rows=timed.dense_rows,
+        )
+        for (prompt_tokens, canvas_length), timed in zip(points, times, strict=True)
+    ]
     for parts, timed in zip(needed, times, strict=True):
         limits = limits.raised(*_speeds(parts, timed))
     return {
@@ -153,20 +163,6 @@ def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
             raise InputError(f"{shortage}; lower --prompt-tokens, or --layers of a synthetic model") from None
 
 
-def _needed(
-    model: DiffusionGemma, stored: dict[str, int], prompt_tokens: int, canvas_length: int, times: Times
-) -> dict[str, cost.Cost]:
-    """Return the cost of a step at this point, part by part."""
-    return cost.step_cost(
-        model.config,
-        stored,
-        prefix=prompt_tokens,
-        canvas=canvas_length,
-        itemsize=model.dtype.size,
-        dense_rows=times.dense_rows,
-    )
-
-
 def _speeds(needed: dict[str, cost.Cost], times: Times) -> tuple[float, float]:
     """Return GB/s and TFLOP/s that a step reaches, from the cost that it needs."""
     total = cost.total(needed)
@@ -177,6 +173,7 @@ def _point(
     limits: Ceilings, prompt_tokens: int, canvas_length: int, times: Times, needed: dict[str, cost.Cost]
 ) -> dict[str, Any]:
     bandwidth, arithmetic = _speeds(needed, times)
+    total = cost.total(needed)
     return {
         "prompt_tokens": prompt_tokens,
         "canvas_length": canvas_length,
@@ -189,8 +186,8 @@ def _point(
         "encode_canvas_seconds": times.encode_canvas,
         "dense_soft_embedding_rows": times.dense_rows,
         "peak_memory_gb": times.peak_memory / 1e9,
-        "step_gb": cost.total(needed).nbytes / 1e9,
-        "step_tflop": cost.total(needed).flop / 1e12,
+        "step_gb": total.nbytes / 1e9,
+        "step_tflop": total.flop / 1e12,
         "bandwidth_fraction": bandwidth / limits.bandwidth_gb_per_second,
         "arithmetic_fraction": arithmetic / limits.arithmetic_tflop_per_second,
         "needed": {

@@ -111,7 +111,6 @@ def accept_and_renoise_kernel(
     """`accept_and_renoise` in one launch, for canvases of at most 1024 positions."""
     rows, length = noise.shape
     simdgroups = -(-length // 32)
-    canvas, row = (rows, length), (rows,)
     inputs = [
         proposal.entropies, proposal.samples, proposal.argmaxes, proposal.invalid, noise, pins,
         previous.canvas, previous.argmax, previous.stable_steps, previous.mean_entropy, previous.done,
@@ -119,16 +118,13 @@ def accept_and_renoise_kernel(
         scalar(bounds.stability_threshold, mx.int32),
         scalar(bounds.confidence_threshold),
     ]  # fmt: skip
-    outputs = [
-        (canvas, mx.int32), (canvas, mx.int32), (canvas, mx.bool_),
-        (row, mx.int32), (row, mx.float32), (row, mx.bool_), (row, mx.bool_),
-    ]  # fmt: skip
+    canvases, by_row = (mx.int32, mx.int32, mx.bool_), (mx.int32, mx.float32, mx.bool_, mx.bool_)
     results = _KERNEL(
         inputs,
         template={"C": length, "SIMDGROUPS": simdgroups},
         threadgroups=(1, rows),
         threads=32 * simdgroups,
-        outputs=outputs,
+        outputs=[*((noise.shape, dtype) for dtype in canvases), *(((rows,), dtype) for dtype in by_row)],
     )
     return Acceptance(*results)
 

@@ -79,20 +79,15 @@ def row_statistics_kernel(
     rows, vocab = logits.shape
     chunks = -(-vocab // CHUNK)
     per_row = [mx.int32, mx.int32, mx.float32, mx.float32, mx.bool_]
-    return RowStatistics(
-        *_KERNEL(
-            [logits, uniforms, scalar(temperature), scalar(softcap or 0)],
-            template={
-                "SOFTCAP": softcap is not None,
-                "CHUNK": CHUNK,
-                "CHUNKS": chunks,
-                "SIMDGROUPS": _SIMDGROUPS,
-            },
-            threadgroups=(rows, 1),
-            threads=32 * _SIMDGROUPS,
-            outputs=[*(((rows,), dtype) for dtype in per_row), ((rows, chunks), mx.float32)],
-        )
+    sizes = {"CHUNK": CHUNK, "CHUNKS": chunks, "SIMDGROUPS": _SIMDGROUPS}
+    results = _KERNEL(
+        [logits, uniforms, scalar(temperature), scalar(softcap or 0)],
+        template={"SOFTCAP": softcap is not None, **sizes},
+        threadgroups=(rows, 1),
+        threads=32 * _SIMDGROUPS,
+        outputs=[*(((rows,), dtype) for dtype in per_row), ((rows, chunks), mx.float32)],
     )
+    return RowStatistics(*results)
 
 
 # Logits that a CPU processes at a time. Their intermediates fit in its cache, and their memory is reused.
@@ -105,12 +100,11 @@ def row_statistics_reference(
     logits: mx.array, uniforms: mx.array, temperature: float | mx.array, softcap: float | None
 ) -> RowStatistics:
     """`row_statistics` in plain MLX."""
-    rows = max(_BLOCK_LOGITS // logits.shape[1], -(-logits.shape[0] // _MOST_BLOCKS))
-    if on_gpu():
-        rows = logits.shape[0]
+    count, vocab = logits.shape
+    rows = count if on_gpu() else max(_BLOCK_LOGITS // vocab, -(-count // _MOST_BLOCKS))
     blocks = [
         _block_statistics(logits[start : start + rows], uniforms[start : start + rows], temperature, softcap)
-        for start in range(0, logits.shape[0], rows)
+        for start in range(0, count, rows)
     ]
     return RowStatistics(*(mx.concatenate(list(parts)) for parts in zip(*blocks, strict=True)))
 

@@ -87,31 +87,17 @@ def checks_of(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[Ch
     # Lazy, so nothing is computed.
     logits_dtype = project(mx.zeros((1, columns), dtype=dtype), table).dtype
     launch, constants = _passing(batch * length, -(-vocab // CHUNK))
-    checks = [
-        Check(
-            "row_statistics",
-            (vocab, logits_dtype, constants),
-            partial(trials.row_statistics_trial, vocab, logits_dtype, launch),
-        )
-    ]
+    trial = partial(trials.row_statistics_trial, vocab, logits_dtype, launch)
+    checks = [Check("row_statistics", (vocab, logits_dtype, constants), trial)]
     if suits_length(length):
         canvas_launch, canvas_constants = _passing(batch, length)
-        checks.append(
-            Check(
-                "accept_and_renoise",
-                (length, canvas_constants),
-                partial(trials.accept_and_renoise_trial, length, vocab, canvas_launch),
-            )
-        )
+        trial = partial(trials.accept_and_renoise_trial, length, vocab, canvas_launch)
+        checks.append(Check("accept_and_renoise", (length, canvas_constants), trial))
     if suits_table(table):
         packing = (table["scales"].dtype, table.bits, table.group_size) if "scales" in table else None
-        checks.append(
-            Check(
-                "soft_embedding",
-                (vocab, columns, table.weight.dtype, packing, dtype, logits_dtype, constants),
-                partial(trials.soft_embedding_trial, table, dtype, logits_dtype, launch),
-            )
-        )
+        use = vocab, columns, table.weight.dtype, packing, dtype, logits_dtype, constants
+        trial = partial(trials.soft_embedding_trial, table, dtype, logits_dtype, launch)
+        checks.append(Check("soft_embedding", use, trial))
     return checks
 
 

@@ -64,11 +64,6 @@ class Trial(NamedTuple):
     compare: Callable[[Any, Any], list[Difference]]
 
 
-def _evaluated(result: Any) -> Any:
-    mx.eval(result)
-    return result
-
-
 def _in_launches(op: Callable[..., Any], launch: int | None, by_row: tuple[Any, ...], *others: Any) -> Any:
     """Return `op(*by_row, *others)`, computed `launch` rows at a time. Arrays have their rows first."""
     leaves: Any = tree_flatten(by_row)  # (name, array) pairs
@@ -127,10 +122,10 @@ def row_statistics_trial(vocab: int, dtype: mx.Dtype, launch: int | None = None)
     middles = np.take_along_axis(np.cumsum(p, axis=1) - p / 2, token, axis=1)[:, 0] / p.sum(axis=1)
     middles[3], middles[6:8] = 0, (0.5, 1)
     uniforms = mx.array(middles.astype(np.float32))
-    arguments = ((logits, uniforms), _TEMPERATURE, _SOFTCAP)
+    by_row = logits, uniforms
     return Trial(
-        kernel=partial(_in_launches, row_statistics_kernel, launch, *arguments),
-        expected=_evaluated(row_statistics_reference(logits, uniforms, _TEMPERATURE, _SOFTCAP)),
+        kernel=partial(_in_launches, row_statistics_kernel, launch, by_row, _TEMPERATURE, _SOFTCAP),
+        expected=row_statistics_reference(*by_row, _TEMPERATURE, _SOFTCAP),
         compare=_compare_statistics,
     )
 
@@ -179,29 +174,28 @@ def accept_and_renoise_trial(length: int, vocab: int, launch: int | None = None)
     before[[2, 4]] = rng.integers(0, vocab, (2, length))
     before[8] = np.where(pins[8] == FREE, argmaxes[8], pins[8])
 
-    def tokens(ids: np.ndarray | None = None) -> mx.array:
-        return mx.array((rng.integers(0, vocab, canvas) if ids is None else ids).astype(np.int32))
-
+    # Further random tokens: samples, the canvas before, noise.
+    samples, old_canvas, noise = (mx.array(rng.integers(0, vocab, canvas), dtype=mx.int32) for _ in range(3))
     proposal = Proposal(
         entropies=mx.array(entropies.astype(np.float32)),
-        samples=tokens(),
-        argmaxes=tokens(argmaxes),
+        samples=samples,
+        argmaxes=mx.array(argmaxes, dtype=mx.int32),
         invalid=mx.array(invalid),
         confidences=mx.zeros(canvas),
     )
     previous = Acceptance(
-        canvas=tokens(),
-        argmax=tokens(before),
+        canvas=old_canvas,
+        argmax=mx.array(before, dtype=mx.int32),
         accepted=mx.zeros(canvas, dtype=mx.bool_),
         stable_steps=mx.arange(9, dtype=mx.int32),
         mean_entropy=mx.full((9,), 0.25),
         done=mx.arange(9) == 3,
         invalid=mx.zeros((9,), dtype=mx.bool_),
     )
-    by_row = (proposal, tokens(), tokens(pins), previous)
+    by_row = (proposal, noise, mx.array(pins, dtype=mx.int32), previous)
     return Trial(
         kernel=partial(_in_launches, accept_and_renoise_kernel, launch, by_row, _BOUNDS),
-        expected=_evaluated(accept_and_renoise_reference(*by_row, _BOUNDS)),
+        expected=accept_and_renoise_reference(*by_row, _BOUNDS),
         compare=_compare_acceptance,
     )
 
@@ -241,8 +235,12 @@ def soft_embedding_trial(
     tail = [*range(limit * 3 // 4), vocab // 2]
     logits = np.full((_ROWS, vocab), -25.0, np.float32)
     np.put_along_axis(logits, ids, likely + 0.4 * rng.normal(size=ids.shape), axis=1)
+    # Tokens of the tail are 0.05 to 0.14 nats above the threshold of the sum, next to a logit of 0. Their
+    # logit is exact in bfloat16, whose step from 8 to 16 is 1/16, less than 0.1 nats here.
+    lowest = math.log(TOLERANCE / limit) + 0.05
+    tail_logit = math.ceil(16 * _SOFTCAP * math.atanh(lowest * _TEMPERATURE / _SOFTCAP)) / 16
     logits[_TAIL] = -25
-    logits[_TAIL, tail] = [_tail_logit(limit)] * (len(tail) - 1) + [0.0]
+    logits[_TAIL, tail] = [tail_logit] * (len(tail) - 1) + [0.0]
     logits[_FLAT] = 0
     x = mx.array(logits).astype(logits_dtype)
     statistics = row_statistics_reference(x, mx.full((_ROWS,), 0.5), _TEMPERATURE, _SOFTCAP)
@@ -251,18 +249,9 @@ def soft_embedding_trial(
     others = (_TEMPERATURE, _SOFTCAP, table, dtype)
     return Trial(
         kernel=partial(_in_launches, soft_embedding_kernel, launch, (x, statistics), *others),
-        expected=_evaluated(soft_embedding_reference(x, statistics, *others)),
+        expected=soft_embedding_reference(x, statistics, *others),
         compare=partial(_compare_embeddings, dtype, largest),
     )
-
-
-def _tail_logit(limit: int) -> float:
-    """Return the logit of a token 0.05 to 0.14 nats above the threshold of the sum, next to a logit of 0.
-
-    It is exact in bfloat16, whose step from 8 to 16 is 1/16, less than 0.1 nats here.
-    """
-    lowest = math.log(TOLERANCE / limit) + 0.05
-    return math.ceil(16 * _SOFTCAP * math.atanh(lowest * _TEMPERATURE / _SOFTCAP)) / 16
 
 
 def _compare_embeddings(

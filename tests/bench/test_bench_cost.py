@@ -151,14 +151,11 @@ def test_every_weight_is_read_once() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_experts_touched(rows: int) -> None:
-    """Over all choices of 2 of 4 experts by each row."""
+    """Over all choices of 2 of 4 experts by each row. A canvas of the released model touches all of them."""
     text = replace(ROUGH.text, num_experts=4, top_k_experts=2)
     choices = list(itertools.combinations(range(4), 2))
     touched = [len(set().union(*chosen)) for chosen in itertools.product(choices, repeat=rows)]
     assert cost.experts_touched(text, rows) == pytest.approx(statistics.mean(touched))
-
-
-def test_real_canvas_touches_every_expert() -> None:
     assert cost.experts_touched(released.real_config().text, 256) == pytest.approx(128, rel=1e-6)
 
 
@@ -170,7 +167,6 @@ def test_real_canvas_touches_every_expert() -> None:
     [
         ("Apple M1", 68, 2.6),
         ("Apple M1 Ultra", 800, 21.2),
-        ("Apple M2 Pro", 200, 6.8),
         ("Apple M3 Ultra", 819, 28.6),
         ("Apple M4 Max", 546, 17.2),
         ("Apple M5 Max", 614, 65.5),
