@@ -34,10 +34,6 @@ class Rows:
     def nbytes(self) -> int:
         return self.piece.nbytes // self.piece.rows * self.count
 
-    def read(self, source: Source) -> mx.array:
-        """Return the weights `[count, width]` in the source's dtype."""
-        return source.read(self.piece.name, slice(self.first, self.first + self.count))
-
 
 @dataclass
 class Converted:
@@ -66,7 +62,7 @@ def chunks(tensor: Planned) -> Iterator[Rows]:
 def convert_rows(source: Source, rows: Rows) -> Converted:
     """Read, check, cast and quantize rows."""
     before, after, how = rows.piece.dtype, rows.tensor.dtype, rows.tensor.quantization
-    weights = rows.read(source)
+    weights = source.read(rows.piece.name, slice(rows.first, rows.first + rows.count))
     bits = _bits(weights)
     mask, limit = _NOT_FINITE[before]
     magnitude = bits & mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,10 @@ def is_intact(path: Path, pieces: Sequence[Piece]) -> bool:
 
 def _crc32(file: Any, size: int) -> int:
     checksum = 0
-    for data in _read(file, size):
-        checksum = zlib.crc32(data, checksum)
-    return checksum
-
-
-def _read(file: Any, size: int) -> Iterator[bytes]:
     while size and (data := file.read(min(size, _READ_BYTES))):
         size -= len(data)
-        yield data
+        checksum = zlib.crc32(data, checksum)
+    return checksum
 
 
 def _header(outputs: Sequence[Output]) -> tuple[bytes, dict[str, int]]:
@@ -101,20 +96,13 @@ def _header(outputs: Sequence[Output]) -> tuple[bytes, dict[str, int]]:
     entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     position = 0
     for output in outputs:
-        end = position + output.nbytes
-        entries[output.name] = {
-            "dtype": output.dtype,
-            "shape": list(output.shape),
-            "data_offsets": [position, end],
-        }
-        position = end
+        span = [position, position + output.nbytes]
+        entries[output.name] = {"dtype": output.dtype, "shape": list(output.shape), "data_offsets": span}
+        position = span[1]
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
     header = len(text).to_bytes(8, "little") + text
-    begin = {
-        name: len(header) + entry["data_offsets"][0] for name, entry in entries.items() if name[0] != "_"
-    }
-    return header, begin
+    return header, {each.name: len(header) + entries[each.name]["data_offsets"][0] for each in outputs}
 
 
 def index(tensors: Sequence[Sequence[Planned]]) -> dict[str, Any]:

@@ -74,11 +74,6 @@ REAL_WORDS = (
 HELD_OUT_BOUNDS = frozenset({12, 17, 21, 26, 30, 33, 38, 45, 48, 54})  # each last digit of 0..8 once or twice
 MAX_BOUND = 60
 
-EXAMPLES = (
-    "What is 345 + 78?", "JSON for Paris and Rome", "What is the capital of Norway?", "Count to 37.",
-    'Spell "planet" backwards.', "What is the weather in Paris?", "Why is the sky blue?",
-)  # fmt: skip
-
 
 def tool(name: str) -> dict[str, Any]:
     """The JSON-schema declaration of one of the demo's two tools, `get_weather` or `get_time`."""

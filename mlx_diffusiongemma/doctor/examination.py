@@ -14,13 +14,7 @@ from . import system
 from .sheet import Sheet
 
 # Title -> module with a function `check(sheet)`. A module that cannot be imported is a finding.
-CHECKS = {
-    "Versions": "versions",
-    "Device": "device",
-    "Kernels": "kernels",
-    "Engine": "engine",
-    "Memory": "memory",
-}
+CHECKS = {title: title.lower() for title in ("Versions", "Device", "Kernels", "Engine", "Memory")}
 _WITHOUT_MLX = "Versions"
 
 

@@ -58,7 +58,7 @@ def complaint(hub: Hub, home: Path, *arguments: str, **environment: str) -> str:
 
 
 def outcomes(hub: Hub, home: Path, *calls: Sequence[str], **environment: str) -> list[str]:
-    """What each call gives, or the line of its `InputError`, all in one process that asks nothing twice.
+    """Return the result of each call, or the line of its `InputError`, from one process that retries nothing.
 
     A call is ("download", repo, revision), ("preview", repo) or ("upload", directory, repo, token).
     """
