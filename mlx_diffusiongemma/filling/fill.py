@@ -95,6 +95,7 @@ def fill(
             raise InputError(f"{name}: a filled text has no thought; leave it out")
     config = Settings.of(model.generation_config, **settings)
     spec = canvas_spec(model, tokenizer, config)
+    _check_holes([part for part in parts if isinstance(part, Hole)], config, spec.length)
     slots = Slots(tokenizer, parts, spec.stop_ids, spec.vocab_size)
     most = sum(len(options[-1]) for options in slots.options) + 1  # ids, including the stop id
     prompt_ids = _context(tokenizer, prompt, system)
@@ -144,25 +145,34 @@ def _run(model: DiffusionGemma, row: Row, holes: Holes, on_step: Callable[[Step]
     return stats
 
 
-def _check(model: DiffusionGemma, slots: Slots, settings: Settings, prompt_ids: list[int], most: int) -> None:
-    """Raise `InputError` if the text does not fit in max_new_tokens, the context or memory."""
-    text, length = model.config.text, model.config.canvas_length
-    for part in slots.parts:
-        if isinstance(part, Hole) and part.length >= settings.max_new_tokens:
+def _check_holes(holes: list[Hole], settings: Settings, length: int) -> None:
+    """Raise `InputError` if the holes alone are too large, before their slots are made."""
+    for hole in holes:
+        if hole.length >= settings.max_new_tokens:
             raise InputError(
-                f"template: a hole of {part.length} tokens and the stop id do not fit in max_new_tokens "
+                f"template: a hole of {hole.length} tokens and the stop id do not fit in max_new_tokens "
                 f"{settings.max_new_tokens}; make it smaller or raise max_new_tokens"
             )
-        if isinstance(part, Hole) and not part.exact and part.length >= length:
+        if not hole.exact and hole.length >= length:
             raise InputError(
-                f"template: a hole of up to {part.length} tokens must fit in one canvas of {length} "
+                f"template: a hole of up to {hole.length} tokens must fit in one canvas of {length} "
                 "with a token after it; make it smaller or give its exact length"
             )
+    _check_total(sum(hole.length for hole in holes) + 1, settings)
+
+
+def _check_total(most: int, settings: Settings) -> None:
     if most > settings.max_new_tokens:
         raise InputError(
             f"template: up to {most} tokens including the stop id, but max_new_tokens is "
             f"{settings.max_new_tokens}; shorten it or raise max_new_tokens"
         )
+
+
+def _check(model: DiffusionGemma, slots: Slots, settings: Settings, prompt_ids: list[int], most: int) -> None:
+    """Raise `InputError` if the text does not fit in max_new_tokens, the context or memory."""
+    text, length = model.config.text, model.config.canvas_length
+    _check_total(most, settings)
     check_ids("the prompt", prompt_ids, text.vocab_size)
     pins = [slot.pin for options in slots.options for slot in options[-1] if slot.pin != FREE]
     check_ids("the template", pins, text.vocab_size)

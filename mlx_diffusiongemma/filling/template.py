@@ -12,6 +12,7 @@ digits, dots, colons, dashes and spaces are literal text, such as the JSON [[1, 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ def parse_template(text: Any) -> list[str | Hole]:
             literal += "\\"
     parts += [literal] if literal else []
     names = [part.name for part in parts if isinstance(part, Hole) and part.name]
-    repeated = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    repeated = next((name for name, times in Counter(names).items() if times > 1), None)
     if repeated:
         raise InputError(f"template: the hole [[{repeated}]] occurs twice; give each its own name")
     if not any(isinstance(part, Hole) for part in parts):
