@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_diffusiongemma.errors import CheckpointError, InputError
@@ -90,6 +90,18 @@ class ClassSummary:
     bytes_out: int
     rms_error: float | None = None
 
+    @classmethod
+    def total(cls, stored_as: str, parts: Sequence[ClassSummary]) -> ClassSummary:
+        """Return the sum of `parts`, without an error."""
+        known = [part.bytes_in for part in parts if part.bytes_in is not None]
+        return cls(
+            stored_as,
+            tensors=sum(part.tensors for part in parts),
+            parameters=sum(part.parameters for part in parts),
+            bytes_in=sum(known) if len(known) == len(parts) else None,
+            bytes_out=sum(part.bytes_out for part in parts),
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -110,18 +122,14 @@ class Plan:
 
     def summary(self) -> dict[str, ClassSummary]:
         """Return the classes that have tensors, in the order of `CLASSES`."""
-        out = {}
-        for kind in CLASSES:
-            members = [tensor for tensor in self.tensors if tensor.kind == kind]
-            if members:
-                out[kind] = ClassSummary(
-                    stored_as(self.choices.get(kind)),
-                    len(members),
-                    sum(tensor.parameters for tensor in members),
-                    sum(tensor.bytes_in for tensor in members),
-                    sum(tensor.bytes_out for tensor in members),
-                )
-        return out
+        members: dict[str, list[ClassSummary]] = {kind: [] for kind in CLASSES}
+        for each in self.tensors:
+            members[each.kind].append(ClassSummary("", 1, each.parameters, each.bytes_in, each.bytes_out))
+        return {
+            kind: ClassSummary.total(stored_as(self.choices.get(kind)), parts)
+            for kind, parts in members.items()
+            if parts
+        }
 
 
 def plan(

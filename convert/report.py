@@ -142,27 +142,21 @@ def _word(text: Any) -> str:
 
 def _stored(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> dict[str, ClassSummary]:
     """Summarize stored tensors. block: config.json's quantization."""
-    members: dict[str, list[tuple[str, int, int]]] = {kind: [] for kind in CLASSES}
+    members: dict[str, list[ClassSummary]] = {kind: [] for kind in CLASSES}
     for name, info in infos.items():
         path, _, part = name.rpartition(".")
         scales = infos.get(f"{path}.scales")
         if scales is None:
-            members[tensor_class(name)].append((stored_as(None), info.size, info.nbytes))
+            members[tensor_class(name)].append(ClassSummary(stored_as(None), 1, info.size, None, info.nbytes))
         elif part == "weight":
             chosen = Quantization(*module_quantization(path, scales, block))
             stored = sum(infos[i].nbytes for i in (f"{path}.{p}" for p in _PARTS) if i in infos)
             parameters = math.prod(scales.shape) * chosen.group_size
-            members[tensor_class(name)].append((stored_as(chosen), parameters, stored))
+            members[tensor_class(name)].append(ClassSummary(stored_as(chosen), 1, parameters, None, stored))
     return {
-        kind: ClassSummary(
-            " / ".join(sorted({how for how, _, _ in tensors})),
-            tensors=len(tensors),
-            parameters=sum(parameters for _, parameters, _ in tensors),
-            bytes_in=None,
-            bytes_out=sum(nbytes for _, _, nbytes in tensors),
-        )
-        for kind, tensors in members.items()
-        if tensors
+        kind: ClassSummary.total(" / ".join(sorted({part.stored_as for part in parts})), parts)
+        for kind, parts in members.items()
+        if parts
     }
 
 
@@ -192,14 +186,6 @@ _COLUMNS = ("class", "stored as", "tensors", "parameters", "bits/weight", "in", 
 
 def _cells(classes: Mapping[str, ClassSummary]) -> list[tuple[str, ...]]:
     """Return header, classes and total. Omits columns that are empty in every class."""
-    known = [summary.bytes_in for summary in classes.values() if summary.bytes_in is not None]
-    total = ClassSummary(
-        "",
-        tensors=sum(summary.tensors for summary in classes.values()),
-        parameters=sum(summary.parameters for summary in classes.values()),
-        bytes_in=sum(known) if len(known) == len(classes) else None,
-        bytes_out=sum(summary.bytes_out for summary in classes.values()),
-    )
     lines = [
         (
             kind,
@@ -211,7 +197,7 @@ def _cells(classes: Mapping[str, ClassSummary]) -> list[tuple[str, ...]]:
             size(summary.bytes_out),
             "" if summary.rms_error is None else f"{summary.rms_error:.2%}",
         )
-        for kind, summary in (*classes.items(), ("total", total))
+        for kind, summary in (*classes.items(), ("total", ClassSummary.total("", [*classes.values()])))
     ]
     columns = zip(_COLUMNS, *lines, strict=True)
     return list(zip(*(column for column in columns if any(column[1:])), strict=True))
