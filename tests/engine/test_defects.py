@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 import shutil
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,25 +174,6 @@ def test_soft_embedding_of_a_quantized_table(quantized: tuple[DiffusionGemma, Di
 # --- threads ------------------------------------------------------------------------------------------------
 
 
-def in_thread(task: Callable[[], Any]) -> Any:
-    """Runs `task` in a new thread; an error there is an error here."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append((True, task()))
-        except BaseException as error:
-            outcome.append((False, error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    succeeded, value = outcome[0]
-    if not succeeded:
-        raise value
-    return value
-
-
 @pytest.mark.parametrize("loaded_in_thread", [True, False])
 @pytest.mark.parametrize("run_in_thread", [True, False])
 def test_a_model_may_be_loaded_in_one_thread_and_run_in_another(
@@ -201,16 +182,13 @@ def test_a_model_may_be_loaded_in_one_thread_and_run_in_another(
     """MLX's streams belong to threads: an array left unevaluated by one fails or is lost in another."""
     trace = traces.load("forward-sharp-b1-l37")
 
-    def load() -> DiffusionGemma:
-        return load_model(sharp, dtype=mx.float32)
+    def call(in_thread: bool, task: Callable[[], Any]) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(task).result() if in_thread else task()
 
-    model = in_thread(load) if loaded_in_thread else load()
-
-    def run() -> np.ndarray:
-        return replay.forward_logits(model, trace)
-
+    model = call(loaded_in_thread, lambda: load_model(sharp, dtype=mx.float32))
     for _ in range(2):  # each in a thread of its own
-        logits = in_thread(run) if run_in_thread else run()
+        logits = call(run_in_thread, lambda: replay.forward_logits(model, trace))
         np.testing.assert_allclose(logits, trace["logits"], atol=1e-4)
 
 

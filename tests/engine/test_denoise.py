@@ -74,18 +74,7 @@ def test_a_compiled_step_is_not_traced_for_each_step(
     """One trace serves all steps and all `max_denoising_steps`, and computes what Python computes."""
     interpreted = Interpreted(calls=[])
     expected = [steps_of(model, interpreted, steps) for steps in (6, 4)]
-    assert interpreted.calls == [
-        (6, 6),
-        (5, 6),
-        (4, 6),
-        (3, 6),
-        (2, 6),
-        (1, 6),
-        (4, 4),
-        (3, 4),
-        (2, 4),
-        (1, 4),
-    ]
+    assert interpreted.calls == [(step, steps) for steps in (6, 4) for step in range(steps, 0, -1)]
     assert all(type(number) is int for call in interpreted.calls for number in call)
     counts = [step.accepted.sum() for step in expected[0]]
     assert counts == sorted(counts)
@@ -109,9 +98,8 @@ def test_an_error_in_a_traced_part_names_its_step(
     model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(denoising, "_compiles", lambda: True)
-    with pytest.raises(
-        InputError, match=r"^sampler: accept fails at step 6 of 6 \(ValueError: bad\)$"
-    ) as raised:
+    message = r"^sampler: accept fails at step 6 of 6 \(ValueError: bad\)$"
+    with pytest.raises(InputError, match=message) as raised:
         steps_of(model, Ramp(calls=[], broken=True), 6)
     assert isinstance(raised.value.__cause__, ValueError)
 

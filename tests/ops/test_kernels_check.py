@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
@@ -320,7 +321,7 @@ def test_two_threads_that_begin_at_once_check_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plug_in_emulator(monkeypatch, edits={"row_statistics": does_not_compile})
-    table, names, begin = nn.Embedding(96, 64), [], threading.Barrier(2)
+    table, begin = nn.Embedding(96, 64), threading.Barrier(2)
     mx.eval(table.parameters())
     fault, checks = self_check._fault, []
 
@@ -331,16 +332,12 @@ def test_two_threads_that_begin_at_once_check_once(
 
     monkeypatch.setattr(self_check, "_fault", slow)
 
-    def check() -> None:
+    def check(_: int) -> tuple[str, ...]:
         begin.wait()
-        names.append(checked_kernels(table, mx.float32, (1, 12)))
+        return checked_kernels(table, mx.float32, (1, 12))
 
-    threads = [threading.Thread(target=check) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert names == [("accept_and_renoise", "soft_embedding")] * 2
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(check, range(2))) == [("accept_and_renoise", "soft_embedding")] * 2
     assert len(checks) == 3
     assert len(set(checks)) == 1
     assert len(warnings(caplog)) == 1

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
+from mlx_diffusiongemma.config.generation import PREFILL_STEP_SIZE
 from mlx_diffusiongemma.engine.denoise import DenoisedCanvas, denoise
 from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.engine.state import Step
@@ -27,35 +28,32 @@ def load_traced(name: str, scratch: Path, dialect: str = "transformers", **chang
     return load_model(tiny.build(tiny.SPECS[name], directory, dialect, **changes), dtype=mx.float32)
 
 
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest absolute difference; shapes must agree and nothing may be NaN."""
+    assert ours.shape == theirs.shape
+    largest = float(np.abs(ours.astype(np.float64) - theirs).max())
+    assert not np.isnan(largest)
+    return largest
+
+
 def ids(array: np.ndarray) -> mx.array:
     return mx.array(array.astype(np.int32))
 
 
-def encode(model: Any, array: np.ndarray, cache: Any, chunk_size: int | None = None) -> None:
-    if chunk_size is None:
-        model.encode(ids(array), cache)
-    else:
-        model.encode(ids(array), cache, chunk_size=chunk_size)
-
-
-def encode_in_pieces(model: Any, array: np.ndarray, cache: Any, pieces: Sequence[int]) -> None:
-    """Several `encode` calls of these lengths, repeated until all is encoded."""
-    start, turn = 0, 0
-    while start < array.shape[1]:
-        end = start + pieces[turn % len(pieces)]
-        encode(model, array[:, start:end], cache)
-        start, turn = end, turn + 1
+def encode(model: Any, array: np.ndarray, cache: Any, chunk_size: int = PREFILL_STEP_SIZE) -> None:
+    model.encode(ids(array), cache, chunk_size)
 
 
 def forward_logits(
-    model: Any, trace: Trace, chunk_size: int | None = None, pieces: Sequence[int] = ()
+    model: Any, trace: Trace, chunk_size: int = PREFILL_STEP_SIZE, pieces: Sequence[int] = ()
 ) -> np.ndarray:
-    """Our logits [K, 2, B, C, V] of a forward case, the prompt encoded as asked."""
+    """Our logits [K, 2, B, C, V] of a forward case.
+
+    pieces: lengths of the prompt's `encode` calls but the last.
+    """
     cache, out = model.make_cache(), []
-    if pieces:
-        encode_in_pieces(model, trace["prompt"], cache, pieces)
-    else:
-        encode(model, trace["prompt"], cache, chunk_size)
+    for piece in np.split(trace["prompt"], np.cumsum(pieces, dtype=int), axis=1):
+        encode(model, piece, cache, chunk_size)
     for canvases, committed in zip(trace["canvases"], trace["committed"], strict=True):
         first = model.decode(ids(canvases[0]), cache)
         soft = model.dense_soft_embedding(first / SELF_CONDITIONING_TEMPERATURE)

@@ -12,6 +12,7 @@ import torch  # the parity tests fail without torch and transformers; they never
 import transformers  # noqa: F401
 from oracle import demo, margins, replay, tiny, traces
 from oracle.reference import load_reference, router_gaps, run_forward
+from oracle.replay import difference
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.generation import GenerationConfig
@@ -31,13 +32,6 @@ def references(scratch: Path) -> dict[str, Any]:
     return {
         name: load_reference(tiny.build(spec, scratch / f"{name}-ref")) for name, spec in tiny.SPECS.items()
     }
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    assert ours.shape == theirs.shape
-    largest = float(np.abs(ours.astype(np.float64) - theirs).max())
-    assert not np.isnan(largest)
-    return largest
 
 
 @pytest.mark.parametrize("name", traces.names("forward"))

@@ -16,6 +16,7 @@ from mlx.utils import tree_map
 from mlx_vlm.convert import convert as convert_with_mlx_vlm
 from mlx_vlm.utils import load_model as load_with_mlx_vlm
 from oracle import demo, tiny
+from support.converting import one_tensor_per_expert, save, tensors_of
 
 from mlx_diffusiongemma.checkpoint.loading import load, load_model
 from mlx_diffusiongemma.checkpoint.weights import tensor_infos
@@ -68,34 +69,8 @@ def build_tiny(directory: Path, dialect: str = "original", dtype: mx.Dtype = mx.
     for pattern in ("tokenizer*", "chat_template*"):
         for file in demo.DIRECTORY.glob(pattern):
             shutil.copy(file, directory)
-    if dtype != mx.float32:
-        rewrite_weights(directory, lambda tensors: tree_map(lambda tensor: tensor.astype(dtype), tensors))
+    save(directory, {name: tensor.astype(dtype) for name, tensor in tensors_of(directory).items()})
     return directory
-
-
-def rewrite_weights(directory: Path, change: Any) -> None:
-    file = directory / "model.safetensors"
-    tensors: Any = mx.load(str(file))
-    mx.eval(changed := change(tensors))
-    mx.save_safetensors(str(file), changed, metadata={"format": "pt"})
-
-
-def unstacked(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
-    """One tensor per expert and projection instead of one for all."""
-    out = {}
-    for name, tensor in tensors.items():
-        stack, _, projection = name.rpartition(".")
-        if projection == "gate_up_proj":
-            parts = dict(zip(("gate_proj", "up_proj"), mx.split(tensor, 2, axis=1), strict=True))
-        elif stack.endswith(".experts"):
-            parts = {projection: tensor}
-        else:
-            out[name] = tensor
-            continue
-        for part, experts in parts.items():
-            for i, expert in enumerate(experts):
-                out[f"{stack}.{i}.{part}.weight"] = mx.contiguous(expert)
-    return out
 
 
 def source_of(name: str, scratch: Path) -> Path:
@@ -213,7 +188,7 @@ def test_either_dialect_of_config_becomes_what_mlx_vlm_loads(tmp_path: Path, dia
 def test_experts_in_tensors_of_their_own(tmp_path: Path) -> None:
     stacked = build_tiny(tmp_path / "stacked")
     apart = build_tiny(tmp_path / "apart")
-    rewrite_weights(apart, unstacked)
+    save(apart, one_tensor_per_expert(tensors_of(apart), split_gates=True))
     ours = assert_same_logits(convert(apart, tmp_path / "ours"))
     np.testing.assert_array_equal(ours, our_logits(convert(stacked, tmp_path / "ours-stacked")))
     convert_with_mlx_vlm(str(apart), str(tmp_path / "theirs"), **THEIR_RECIPES["4bit"])

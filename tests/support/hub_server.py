@@ -37,9 +37,7 @@ class Hub(ThreadingHTTPServer):
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.objects: dict[str, bytes] = {}  # of LFS, by sha256
-        self.refusals: dict[
-            str, tuple[int, dict[str, str]]
-        ] = {}  # repo -> status and headers of every answer
+        self.refusals: dict[str, tuple[int, dict[str, str]]] = {}  # repo -> status, headers of every answer
         self.gated: set[str] = set()  # repos whose files need the token
         self.cuts: dict[str, int] = {}  # path -> bytes after which its next answer breaks off
         self.stalls: set[str] = set()  # paths whose answers stop halfway, the connection left open
@@ -107,19 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def do_HEAD(self) -> None:
-        self._route("HEAD")
-
     def do_GET(self) -> None:
-        self._route("GET")
-
-    def do_POST(self) -> None:
-        self._route("POST")
-
-    def do_PUT(self) -> None:
-        self._route("PUT")
-
-    def _route(self, method: str) -> None:
+        method = self.command
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{method} {path}")
@@ -132,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
                     return self._answer(status, {"error": "refused"}, headers)
                 return action(self, **match.groupdict())
         return self._answer(404, {"error": f"no such route: {method} {path}"})
+
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
@@ -231,10 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self._logged_in():
             asked = json.loads(self.body)
             repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            if repo in self.server.commits:
-                status = 409
-            else:
-                status = 200
+            status = 409 if repo in self.server.commits else 200
+            if status == 200:
                 self.server.commit(repo, {".gitattributes": b""})
             self._answer(status, {"url": f"{self.server.url}/{repo}", "id": repo, "name": repo})
 
@@ -258,8 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for entry in json.loads(self.body)["objects"]:
             if entry["oid"] not in self.server.objects:
-                upload = {"href": f"{self.server.url}/lfs/{entry['oid']}"}
-                entry["actions"] = {"upload": upload}
+                entry["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{entry['oid']}"}}
             answers.append(entry)
         self._answer(200, {"transfer": "basic", "objects": answers})
 
