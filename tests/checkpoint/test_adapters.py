@@ -28,16 +28,16 @@ def logits(model: Any) -> np.ndarray:
     return np.array(model.decode(CANVAS, cache))
 
 
-def adapted(keys: list[str] | None, layers: int = 2, **changes: Any) -> tuple[Any, dict[str, Any]]:
+def adapted(keys: list[str] | None) -> tuple[Any, dict[str, Any]]:
     """The demo with new adapters, and their configuration. A new adapter's second factor is zero."""
     model, _ = mlx_dg.load("demo")
     parameters: dict[str, Any] = {"rank": 4, "scale": 4.0, "dropout": 0.1}
     if keys is not None:
         parameters["keys"] = keys
     model.freeze()
-    linear_to_lora_layers(model, layers, parameters)
+    linear_to_lora_layers(model, 2, parameters)
     model.eval()
-    return model, {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters} | changes
+    return model, {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
 
 
 def save(model: Any, config: dict[str, Any], directory: Path) -> Path:

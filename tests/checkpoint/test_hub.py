@@ -20,11 +20,9 @@ from support.hub_calls import (
     downloaded,
     in_shards,
     outcomes,
-    python,
 )
 from support.hub_server import Hub
 
-import mlx_dg
 from mlx_diffusiongemma.cli import main
 
 # What a repository may hold beside a model; some of it is as large as the model.
@@ -42,16 +40,6 @@ JUNK = [
 
 
 # --- what is fetched --------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_demo_runs_by_its_hub_id(hub: Hub, home: Path) -> None:
-    hub.commit("owner/demo", in_shards(3))
-    prompt = "What is 345 + 78?"
-    command = ["-m", "mlx_diffusiongemma", "generate", "--model", "owner/demo", "--seed", "0", prompt]
-    done = python(hub, home, *command)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(mlx_dg.generate(*mlx_dg.load("demo"), prompt, seed=0))
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -79,18 +79,14 @@ def check_against_safetensors(directory: Path) -> None:
 # --- one file -----------------------------------------------------------------------------------------------
 
 
-@cases(3000)
-@given(raw=st.binary(max_size=64))
-def test_any_bytes(tmp_path: Path, raw: bytes) -> None:
+TEXTS = st.text('[]{},:"\\0-1e.\ud800ax ', max_size=40).map(lambda text: text.encode("utf-8", "replace"))
+
+
+@cases(6000)
+@given(header=st.binary(max_size=64) | TEXTS, more=st.integers(-9, 9) | st.none())
+def test_any_bytes_and_any_header(tmp_path: Path, header: bytes, more: int | None) -> None:
+    raw = header if more is None else pack(header, bytes(4), max(0, len(header) + more))
     (tmp_path / FILE).write_bytes(raw)
-    check_against_safetensors(tmp_path)
-
-
-@cases(3000)
-@given(text=st.binary(max_size=64) | st.text('[]{},:"\\0-1e.\ud800ax ', max_size=40), more=st.integers(-9, 9))
-def test_any_header(tmp_path: Path, text: bytes | str, more: int) -> None:
-    header = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    (tmp_path / FILE).write_bytes(pack(header, bytes(4), max(0, len(header) + more)))
     check_against_safetensors(tmp_path)
 
 

@@ -11,6 +11,15 @@ from huggingface_hub import ModelCard
 
 from mlx_diffusiongemma.converter.card import model_card, read_readme
 
+
+def stored(
+    tensors: int, parameters: int, bytes_in: int, bytes_out: int, bits: int = 0, error: Any = None
+) -> Any:
+    how = {"group_size": 64, "bits": bits, "mode": "affine"} if bits else None
+    sizes = {"tensors": tensors, "parameters": parameters, "bytes_in": bytes_in, "bytes_out": bytes_out}
+    return {"quantization": how, **sizes, "rms_error": error}
+
+
 RECORD: dict[str, Any] = {
     "format": 1,
     "version": "0.1.0",
@@ -19,22 +28,8 @@ RECORD: dict[str, Any] = {
     "recipe": "mixed-4bit",
     "dtype": None,
     "classes": {
-        "experts": {
-            "quantization": {"group_size": 64, "bits": 4, "mode": "affine"},
-            "tensors": 60,
-            "parameters": 22_837_985_280,
-            "bytes_in": 45_675_970_560,
-            "bytes_out": 12_846_366_720,
-            "rms_error": 0.08764,
-        },
-        "norms": {
-            "quantization": None,
-            "tensors": 271,
-            "parameters": 1000,
-            "bytes_in": 2000,
-            "bytes_out": 2000,
-            "rms_error": None,
-        },
+        "experts": stored(60, 22_837_985_280, 45_675_970_560, 12_846_366_720, 4, 0.08764),
+        "norms": stored(271, 1000, 2000, 2000),
     },
     "verification": {
         "rms_logit_error": 0.01466,

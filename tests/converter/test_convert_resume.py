@@ -17,7 +17,7 @@ import pytest
 from support.converting import bytes_of, rewritten
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
-from mlx_diffusiongemma.converter import conversion, convert, quantizing, writing
+from mlx_diffusiongemma.converter import conversion, convert, writing
 from mlx_diffusiongemma.converter.workspace import Workspace
 from mlx_diffusiongemma.errors import InputError
 
@@ -151,15 +151,6 @@ def interrupted(source: Path, tmp_path: Path, small_shards: None, monkeypatch: p
         with pytest.raises(KeyboardInterrupt):
             convert(source, tmp_path / "out")
     return tmp_path / ".out.partial"
-
-
-def test_tensors_are_read_in_portions(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
-    """This bounds the memory of a conversion."""
-    monkeypatch.setattr(quantizing, "CHUNK_BYTES", 3000)
-    for tensor in conversion.planned_conversion(source)[1].tensors:
-        portions = list(quantizing.chunks(tensor))
-        assert sum(portion.nbytes for portion in portions) == tensor.bytes_in
-        assert all(portion.nbytes <= 3000 or portion.count == 1 for portion in portions)
 
 
 def test_finished_shards_are_not_written_again_unless_they_changed(

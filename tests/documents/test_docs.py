@@ -71,8 +71,7 @@ def test_commands_print_what_is_shown(file: Path, tmp_path: Path) -> None:
 
 
 def runnable(command: str) -> str:
-    """Return the command to run for one of the documents. A fresh clone runs those of make (.ci/run), and
-    tests/test_package.py installs the package."""
+    """Return the command to run. A fresh clone runs those of make, and test_package.py installs."""
     if command.startswith("make "):
         return command.replace("make ", "make --dry-run ", 1)
     if command.startswith("pip "):
@@ -138,14 +137,11 @@ def slug(heading: str) -> str:
 
 def test_the_refusal_shown_is_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/memory.md shows what 32k tokens get on a 24 GB Mac."""
-    recipe, sizes = (
-        "mixed-4bit",
-        {"memory_size": 24 * 2**30, "max_recommended_working_set_size": gpu_limit(24)},
-    )
+    sizes = {"memory_size": 24 * 2**30, "max_recommended_working_set_size": gpu_limit(24)}
     monkeypatch.setattr(mx, "device_info", lambda: sizes)
     monkeypatch.setattr(mx, "get_active_memory", lambda: 0)
     config = real_config()
-    weights = SimpleNamespace(nbytes=recipe_weight_bytes(config)[recipe])
+    weights = SimpleNamespace(nbytes=recipe_weight_bytes(config)["mixed-4bit"])
     model: Any = SimpleNamespace(config=config, dtype=mx.bfloat16, parameters=lambda: {"weights": weights})
     with pytest.raises(InputError) as refused:
         check_fits(model, 32768, 1024, 2048)

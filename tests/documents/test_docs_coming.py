@@ -36,11 +36,8 @@ def test_the_tables_are_read() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_mlx_lm_has_what_is_left(row: tuple[str, str]) -> None:
-    parsers = [
-        GENERATE.setup_arg_parser(),
-        *(importlib.import_module("mlx_lm.chat").setup_arg_parser(),),
-        *(importlib.import_module("mlx_lm.convert").configure_parser(),),
-    ]
+    chat, convert = (importlib.import_module(f"mlx_lm.{name}") for name in ("chat", "convert"))
+    parsers = [GENERATE.setup_arg_parser(), chat.setup_arg_parser(), convert.configure_parser()]
     options = {option for parser in parsers for each in parser._actions for option in each.option_strings}
     functions = (GENERATE.generate, GENERATE.stream_generate, GENERATE.generate_step, mlx_lm.convert)
     keywords = {name for function in functions for name in inspect.signature(function).parameters}

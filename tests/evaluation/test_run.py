@@ -207,18 +207,14 @@ def test_details_that_are_true_are_counted() -> None:
 
 
 def test_a_suite_with_another_sampler(demo: Any, tmp_path: Path) -> None:
-    how: dict[str, Any] = {
-        "limit": 2,
-        "sampler": mlx_dg.ConfidenceThreshold(0.9),
-        "out": tmp_path / "r.jsonl",
-    }
-    evaluation = mlx_dg.evaluate(*demo, "demo", **how)
+    how: dict[str, Any] = {"sampler": mlx_dg.ConfidenceThreshold(0.9), "out": tmp_path / "r.jsonl"}
+    evaluation = mlx_dg.evaluate(*demo, "demo", **how, limit=2)
     assert evaluation.strict == 1
     assert str(evaluation) == table(evaluation.lines)
     assert evaluation.settings["settings"] == {"sampler": "ConfidenceThreshold(threshold=0.9)"}
     assert evaluation.lines[0]["prompt"][0]["role"] == "user"
     assert read(tmp_path / "r.jsonl")[0] == evaluation.settings
-    again = mlx_dg.evaluate(*demo, "demo", **how | {"limit": 3})  # asks for one more
+    again = mlx_dg.evaluate(*demo, "demo", **how, limit=3)  # asks for one more
     assert again.lines[:2] == evaluation.lines
     with pytest.raises(InputError, match="holds an evaluation with settings"):
         mlx_dg.evaluate(*demo, "demo", out=tmp_path / "r.jsonl")

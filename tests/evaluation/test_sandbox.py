@@ -56,22 +56,17 @@ def failed(outcome: Outcome) -> str:
 
 
 @pytest.mark.parametrize("statement", [
+    # reading
     "return open(path).read()", "return open('/etc/passwd').read()",
     "import os; return os.listdir(os.path.dirname(path))", "return open('/proc/self/environ').read()",
     "import sqlite3; return sqlite3.connect('file:' + path + '?mode=ro', uri=True).execute('VACUUM')",
     "import os; os.symlink(path, 'here'); return open('here').read()",
-])  # fmt: skip
-@pytest.mark.contained
-def test_reading_outside(secret: Path, statement: str) -> None:
-    assert "Error" in failed(attack(statement, str(secret)))
-
-
-@pytest.mark.parametrize("statement", [
+    # writing
     "open(path, 'a').write('x')", "open(__import__('os').__file__, 'r+')", "import os; os.remove(path)",
     "import os; os.chmod(path, 0)", "import os; os.truncate(path, 0)", "open('/usr/new', 'w')",
 ])  # fmt: skip
 @pytest.mark.contained
-def test_writing_outside(secret: Path, statement: str) -> None:
+def test_files_outside(secret: Path, statement: str) -> None:
     assert "Error" in failed(attack(statement, str(secret)))
 
 
@@ -102,11 +97,6 @@ def test_fork_bomb(statement: str) -> None:
     assert "Error" in failed(attack(statement))
 
 
-@pytest.mark.parametrize("statement", ["x = []\nwhile True: x.append(bytearray(10 ** 7))", "bytes(10 ** 10)"])
-def test_memory(statement: str) -> None:
-    assert "memory limit of 200 MB" in failed(attack(statement))
-
-
 @pytest.mark.contained
 def test_disk() -> None:
     one = "for n in range(9): open('large', 'ab', buffering=0).write(bytes(1 << 19))"
@@ -116,11 +106,13 @@ def test_disk() -> None:
 
 
 @pytest.mark.parametrize(("statement", "said"), [
+    ("x = []\nwhile True: x.append(bytearray(10 ** 7))", "memory limit of 200 MB"),
+    ("bytes(10 ** 10)", "memory limit of 200 MB"),
     ("while True:\n    try:\n        while True: pass\n    except BaseException: pass", "processor time"),
     ("import time; time.sleep(60)", "time limit of 0.5 s"),
     ("import signal; signal.pause()", "time limit of 0.5 s"),
 ])  # fmt: skip
-def test_endless_loop(statement: str, said: str) -> None:
+def test_memory_and_time(statement: str, said: str) -> None:
     limits = Limits(wall_seconds=0.5) if "0.5" in said else QUICK
     assert said in failed(attack(statement, limits=limits))
 
