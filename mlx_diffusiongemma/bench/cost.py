@@ -36,13 +36,7 @@ def stored_bytes(model: DiffusionGemma) -> dict[str, int]:
 
 
 def step_cost(
-    config: ModelConfig,
-    stored: dict[str, int],
-    *,
-    prefix: int,
-    canvas: int,
-    itemsize: int,
-    dense_rows: float,
+    config: ModelConfig, stored: dict[str, int], *, prefix: int, canvas: int, itemsize: int, dense_rows: float
 ) -> dict[str, Cost]:
     """Return the cost of each part of one step, in the order of a pass.
 

@@ -73,11 +73,7 @@ def one_tensor_per_expert(tensors: Mapping[str, mx.array], split_gates: bool) ->
 
 
 def quantized(
-    source: Path,
-    target: Path,
-    how: dict[str, Any],
-    override: dict[str, Any] | None = None,
-    ending: str = "",
+    source: Path, target: Path, how: dict[str, Any], override: dict[str, Any] | None = None, ending: str = ""
 ) -> Path:
     """Convert with MLX's own `nn.quantize`, as other programs do. override: for paths with this ending."""
     model, block = load_model(source), dict(how)

@@ -61,10 +61,7 @@ DEFECTS: dict[str, dict[str, tuple[str, str]]] = {
         "one token too many": ("id < chunk_end", "id <= chunk_end"),
         "one slot too many": ("slot < LIMIT", "slot <= LIMIT"),
         "slots of the first simdgroup": ("slot += other < simdgroup ? theirs : 0;", ""),
-        "likely chunks skipped": (
-            "ahead] - normalizer >= log_threshold",
-            "ahead] - normalizer >= -0.5f",
-        ),
+        "likely chunks skipped": ("ahead] - normalizer >= log_threshold", "ahead] - normalizer >= -0.5f"),
         "looks ahead once only": ("const uint ahead = i + lane;", "const uint ahead = lane;"),
         "first packs only": (
             "pack < PACKS; pack += THREADS",
