@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from ..console.messages import one_line
 from ..errors import InputError
@@ -27,6 +27,9 @@ from .vocabulary import Vocabulary, vocabulary_of
 
 _Spelled = tuple[tuple[int, ...], ...]  # texts, as ids
 
+# A step through nested repetitions, such as (.{0,1000}){1,1000}b, takes more than the default of 200,000.
+# The worst grammar tried took 0.7 s and 54 MB.
+_LIMITS = LLParserLimits(step_lexer_fuel=20_000_000)
 _PARTED = 10_000  # characters of a pattern in which literals are looked for
 _MOST_TOKENS = 16_384  # what a grammar may take at the least; nobody waits for more canvases than that
 
@@ -68,7 +71,7 @@ class _Source:
         plain = self.literal.replace("\\", "")
         forced = all(vocabulary.spells(text) for text in {self.literal, plain})
         header = "" if forced else '%llguidance {"no_forcing": true}\n'
-        return LLMatcher(vocabulary.backend, header + self.lark, log_level=0)
+        return LLMatcher(vocabulary.backend, header + self.lark, log_level=0, limits=_LIMITS)
 
 
 def compile_grammar(
@@ -110,6 +113,11 @@ def compile_grammar(
         if _is_crowded(compiled):
             raise InputError(f"{name}: allows too many things in one place (2000 at most); leave some out")
         raise InputError(f"{name}: found nothing short that matches it; does it contradict itself? loosen it")
+    matcher = compiled.matcher()
+    compiled.allowed(matcher)
+    if not matcher.consume_tokens(shortest[:-1]):  # the compiler follows a grammar lazily, and may give up
+        report = matcher.get_error().partition("\n")[0]
+        raise InputError(f"{name}: too complex to follow ({one_line(report, 80)}); repeat less, or loosen it")
     return replace(compiled, shortest=tuple(shortest))
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from llguidance import LLMatcher
 
+from ..console.messages import one_line
 from ..engine.constraint import Best, Canvas, Redo, Stand, Verdict
 from ..errors import GenerationError
 from ..prompt import common_length
@@ -98,7 +99,10 @@ class Structure:
         stop = _first(answer, self.grammar.vocabulary.stop_ids)
         text = answer[:stop]
         if text and not self._matcher.consume_tokens(text):
-            raise GenerationError("structured output: a canvas was committed that its grammar forbids")
+            report = one_line(self._matcher.get_error().partition("\n")[0], 80)
+            raise GenerationError(
+                f"structured output: the grammar cannot follow the canvas ({report or 'forbidden'}); simplify it"
+            )
         self.finished = stop < len(answer)
         if self.finished:
             self._known = []
