@@ -58,16 +58,9 @@ _EFFORTS = (
 # If more tokens than this are allowed, a few represent all of them.
 _MANY = 256
 
-# Costs of a step: for each rank below the first choice, for each unneeded bracket that it opens, for a state
-# that looks the same, and for one that does so deeper than before.
-_DISCREPANCY, _OPENING, _STALE, _RECURSION = 0.5, 1.0, 0.005, 1.0
-
-
-class _Within(NamedTuple):
-    """Position relative to quotes. Within them, brackets do not count. escaped: after a backslash."""
-
-    quoted: bool
-    escaped: bool = False
+# Costs of a step: for each rank below the first choice, for a state that looks the same, and for one that
+# does so at a greater depth.
+_DISCREPANCY, _STALE, _RECURSION = 0.5, 0.005, 1.0
 
 
 class _State(NamedTuple):
@@ -78,11 +71,10 @@ class _State(NamedTuple):
     mask: bytes
     look: int  # hash of the mask
     free: bool  # True if nearly any text may follow
-    within: _Within
+    quoted: bool  # True within quotes, where brackets do not count
     trail: frozenset[tuple[int, float]]  # looks and depths on the path since the last mark
     looks: frozenset[int]  # on the whole path
     deepest: float  # on the whole path
-    hinted: tuple[tuple[int, ...], ...]  # last hints on the path, which progress without a new look
 
 
 class _Lead(NamedTuple):
@@ -157,28 +149,20 @@ class _Search:
 
     def _push(self, queue: list[Any], order: Iterator[int], cost: float, state: _State) -> None:
         steps = dict.fromkeys(self._steps(state))
-        ranked = sorted(((self._promise(state, step), step) for step in steps), key=itemgetter(0))
-        least = min((deeper for (_, deeper, _), _ in ranked), default=0.0)
-        for rank, ((_, deeper, _), step) in enumerate(ranked):
-            price = cost + _DISCREPANCY * min(rank, 8) + _OPENING * (deeper - least)
+        for rank, step in enumerate(sorted(steps, key=lambda step: self._promise(state, step))):
+            price = cost + _DISCREPANCY * min(rank, 8)
             heappush(queue, (price, -len(state.path), next(order), state, step))
 
     def _promise(self, state: _State, step: tuple[int, ...]) -> tuple[int, float, int]:
         """Return a sort key for steps, best first: staleness, change of depth, length."""
         spelled = self.grammar.vocabulary.spelling(step)
         lead = self.leads.get((state.look, step))
-        deeper, within = _deeper(spelled, state.within)
-        if lead is not None:
-            deeper = lead.depth
-        if deeper < 0 or (spelled[0] == ord(",") and not state.within.quoted):
+        deeper = _deeper(spelled, state.quoted)[0] if lead is None else lead.depth
+        if deeper < 0 or (spelled[0] == ord(",") and not state.quoted):
             return 0, deeper, -_MANY  # a step that closes, or goes on to the next item
-        stale = 2 if within.escaped or step in state.hinted else self._stale(state, lead)
+        stale = self._stale(state, lead)
         # If steps do not change the look, the longest is the most useful.
-        return (
-            stale,
-            deeper + (spelled[0] >= 128),
-            -len(spelled) if stale == 2 or step in self.grammar.hints else 0,
-        )
+        return stale, deeper + (spelled[0] >= 128), -len(spelled) if stale == 2 else 0
 
     def _stale(self, origin: _State, lead: _Lead | None) -> int:
         """Return 2 if a step keeps the look, 1 if the path had its look before, otherwise 0."""
@@ -190,24 +174,17 @@ class _Search:
 
     def _kind(self, origin: _State, step: tuple[int, ...]) -> tuple[object, ...]:
         lead = self.leads[origin.look, step]
-        return lead.look, origin.depth + lead.depth, origin.size + lead.size, self._hinted(origin, step)
+        return lead.look, origin.depth + lead.depth, origin.size + lead.size
 
     def _is_crowded(self, origin: _State, step: tuple[int, ...]) -> bool:
         return self.alike[self._kind(origin, step)] >= self.effort.alike
-
-    def _hinted(self, origin: _State, step: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        return (*origin.hinted, step)[-2:] if step in self.grammar.hints else origin.hinted
 
     def _reached(self, origin: _State | None, step: tuple[int, ...]) -> _State | None:
         """Return the state after a step and its forced tokens, or None if these are too long or not text."""
         vocabulary = self.grammar.vocabulary
         here = (self.matcher if origin is None else origin.matcher).deep_copy()
-        path: tuple[int, ...] = ()
-        hinted: tuple[tuple[int, ...], ...] = ()
-        within = _Within(self.effort.quoted or self._is_free(here)) if origin is None else origin.within
-        if origin is not None:
-            path, hinted = origin.path, self._hinted(origin, step)
-        depth, size = (0.0, 0) if origin is None else (origin.depth, origin.size)
+        quoted = (self.effort.quoted or self._is_free(here)) if origin is None else origin.quoted
+        path, depth, size = ((), 0.0, 0) if origin is None else (origin.path, origin.depth, origin.size)
         trail: frozenset[tuple[int, float]] = frozenset() if origin is None else origin.trail
         after_quote = bool(path) and vocabulary.spelling(path[-1:]).endswith(b'"')
         while step or not here.is_accepting():
@@ -224,27 +201,24 @@ class _Search:
                 return None
             spelled, step = vocabulary.spelling(step), ()
             if _CLOSING_QUOTE.match(spelled):
-                within = _Within(True)
+                quoted = True
             elif after_quote and spelled[:1] in _AFTER_STRING:
-                within = _Within(False)
+                quoted = False
             after_quote = spelled.endswith(b'"')
-            if not within.quoted and any(mark in spelled for mark in _MARKS):
+            if not quoted and any(mark in spelled for mark in _MARKS):
                 trail = frozenset()  # a new item or key, where earlier looks return
-            change, within = _deeper(spelled, within)
+            change, quoted = _deeper(spelled, quoted)
             depth, size = depth + change, size + len(spelled)
         if here.is_accepting():
-            return _State(
-                here, path, size, depth, b"", 0, False, within, frozenset(), frozenset(), depth, hinted
-            )
+            return _State(here, path, size, depth, b"", 0, False, quoted, frozenset(), frozenset(), depth)
         mask, free = here.compute_bitmask(), self._is_free(here)
         if origin is not None and free and origin.free:
             depth = origin.depth  # the closing quote was text after all, or another string has begun
-        within = _Within(True) if free else within
         look = hash(mask)
         trail |= {(look, depth)}
         looks = (frozenset() if origin is None else origin.looks) | {look}
         deepest = depth if origin is None else max(depth, origin.deepest)
-        return _State(here, path, size, depth, mask, look, free, within, trail, looks, deepest, hinted)
+        return _State(here, path, size, depth, mask, look, free, quoted or free, trail, looks, deepest)
 
     def _is_free(self, matcher: LLMatcher) -> bool:
         return bool(_allows(matcher.compute_bitmask(), self.grammar.vocabulary.letters).sum() >= 20)
@@ -273,7 +247,7 @@ def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
         spelled = grammar.vocabulary.spelling([token])
         tokens_by_byte.setdefault(spelled[0], []).append((len(spelled), token))
         # Not `"a`, which begins an arbitrary string, nor `],`, which skips a possible end.
-        if (spelled[0] != ord('"') or state.within.quoted) and b"," not in spelled[1:]:
+        if (spelled[0] != ord('"') or state.quoted) and b"," not in spelled[1:]:
             longest[spelled[0]] = max(
                 longest.get(spelled[0], (0, 0)), (len(spelled), token), key=itemgetter(0)
             )
@@ -283,9 +257,9 @@ def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
 
 
 @lru_cache(maxsize=4096)
-def _deeper(spelled: bytes, within: _Within) -> tuple[float, _Within]:
-    """Return the change of depth by `spelled`, and the position relative to quotes after it."""
-    depth, (quoted, escaped) = 0.0, within
+def _deeper(spelled: bytes, quoted: bool) -> tuple[float, bool]:
+    """Return the change of depth by `spelled`, and True if the text after it is within quotes."""
+    depth, escaped = 0.0, False
     for byte in spelled:
         if escaped:
             escaped = False
@@ -296,7 +270,7 @@ def _deeper(spelled: bytes, within: _Within) -> tuple[float, _Within]:
             quoted = not quoted
         elif not quoted:
             depth += (byte in _OPEN) - (byte in _CLOSE)
-    return depth, _Within(quoted, escaped)
+    return depth, quoted
 
 
 def _allows(mask: bytes, ids: np.ndarray) -> np.ndarray:

@@ -239,9 +239,14 @@ class _Reader:
 
     def _tidy(self, node: dict[str, Any], pointer: str) -> None:
         """Put the values of keywords in the compiler's terms."""
+        for key in NUMBERS[2:4]:
+            if isinstance(node.get(key), bool):  # draft 4
+                plain = key.removeprefix("exclusive").lower()
+                if node.pop(key) and plain in node:
+                    node[key] = node.pop(plain)
         for key in NUMBERS[:4]:
             if key in node:
-                node[key] = inward(node[key], "inimum" in key)
+                node[key] = inward(node[key], "inimum" in key, key.startswith("exclusive"))
         if 0 < node.get("minLength", 0) <= _LONG:
             self._examples["a" * node["minLength"]] = None
         if "pattern" in node:

@@ -168,11 +168,14 @@ def check_constants(value: Any, place: str) -> None:
         refuse(place, "a text has a control character, which is never written; leave it out")
 
 
-def inward(bound: int | float, low: bool) -> int | float:
+def inward(bound: int | float, low: bool, exclusive: bool = False) -> int | float:
     """Return the nearest bound within `bound` that the compiler reads exactly."""
     bound = max(bound, -_FAR) if low else min(bound, _FAR)
+    context = Context(prec=15, Emin=-8, Emax=400, rounding=ROUND_CEILING if low else ROUND_FLOOR)
+    if exclusive and bound == int(bound) and (0 <= bound < 10**14 if low else -(10**14) < bound <= 0):
+        # The compiler takes 0 itself as part of the range from 0 to 0.1.
+        return float((context.next_plus if low else context.next_minus)(Decimal(int(bound))))
     if isinstance(bound, int) and abs(bound) <= 2**53:
         return bound
-    rounding = ROUND_CEILING if low else ROUND_FLOOR
-    number = Context(prec=15, Emin=-8, Emax=400, rounding=rounding).create_decimal(repr(bound))
+    number = context.create_decimal(repr(bound))
     return int(number) if number == int(number) else float(number)
