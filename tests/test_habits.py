@@ -65,14 +65,14 @@ def test_usage_errors_name_the_way_out(arguments: tuple[str, ...], line: str) ->
         ("top_p", "a canvas is sampled as a whole"),
         ("logits_processors", "use schema, regex, grammar or choices"),
         ("max_kv_size", "the prefix cache is neither limited"),
-        (
-            "stop",
-            "must have a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends",
-        ),
+        ("stop", "a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends"),
         ("thinkng", "did you mean thinking?"),
         ("entropy_bond", "did you mean entropy_bound?"),
         ("temprature", "the temperature falls from t_max to t_min"),
         ("frobnicate", "known settings are max_new_tokens, "),
+        ("n", "a setting but a keyword of evaluate and generate; fill and generate_batch cannot take it"),
+        ("thinking", "a keyword of generate and generate_batch; evaluate and fill cannot take it"),
+        ("template", "a keyword of fill; evaluate and generate and generate_batch cannot take it"),
     ],
 )
 def test_unknown_settings(name: str, message: str) -> None:
@@ -82,27 +82,15 @@ def test_unknown_settings(name: str, message: str) -> None:
     assert repr(name) in str(raised.value) or name == "stop"
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("n", "not a setting but a keyword of evaluate and generate; fill and generate_batch cannot take it"),
-        ("thinking", "a keyword of generate and generate_batch; evaluate and fill cannot take it"),
-        ("template", "a keyword of fill; evaluate and generate and generate_batch cannot take it"),
-    ],
-)
-def test_keywords_of_another_function(name: str, message: str) -> None:
-    with pytest.raises(mlx_dg.InputError) as raised:
-        Settings().override(**{name: 1})
-    assert str(raised.value).endswith(message)
-
-
 def test_keywords_of_load_and_convert() -> None:
-    with pytest.raises(mlx_dg.InputError, match="load has no keyword 'torch_dtype'; use dtype"):
-        mlx_dg.load("demo", torch_dtype="float32")  # type: ignore[call-arg]
-    with pytest.raises(mlx_dg.InputError, match="convert has no keyword 'quantize'; every recipe but bf16"):
-        mlx_dg.convert("demo", quantize=True)  # type: ignore[call-arg]
-    with pytest.raises(mlx_dg.InputError, match=r"load has no keyword 'dtpye'; did you mean dtype\?"):
-        mlx_dg.load("demo", dtpye="float32")  # type: ignore[call-arg]
+    for function, name, way_out in (
+        (mlx_dg.load, "torch_dtype", "use dtype"),
+        (mlx_dg.load, "dtpye", r"did you mean dtype\?"),
+        (mlx_dg.convert, "quantize", "every recipe but bf16"),
+    ):
+        message = f"{function.__name__} has no keyword '{name}'; {way_out}"
+        with pytest.raises(mlx_dg.InputError, match=message):
+            function("demo", **{name: True})
 
 
 @pytest.mark.parametrize("module", ["mlx_dg", "mlx_diffusiongemma"])

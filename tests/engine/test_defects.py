@@ -241,16 +241,3 @@ def test_generations_leave_nothing_behind(sharp: Path) -> None:
     for _ in range(3):
         replay.denoise_all(model, trace)
     assert held() == after_one
-
-
-def test_decoding_leaves_the_prefix_as_it_was(sharp: Path) -> None:
-    """A canvas only reads the cache: the same look gives the same logits, whatever was looked at before."""
-    model = load_model(sharp, dtype=mx.float32)
-    for length in (5, 40, 256, 300):  # 256: where a growing buffer is full
-        cache = prefix(model, length) if length < 90 else model.make_cache()
-        if not cache.offset:
-            model.encode(mx.arange(length)[None] % 90, cache)
-        first = np.array(model.decode(CANVAS, cache))
-        model.decode(CANVAS[:, ::-1], cache)
-        assert cache.offset == length
-        np.testing.assert_array_equal(np.array(model.decode(CANVAS, cache)), first)

@@ -54,21 +54,14 @@ def test_a_pinned_position_holds_its_token_from_the_noise_on(model: DiffusionGem
     pins[0, [2, 7]] = [0, 123]
     state = start(model, 1, mx.array(pins.astype(np.int32)))
     for _ in range(3):
-        canvas, argmax = np.array(state.canvas)[0], np.array(state.argmax)[0]
-        assert canvas[[2, 7]].tolist() == [0, 123]
-        before = state
-        state, remainder = step(model, before)
+        assert np.array(state.canvas)[0, [2, 7]].tolist() == [0, 123]
+        state, remainder = step(model, state)
         state = settle(model, state, remainder, 0.8)
-        argmax = np.array(state.argmax)[0]
-        assert argmax[[2, 7]].tolist() == [0, 123]
+        assert np.array(state.argmax)[0, [2, 7]].tolist() == [0, 123]
         believed = np.array(state.soft_embedding)[0, [2, 7]]  # one-hot
         np.testing.assert_array_equal(believed, np.array(model.embed(mx.array([0, 123]))))
         assert not np.array(state.entropies)[0, [2, 7]].any()
         assert np.array(state.accepted)[0, [2, 7]].all()
-
-
-def with_done(state: CanvasState, done: list[bool]) -> CanvasState:
-    return state._replace(done=mx.array(done))
 
 
 @pytest.mark.usefixtures("path")
@@ -77,7 +70,7 @@ def test_a_done_row_keeps_its_soft_embedding_and_has_no_say_in_the_others(model:
     first, _ = step(model, start(model, 2))
     hot = 20.0
     for done in ([True, False], [False, True], [True, True]):
-        before = with_done(first, done)
+        before = first._replace(done=mx.array(done))
         after, remainder = step(model, before, hot)
         settled = settle(model, after, remainder, hot)
         for row, is_done in enumerate(done):

@@ -15,6 +15,7 @@ from mlx_vlm.generate import diffusion
 from oracle import tiny
 
 from mlx_diffusiongemma.checkpoint.loading import resolve
+from mlx_diffusiongemma.config.generation import GenerationConfig
 from mlx_diffusiongemma.converter import convert
 from mlx_diffusiongemma.demo import tasks
 from mlx_diffusiongemma.errors import InputError
@@ -75,10 +76,9 @@ def test_held_out_items_are_answered_as_they_are_here(theirs: Runner, ours: Runn
         asked = task(item.messages, thinking=item.thinking, tools=tuple(item.declarations or ()))
         for runner in (theirs, ours):
             reply = one(runner(asked, index))
-            calls = [(name, arguments) for name, arguments in reply.tool_calls]
             right[runner.name] += (
                 reply.outcome == "delivered"
-                and tasks.is_right(item, reply.answer, calls)
+                and tasks.is_right(item, reply.answer, list(reply.tool_calls))
                 and bool(reply.thought.strip()) == item.thinking
             )
             check_cost(reply)
@@ -103,13 +103,11 @@ def test_the_same_text_costs_the_same_tokens(theirs: Runner, ours: Runner) -> No
     tools = (tasks.tool("get_weather"),)
     for asked in (task("Count to 37."), task("What is the weather in Paris?", tools=tools)):
         their, our = one(theirs(asked, 0)), one(ours(asked, 0))
-        assert their.answer == our.answer
-        assert their.thought == our.thought
-        assert their.tool_calls == our.tool_calls
-        assert their.blocks == our.blocks
+        for name in ("answer", "thought", "tool_calls", "blocks", "finish_reason"):
+            assert getattr(their, name) == getattr(our, name)
         assert their.cost.new_tokens == our.cost.new_tokens
         assert their.cost.answer_tokens == our.cost.answer_tokens
-        assert their.finish_reason == our.finish_reason == "stop"
+        assert our.finish_reason == "stop"
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -130,7 +128,9 @@ def test_the_same_ids_go_in(
     assert options["prefill_step_size"] == 2048
 
 
-def test_settings_reach_mlx_vlm_and_do_not_stay(theirs: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_mlx_vlm_and_do_not_stay(
+    theirs: Runner, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs(task("1 + 1"), 0)
     generated = Seen(monkeypatch, "stream_diffusion_generate")
     bounds = Seen(monkeypatch, "_diffusion_entropy_transfer_mask")
@@ -152,29 +152,13 @@ def test_settings_reach_mlx_vlm_and_do_not_stay(theirs: Runner, monkeypatch: pyt
             seen.calls.clear()
         return values
 
-    changed = {
-        "max_new_tokens": 70,
-        "max_denoising_steps": 7,
-        "prefill_step_size": 5,
-        "entropy_bound": 0.3,
-        "t_min": 0.3,
-        "t_max": 0.6,
-        "stability_threshold": 2,
-        "confidence_threshold": 0.001,
-    }
+    changed = {"max_new_tokens": 70, "max_denoising_steps": 7, "prefill_step_size": 5, "entropy_bound": 0.3}
+    changed |= {"t_min": 0.3, "t_max": 0.6, "stability_threshold": 2, "confidence_threshold": 0.001}
     theirs(task("Count to 54.", settings=changed), 0)
     assert used() == changed
     theirs(task("Count to 54.", settings=dict.fromkeys(changed)), 0)  # None: the checkpoint's
-    assert used() == {
-        "max_new_tokens": 2048,
-        "max_denoising_steps": 48,
-        "prefill_step_size": 2048,
-        "entropy_bound": 0.1,
-        "t_min": 0.4,
-        "t_max": 0.8,
-        "stability_threshold": 1,
-        "confidence_threshold": 0.005,
-    }
+    stored = GenerationConfig.load(directory)
+    assert used() == {name: getattr(stored, name) for name in changed} | {"max_new_tokens": 2048}
 
 
 @pytest.mark.parametrize("most", [1, 63, 64, 65])
@@ -200,10 +184,8 @@ def test_a_thought_without_end_is_stuck(theirs: Runner) -> None:
 
 
 def test_a_seed_decides(theirs: Runner) -> None:
-    unsure = task(
-        "Tell me 7 of 12 + and Rome backwards",
-        settings={"max_denoising_steps": 2, "t_min": 1.0, "t_max": 1.0},
-    )
+    settings = {"max_denoising_steps": 2, "t_min": 1.0, "t_max": 1.0}
+    unsure = task("Tell me 7 of 12 + and Rome backwards", settings=settings)
     texts = [(reply.answer, reply.thought) for seed in (1, 1, 2) for reply in theirs(unsure, seed)]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
