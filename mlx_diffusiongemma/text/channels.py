@@ -20,9 +20,10 @@ from .tool_calls import ToolCall, parse_tool_calls
 
 __all__ = ["ChannelDelta", "ChannelParser", "TextStream", "ToolCall"]
 
-# The header after `<|channel>` or `<|turn>`: a name alone on its line.
-_HEADER = re.compile(r"[ \t]*([\w.-]{0,32})[ \t]*\n", re.ASCII)
-_HEADER_SO_FAR = re.compile(r"[ \t]*[\w.-]{0,32}[ \t]*", re.ASCII)
+# The header after `<|channel>` or `<|turn>`: a name alone on its line. It is matched anew with each id, so
+# its length is bounded.
+_HEADER = re.compile(r"[ \t]{0,64}([\w.-]{0,32})[ \t]{0,64}\n", re.ASCII)
+_HEADER_SO_FAR = re.compile(r"[ \t]{0,64}[\w.-]{0,32}[ \t]{0,64}", re.ASCII)
 
 Channel = Literal["thought", "answer"]
 
@@ -100,7 +101,7 @@ class _Section:
         self._prompted = 0  # number of its characters that are in the prompt
         self._header_ids = 0
         self._has_text = False
-        self._blank = ""  # white space at the beginning of a thought
+        self._blank: list[str] = []  # white space at the beginning of a thought
 
     def feed(self, ids: list[int]) -> tuple[str, int]:
         """Return the text that `ids` complete, and the number of ids that are text, not header."""
@@ -133,9 +134,9 @@ class _Section:
         """Return `text`. In a thought, hold it back until there is more than white space."""
         if self.channel != "thought" or self._has_text:
             return text
-        self._blank += text
-        self._has_text = bool(self._blank.strip())
-        return self._blank if self._has_text else ""
+        self._blank.append(text)
+        self._has_text = bool(text.strip())
+        return "".join(self._blank) if self._has_text else ""
 
     def _after_header(self, text: str) -> str:
         if not self.in_header:
