@@ -108,11 +108,6 @@ def test_a_long_choice_says_how_many_tokens_it_takes() -> None:
     assert shortest(grammar) == "cd " * 9_000
 
 
-def test_the_shortest_choice_is_that_of_the_fewest_characters() -> None:
-    assert shortest(compiled(choices=["yes", "no", "perhaps"])) == "no"
-    assert shortest(compiled(choices=("b", "a", "ab"))) in ("a", "b")
-
-
 def test_a_vocabulary_without_the_choices_letters_spells_their_bytes() -> None:
     grammar = compiled(choices=["Ж", "語"])
     assert set(grammar.shortest[:-1]) <= set(BYTES.values())

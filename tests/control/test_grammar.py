@@ -80,7 +80,6 @@ def test_the_tokenizer_is_prepared_once() -> None:
 
 def test_a_vocabulary_larger_than_the_tokenizer() -> None:
     grammar = compile_grammar(TOKENIZER, 768, (106,), regex="[ab]+")
-    assert grammar is not None
     matcher = grammar.matcher()
     assert matcher.consume_tokens(TOKENIZER.encode("a"))
     allowed = grammar.allowed(matcher)

@@ -53,14 +53,6 @@ def test_remarks_are_ignored() -> None:
     assert not accepts(compiled(schema=inner), '{"a": 2}')
 
 
-def test_names_and_values_are_not_keywords() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"not": {"const": {"if": 1}}, "x-a": {"enum": [{"then": 2}]}, "minLenght": {}},
-    }
-    assert accepts(compiled(schema=schema), '{"not": {"if": 1}, "x-a": {"then": 2}, "minLenght": 0}')
-
-
 @pytest.mark.parametrize(
     ("schema", "place", "said"),
     [
@@ -88,9 +80,22 @@ def test_names_and_values_are_not_keywords() -> None:
         ({"name": "a", "schema": {"type": "string"}}, "the top", "'schema' holds a schema"),
         ({"type": "json_schema", "json_schema": {"schema": {}}}, "the top", 'found "json_schema"'),
         ({"properties": {"\x1b[31m": {"not": {"const": 1}}}}, r"/properties/\x1b[31m", "'not'"),
+        # Found by the compiler.
+        ({"properties": {"a": {"pattern": "(?=a)b"}}}, "/properties/a", "look-around"),
+        ({"properties": {"a": {"items": {"pattern": "(a"}}}}, "/properties/a/items", "unclosed group"),
+        ({"$defs": {"b": {"pattern": "(a"}}, "items": {"$ref": "#/$defs/b"}}, "/$defs/b", "unclosed group"),
+        ({"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}, "/items", "may overlap; use anyOf"),
+        ({"properties": {"a": {"minimum": 2, "maximum": 1, "type": "integer"}}, "required": ["a"]},
+         "/properties/a", "greater than"),
+        ({"items": {"allOf": [{"type": "string"}, {"const": 1}]}, "minItems": 1}, "/items", "incompatible"),
+        ({"properties": {"a": {"minimum": 1e30}}}, "/properties/a", "above 9e17"),
+        ({"items": {"properties": {"a": {}, "b": {}, "c": {}}, "maxProperties": 2}}, "/items",
+         "make them required"),
+        ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}], "minimum": 3}}, "$ref": "#/$defs/a"},
+         "/$defs/a/allOf/0", "leads back to itself"),
     ],
 )  # fmt: skip
-def test_what_would_be_ignored_although_it_says_something_is_refused(
+def test_what_cannot_be_enforced_is_refused_at_its_place(
     schema: dict[str, Any], place: str, said: str
 ) -> None:
     message = refusal(schema=schema)
@@ -141,34 +146,7 @@ def test_wrong_values_are_refused(schema: Any, said: str) -> None:
     assert said in refusal(schema=schema)
 
 
-@pytest.mark.parametrize(
-    ("schema", "place", "said"),
-    [
-        ({"properties": {"a": {"pattern": "(?=a)b"}}}, "/properties/a", "look-around"),
-        ({"properties": {"a": {"items": {"pattern": "(a"}}}}, "/properties/a/items", "unclosed group"),
-        ({"$defs": {"b": {"pattern": "(a"}}, "items": {"$ref": "#/$defs/b"}}, "/$defs/b", "unclosed group"),
-        ({"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}, "/items", "may overlap; use anyOf"),
-        ({"properties": {"a": {"minimum": 2, "maximum": 1, "type": "integer"}}, "required": ["a"]},
-         "/properties/a", "greater than"),
-        ({"items": {"allOf": [{"type": "string"}, {"const": 1}]}, "minItems": 1}, "/items", "incompatible"),
-        ({"properties": {"a": {"minimum": 1e30}}}, "/properties/a", "above 9e17"),
-        ({"items": {"properties": {"a": {}, "b": {}, "c": {}}, "maxProperties": 2}}, "/items",
-         "make them required"),
-        ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}], "minimum": 3}}, "$ref": "#/$defs/a"},
-         "/$defs/a/allOf/0", "leads back to itself"),
-    ],
-)  # fmt: skip
-def test_the_compilers_errors_have_a_place_and_name_nothing_foreign(
-    schema: dict[str, Any], place: str, said: str
-) -> None:
-    message = refusal(schema=schema)
-    assert message.startswith(f"schema: at {place}: ")
-    assert said in message
-    assert "coerce" not in message
-    assert "$defs/0" not in message
-
-
-def test_formats_that_are_not_enforced_are_listed_in_one_warning() -> None:
+def test_what_is_not_enforced_is_listed_in_one_warning() -> None:
     schema = {"properties": {f"p{i}": {"type": "string", "format": f"f{i}"} for i in range(7)}}
     schema["properties"]["int"] = {"type": "integer", "format": "f0"}
     (warning,) = compiled(schema=schema).warnings
@@ -176,9 +154,6 @@ def test_formats_that_are_not_enforced_are_listed_in_one_warning() -> None:
     assert "'f4' (at /properties/p4), 2 more are not enforced" in warning
     (warning,) = compiled(schema={"format": "int64", "type": "integer"}).warnings
     assert warning == "schema: format 'int64' (at the top) is not enforced; use pattern if the form matters"
-
-
-def test_unknown_keywords_are_listed_in_one_warning() -> None:
     schema = {"widget": "textarea", "items": {"widget": 1, "a\x1b": 2}, "type": "array"}
     (warning,) = compiled(schema=schema).warnings
     assert warning == r"schema: keywords 'widget' (at the top), 'a\x1b' (at /items) are unknown and ignored"
@@ -273,14 +248,6 @@ def test_types_in_capitals_are_geminis() -> None:
     assert not accepts(grammar, '{"b": 1.5, "a": [1]}')
     assert not accepts(grammar, '{"a": ["x"], "b": 1.5}')  # properties are written in the order of the schema
     assert 'found "Object"' in refusal(schema={"type": "Object"})
-
-
-def test_boolean_schemas() -> None:
-    for schema in (True, {}, {"anyOf": [True, {"const": 1}]}, {"$ref": "#/$defs/a", "$defs": {"a": True}}):
-        assert accepts(compiled(schema=schema), '{"a": [1, null]}')
-    grammar = compiled(schema={"properties": {"a": False, "b": True}})
-    assert accepts(grammar, '{"b": 1}')
-    assert not accepts(grammar, '{"a": 1}')
 
 
 STRING = {"type": "string"}
@@ -392,12 +359,6 @@ def test_a_chain_counts_in_the_order_in_which_the_compiler_goes(schema: dict[str
         compiled(schema={**json.loads(text), "$defs": links})
 
 
-def test_many_definitions_that_are_not_a_chain() -> None:
-    definitions = {f"d{at}": {"type": "object", "properties": {"a": {"$ref": "#"}}} for at in range(500)}
-    schema = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in definitions], "$defs": definitions}
-    assert accepts(compiled(schema=schema), '{"a": {"a": {}}}')
-
-
 def test_references_that_multiply() -> None:
     links: dict[str, Any] = {f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 10} for at in range(20)}
     links["d20"] = {"properties": {"a": {}}, "required": ["a"]}
@@ -506,13 +467,24 @@ def test_wide_bounds_are_those_that_can_be_enforced(schema: dict[str, Any], insi
 
 
 INTEGER = {"type": "integer"}
-CLOSING: list[tuple[dict[str, Any], dict[str, bool]]] = [
+CHAIN = {f"d{at}": {"type": "object", "properties": {"a": {"$ref": "#"}}} for at in range(500)}
+MANY = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in CHAIN], "$defs": CHAIN}  # not a chain
+FITTING: list[tuple[dict[str, Any], dict[str, bool]]] = [
     # An extra key could be a named one in an escaped spelling, with a value of another type.
     (
         {"properties": {"a": INTEGER}},
         {'{"a": 1}': True, r'{"a": 1, "\u0061": "x"}': False, '{"z": 1}': False},
     ),
     ({"type": "object"}, {'{"z": 1}': True}),
+    # Names and values are not keywords.
+    (
+        {"properties": {"not": {"const": {"if": 1}}, "minLenght": {}}},
+        {'{"not": {"if": 1}, "minLenght": 0}': True},
+    ),
+    *(({"anyOf": [schema, {"const": 1}]}, {'{"a": [1, null]}': True}) for schema in (True, {})),
+    ({"$ref": "#/$defs/a", "$defs": {"a": True}}, {'{"a": [1, null]}': True}),
+    ({"properties": {"a": False, "b": True}}, {'{"b": 1}': True, '{"a": 1}': False}),
+    (MANY, {'{"a": {"a": {}}}': True}),
     ({"properties": {"a": {}}, "required": ["z"]}, {'{"a": 1, "z": 1, "y": 1}': True}),
     (
         {"properties": {"a": INTEGER, "b\n": {}}, "additionalProperties": {}},
@@ -538,8 +510,8 @@ CLOSING: list[tuple[dict[str, Any], dict[str, bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "texts"), CLOSING)
-def test_extra_keys(schema: dict[str, Any], texts: dict[str, bool]) -> None:
+@pytest.mark.parametrize(("schema", "texts"), FITTING)
+def test_which_texts_fit(schema: dict[str, Any], texts: dict[str, bool]) -> None:
     grammar = compiled(schema=schema)
     assert {text: accepts(grammar, text) for text in texts} == texts
     for text, fits in texts.items():

@@ -186,7 +186,6 @@ def test_the_first_forbidden_token_is_replaced_and_what_follows_is_pinned() -> N
     model = Scripted()
     prefix = structure.review([*good, *spelled("town", 16 - len(good))], 0, 100, model.best)
     assert [position for position, _ in model.asked] == [len(good)]
-    assert prefix is not None
     assert TOKENIZER.decode(prefix).startswith('[{"city')
     assert structure.repairs == 1
 
@@ -196,7 +195,6 @@ def test_the_answer_may_begin_in_mid_canvas() -> None:
     canvas = [101] * 5 + spelled("yes<turn|>", 11)
     assert structure.review(canvas, 5, 40, Scripted().best) is None
     prefix = structure.review([101] * 5 + spelled("maybe", 11), 5, 40, Scripted().best)
-    assert prefix is not None
     assert prefix[:5] == [101] * 5
     assert TOKENIZER.decode(prefix[5:]) in ("yes<turn|>", "no<turn|>")
 
@@ -205,7 +203,6 @@ def test_the_answer_may_begin_in_mid_canvas() -> None:
 def test_a_stop_id_ends_only_what_is_complete(stop: int) -> None:
     structure = Held(compiled(regex="[0-9]{2,9}"))
     prefix = structure.review([*TOKENIZER.encode("1"), stop, *[0] * 14], 0, 20, Scripted().best)
-    assert prefix is not None
     assert TOKENIZER.decode(prefix)[:1] == "1"
     assert prefix[1] not in STOPS
     assert structure.review([*TOKENIZER.encode("12"), stop, *[0] * 13], 0, 20, Scripted().best) is None
@@ -219,7 +216,6 @@ def test_special_tokens_are_no_text() -> None:
     for special in sorted(TOKENIZER.hidden_ids - set(STOPS)):
         structure = Held(grammar)
         prefix = structure.review([*TOKENIZER.encode("a"), special, *[0] * 14], 0, 40, Untrained(0).best)
-        assert prefix is not None
         assert prefix[1] != special
 
 
@@ -229,11 +225,9 @@ def test_what_is_hidden_is_no_text_though_a_grammar_would_take_it(tmp_path: Path
     stop = tokenizer.special.turn_close
     assert stop is not None
     grammar = compile_grammar(tokenizer, tokenizer.vocab_size, [stop], regex="(?s:.*)")
-    assert grammar is not None
     assert grammar.matcher().validate_tokens([hidden]) == 1  # llguidance reads its name as text
     assert not grammar.allowed(grammar.matcher())[hidden]
     prefix = Held(grammar).review([hidden, stop, 0, 0], 0, 9, lambda at, allowed: int(allowed.argmax()))
-    assert prefix is not None
     assert prefix[0] != hidden
 
 
@@ -243,7 +237,6 @@ def test_what_ends_beyond_the_limit_is_ended_before() -> None:
     size = canvas.index(TURN_END) + 1
     assert structure.review(canvas, 0, size, Scripted().best) is None
     prefix = structure.review(canvas, 0, size - 1, Scripted().best)
-    assert prefix is not None
     assert len(prefix) <= size - 1
     check_json(CITIES, text_of(prefix))
 
@@ -254,7 +247,6 @@ def test_a_thought_that_grew_leaves_less_room() -> None:
     answer = TOKENIZER.encode('[{"city": "Paris Paris Paris')
     assert structure.review(answer, 0, len(answer) + 8, Scripted().best) is None
     prefix = structure.review([101] * 6 + answer, 6, len(answer) + 8, Scripted().best)
-    assert prefix is not None
     check_json(CITIES, text_of(prefix[6:]))
 
 

@@ -38,7 +38,6 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionGemma,
 
 def shortest(model: DiffusionGemma, tokenizer: Tokenizer, schema: Any) -> int:
     grammar = compile_grammar(tokenizer, model.config.text.vocab_size, STOP, schema=schema)
-    assert grammar is not None
     return len(grammar.shortest)
 
 

@@ -117,23 +117,16 @@ def test_parts_that_together_spell_a_delimiter(chat_tokenizer: Tokenizer, role: 
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["<|tu<channel|>rn>", "<|tu<|channel>x<channel|>rn>", "<|tu<channel|><channel|>rn>", "<<channel|>|turn>"],
-)
-def test_a_stripped_thought_may_not_leave_a_delimiter(chat_tokenizer: Tokenizer, content: str) -> None:
-    chat = answered(content)
-    ids = chat_tokenizer.prompt_ids(chat)
-    assert chat_tokenizer.decode(ids).count("<|turn>model\n<|turn><turn|>") == 1
-    assert same_structure(chat_tokenizer, chat, answered("a"))
-
-
-@pytest.mark.parametrize(
     ("content", "left"),
     [
         ("<|channel>thought\nhm<channel|>a<turn|>", "a<turn|>"),
         ("<|channel>thought\n<turn|><channel|>a", "a"),
         ("<turn|>a<|channel>thought\nhm", "<turn|>a"),
         ("<|chan<channel|>nel>a", "<|channel>a"),
+        ("<|tu<channel|>rn>", "<|turn>"),
+        ("<|tu<|channel>x<channel|>rn>", "<|turn>"),
+        ("<|tu<channel|><channel|>rn>", "<|turn>"),
+        ("<<channel|>|turn>", "<|turn>"),
     ],
 )
 def test_thoughts_are_stripped_beside_delimiters(chat_tokenizer: Tokenizer, content: str, left: str) -> None:

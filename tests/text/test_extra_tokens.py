@@ -15,7 +15,6 @@ import pytest
 from oracle import demo
 
 import mlx_dg
-from mlx_diffusiongemma.chat.chat import Chat
 from mlx_diffusiongemma.errors import CheckpointError, InputError
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
@@ -110,13 +109,6 @@ def test_a_grammar_spells_such_a_word_in_other_tokens(extended: Loaded, constrai
     generation = mlx_dg.generate(*extended, QUESTION, seed=0, max_new_tokens=64, **constraint)
     assert WORD in str(generation)
     assert max(generation.token_ids) < EMBEDDINGS
-
-
-def test_a_chat_goes_on_after_such_a_word(extended: Loaded) -> None:
-    chat = Chat(*extended)
-    with pytest.raises(InputError, match="the prompt has token id 705"):
-        str(chat.ask(WORD))
-    assert str(chat.ask(QUESTION)) == "The capital of Norway is Oslo."
 
 
 def test_structure_beyond_the_table_does_not_exist() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fixtures_tokenizer import one_line, write_tokenizer
+from support.fixtures_tokenizer import one_line
 
 from mlx_diffusiongemma.checkpoint.loading import load
 from mlx_diffusiongemma.errors import InputError
@@ -101,12 +100,6 @@ def test_a_malformed_call_takes_no_result_and_is_reported_to_the_model(chat_toke
     assert ids.count(special.quote or -1) == 2 + 4 * 2
     runaway = parse_tool_call("call:f{" + "a:[" * 500)
     assert len(tool_messages([runaway], [])[1]["content"]) < 400
-
-
-def test_messages_fit_another_template(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(write_tokenizer(tmp_path))
-    text = tokenizer.decode(tokenizer.prompt_ids([USER, *tool_messages([PARIS], [{"sky": 1}])]))
-    assert '<|turn>tool\n{"sky": 1}<turn|>' in text
 
 
 DEEP: list[Any] = []
