@@ -389,7 +389,7 @@ class Generation:
             InputError: the generation has no schema.
             GenerationError: the answer is incomplete, or the type's own validators reject it.
         """
-        from .control.schema import parser_of
+        from .control.schema_types import parser_of
 
         if self._schema is None:
             raise InputError("parsed: the generation has no schema; pass schema= to generate")

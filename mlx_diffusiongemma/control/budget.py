@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ class ThinkingBudget:
             place = first + position
             if channels.parser.in_thought and token != self._close:
                 if token in self.spec.stop_ids or self._is_due(channels, place):
-                    return self.closing(canvas, position)
+                    return Redo([*ids[:position], self._close], plan=place, by="budget")
             elif not channels.parser.in_thought and self._is_unfit(channels, place, token, forced_at):
                 return Redo([*ids[:position], self._word(position, best)], plan=forced_at, by="budget")
             if token in self.spec.stop_ids:
@@ -105,11 +106,6 @@ class ThinkingBudget:
     def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
         self.forced_at = self._forced_at(canvas)
         self._channels.add(ids)
-
-    def closing(self, canvas: Canvas, position: int) -> Redo:
-        """Return the verdict that closes the thought at `position`."""
-        ids = [*canvas.ids[:position], self._close]
-        return Redo(ids, plan=len(canvas.written) + position, by="budget")
 
     def closes(self, prefix: Sequence[int]) -> bool:
         """Return True if `prefix` ends a thought."""
@@ -188,8 +184,8 @@ class _Channels:
         self.thought_tokens, self._delivered = 0, False
 
     def copy(self) -> _Channels:
-        other = _Channels(self.parser)
-        other.thought_tokens, other._delivered = self.thought_tokens, self._delivered
+        other = copy(self)
+        other.parser = self.parser.copy()
         return other
 
     def add(self, ids: Sequence[int]) -> None:

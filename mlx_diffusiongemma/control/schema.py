@@ -38,9 +38,7 @@ from .schema_keywords import (
     where,
 )
 from .schema_objects import Part, close_objects, inlined, name_keys
-from .schema_types import json_schema_of, parser_of
-
-__all__ = ["CheckedSchema", "checked_schema", "lark_of", "parser_of"]
+from .schema_types import json_schema_of
 
 # White space after a comma and a colon only, and at most one: a model in doubt could otherwise write blanks
 # for ever. `{"a": 1, "b": 2}` and `{"a":1,"b":2}` both fit. Without escapes of code points, each text has one

@@ -101,7 +101,8 @@ class Structure:
         if text and not self._matcher.consume_tokens(text):
             report = one_line(self._matcher.get_error().partition("\n")[0], 80)
             raise GenerationError(
-                f"structured output: the grammar cannot follow the canvas ({report or 'forbidden'}); simplify it"
+                f"structured output: the grammar cannot follow the canvas ({report or 'forbidden'}); "
+                "simplify it"
             )
         self.finished = stop < len(answer)
         if self.finished:

@@ -220,25 +220,14 @@ def tool_messages(tool_calls: Sequence[ToolCall], results: Sequence[Any]) -> lis
             "give one for each, in their order"
         )
     texts = iter([_result_text(call.name, result) for call, result in zip(good, results, strict=True)])
-    # Templates match a response to its call by id. Missing ids would all match.
-    named = [(f"call_{index}", call.name or "unknown", call) for index, call in enumerate(tool_calls)]
-    asked = [
-        {
-            "id": id_,
-            "type": "function",
-            "function": {"name": name, "arguments": {} if call.error else dict(call.arguments)},
-        }
-        for id_, name, call in named
-    ]
-    answered = [
-        {
-            "role": "tool",
-            "tool_call_id": id_,
-            "name": name,
-            "content": next(texts) if call.error is None else _complaint(call),
-        }
-        for id_, name, call in named
-    ]
+    asked, answered = [], []
+    for index, call in enumerate(tool_calls):
+        # Templates match a response to its call by id. Missing ids would all match.
+        id_, name = f"call_{index}", call.name or "unknown"
+        function = {"name": name, "arguments": {} if call.error else dict(call.arguments)}
+        asked.append({"id": id_, "type": "function", "function": function})
+        content = next(texts) if call.error is None else _complaint(call)
+        answered.append({"role": "tool", "tool_call_id": id_, "name": name, "content": content})
     return [{"role": "assistant", "content": "", "tool_calls": asked}, *answered]
 
 

@@ -15,7 +15,8 @@ import pytest
 from support.grammars import accepts, compiled, refusal, shortest
 from typing_extensions import NotRequired, TypedDict
 
-from mlx_diffusiongemma.control.schema import checked_schema, parser_of
+from mlx_diffusiongemma.control.schema import checked_schema
+from mlx_diffusiongemma.control.schema_types import parser_of
 from mlx_diffusiongemma.errors import GenerationError, InputError
 
 
