@@ -77,10 +77,8 @@ def convert_rows(source: Source, rows: Rows) -> Converted:
     every = _SAMPLED_ROWS if rows.tensor.parameters > _MEASURED_WHOLE else 1
     sample = weights[::every].astype(mx.float32)
     packed, scales, *biases = (part[::every] for part in stored)
-    restored = mx.dequantize(
-        packed, scales, biases[0] if biases else None, how.group_size, how.bits, how.mode
-    )
-    error = restored.astype(mx.float32) - sample
+    decoded = mx.dequantize(packed, scales, biases[0] if biases else None, how.group_size, how.bits, how.mode)
+    error = decoded.astype(mx.float32) - sample
     sums = mx.stack([error.square().sum(), sample.square().sum()])
     mx.eval(stored, sums)
     squared_error, squared = np.array(sums).tolist()

@@ -144,9 +144,7 @@ def parameters(**changes: Any) -> Callable[[Path], None]:
         (other_names, "unprintable"),
     ],
 )
-def test_adapters_that_cannot_be_loaded(
-    adapters: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
-) -> None:
+def test_adapters_that_cannot_be_loaded(adapters: Path, tmp_path: Path, damage: Any, message: str) -> None:
     directory = tmp_path / "adapters"
     directory.mkdir()
     for name in ("adapter_config.json", "adapters.safetensors"):

@@ -66,9 +66,7 @@ def test_directories(tmp_path: Path, files: dict[str, object], expected: str, be
 
 
 def test_files(tmp_path: Path) -> None:
-    model = folder(
-        tmp_path / "model", adapters__safetensors=b"\0", m__gguf=b"GGUF", blob=b"GGUF\3\0\0\0", txt=b"G"
-    )
+    model = folder(tmp_path / "model", adapters__safetensors=b"\0", m__gguf=b"", blob=b"GGUF\3\0", txt=b"G")
     adapters = complaint(model / "adapters.safetensors")
     assert adapters.startswith(f"{model}/adapters.safetensors holds {ADAPTER}")
     assert adapters.endswith("mlx_dg.load(base_model, adapter_path=DIRECTORY) reads it as it is")

@@ -53,9 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @OUT_OF_REACH
-def test_commands_work_as_with_a_directory(
-    hub: Hub, home: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_commands_work_offline(hub: Hub, home: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     cached(TWO, home, "owner/model")
     generation = ["generate", "Capital of Norway?", "--seed", "0", "--model"]
     calls = [["info"], ["convert", "--dry-run"], generation]
@@ -92,9 +90,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(hub: Hub, home: Path) -> N
         done.set()
 
 
-def test_the_search_for_the_hubs_address_is_not_waited_for(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_for_an_address_is_not_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the HTTP client nor huggingface_hub limits how long that takes."""
     snapshot = cached(TWO, home, "owner/model")
     done = threading.Event()

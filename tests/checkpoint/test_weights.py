@@ -149,7 +149,7 @@ def test_links_from_the_hub_cache_to_elsewhere_are_not(originals: Path, tmp_path
         tensor_infos(snapshot)
 
 
-def test_links_within_a_relative_directory_are_followed(
+def test_links_inside_are_followed(
     checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkpoint("whole"))

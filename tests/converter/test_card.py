@@ -12,12 +12,10 @@ from huggingface_hub import ModelCard
 from mlx_diffusiongemma.converter.card import model_card, read_readme
 
 
-def stored(
-    tensors: int, parameters: int, bytes_in: int, bytes_out: int, bits: int = 0, error: Any = None
-) -> Any:
+def stored(*sizes: int, bits: int = 0, error: float | None = None) -> dict[str, Any]:
     how = {"group_size": 64, "bits": bits, "mode": "affine"} if bits else None
-    sizes = {"tensors": tensors, "parameters": parameters, "bytes_in": bytes_in, "bytes_out": bytes_out}
-    return {"quantization": how, **sizes, "rms_error": error}
+    named = dict(zip(("tensors", "parameters", "bytes_in", "bytes_out"), sizes, strict=True))
+    return {"quantization": how, **named, "rms_error": error}
 
 
 RECORD: dict[str, Any] = {
@@ -28,7 +26,7 @@ RECORD: dict[str, Any] = {
     "recipe": "mixed-4bit",
     "dtype": None,
     "classes": {
-        "experts": stored(60, 22_837_985_280, 45_675_970_560, 12_846_366_720, 4, 0.08764),
+        "experts": stored(60, 22_837_985_280, 45_675_970_560, 12_846_366_720, bits=4, error=0.08764),
         "norms": stored(271, 1000, 2000, 2000),
     },
     "verification": {

@@ -39,9 +39,7 @@ def canvas_logits(model: Any) -> mx.array:
     return model.decode(mx.arange(16)[None], cache)
 
 
-def test_quantized_weights_are_what_quantize_and_dequantize_make_of_the_source(
-    source: Path, tmp_path: Path
-) -> None:
+def test_weights_are_what_quantize_and_dequantize_make_of_the_source(source: Path, tmp_path: Path) -> None:
     """The converted model equals the source model whose weights are quantized and dequantized."""
     target = convert(source, tmp_path / "out")
     rounded, converted = load_model(source), load_model(target)
@@ -59,9 +57,7 @@ def test_quantized_weights_are_what_quantize_and_dequantize_make_of_the_source(
     np.testing.assert_allclose(soft_a, soft_b, atol=1e-4)  # the packed table, multiplied untransposed
 
 
-def test_shards_and_index_have_every_tensor(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_have_every_tensor(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # MLX's own writer divides the file in another order than that of the names.
     save(source, tensors_of(source))
     whole = canvas_logits(load_model(convert(source, tmp_path / "whole")))
@@ -83,17 +79,13 @@ def test_shards_and_index_have_every_tensor(
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("recipe", ["mixed-4bit", "nvfp4"])
-def test_a_file_is_laid_out_as_safetensors_does_it(
-    recipe: str, dtype: str, source: Path, tmp_path: Path
-) -> None:
+def test_the_layout_is_that_of_safetensors(recipe: str, dtype: str, source: Path, tmp_path: Path) -> None:
     """Byte by byte equal to the file of its own writer."""
     data = (convert(source, tmp_path / "out", recipe=recipe, dtype=dtype) / "model.safetensors").read_bytes()
     assert data == safetensors.numpy.save(safetensors.numpy.load(data), {"format": "mlx"})
 
 
-def test_tensors_begin_at_multiples_of_their_width(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_are_aligned(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SHARD_BYTES", 50_000)
     dtypes = (mx.float32, mx.float16, mx.bfloat16)
     tensors = sorted(tensors_of(source).items())
@@ -147,9 +139,7 @@ def test_every_recipe_stores_what_mlx_makes_of_whole_tensors(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_dtype_is_that_of_all_tensors_that_are_not_quantized(
-    dtype: str, source: Path, tmp_path: Path
-) -> None:
+def test_dtype_is_that_of_all_unquantized_tensors(dtype: str, source: Path, tmp_path: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     config["dtype"] = config["text_config"]["dtype"] = "bfloat16"  # as Transformers writes it
     (source / "config.json").write_text(json.dumps(config))
@@ -163,9 +153,7 @@ def test_dtype_is_that_of_all_tensors_that_are_not_quantized(
 
 
 @pytest.mark.parametrize(("name", "public_name"), [("my model", "my model"), ("a\nb", "a local directory")])
-def test_a_local_source_is_published_without_its_path(
-    name: str, public_name: str, source: Path, tmp_path: Path
-) -> None:
+def test_paths_are_not_published(name: str, public_name: str, source: Path, tmp_path: Path) -> None:
     """The model card may be published. Paths contain names of people."""
     out = convert(source.rename(tmp_path / name), tmp_path / "out")
     assert json.loads((out / "conversion.json").read_text())["source"] == public_name
@@ -173,9 +161,7 @@ def test_a_local_source_is_published_without_its_path(
 
 
 @pytest.mark.parametrize("split_gates", [False, True])
-def test_one_tensor_per_expert_gives_the_same_bytes_as_a_stack(
-    split_gates: bool, source: Path, tmp_path: Path
-) -> None:
+def test_one_tensor_per_expert_gives_the_same_bytes(split_gates: bool, source: Path, tmp_path: Path) -> None:
     apart = copied(source, tmp_path / "apart", one_tensor_per_expert(tensors_of(source), split_gates))
     assert bytes_of(convert(source, tmp_path / "a")) == bytes_of(convert(apart, tmp_path / "b"))
 
@@ -197,14 +183,10 @@ def test_the_recorded_error_is_the_relative_rms_of_each_class(source: Path, tmp_
         assert entry["rms_error"] == pytest.approx((squared_error / squared) ** 0.5, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("mode", "group_size", "bits"), [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]
-)
-def test_an_override_without_mode_means_affine(
-    source: Path, tmp_path: Path, mode: str, group_size: int, bits: int
-) -> None:
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_an_override_without_mode_means_affine(source: Path, tmp_path: Path, mode: str) -> None:
     """Repositories of the other modes have such overrides for their 8-bit embeddings."""
-    how = {"group_size": group_size, "bits": bits, "mode": mode}
+    how = choose(q_mode=mode)["experts"].to_dict()
     target = quantized(source, tmp_path / mode, how, {"group_size": 64, "bits": 8}, "embed_tokens")
     loaded: Any = load_model(target)
     assert loaded.decoder.embed_tokens.mode == "affine"

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.converting import bytes_of, rewritten
+from support import converting
+from support.converting import bytes_of
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.converter import conversion, convert, writing
@@ -29,6 +31,12 @@ SMALL_SHARDS = 50_000
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SHARD_BYTES", SMALL_SHARDS)
+    monkeypatch.setattr(writing, "_READ_BYTES", 1000)
+
+
+@pytest.fixture
+def rewritten(source: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    return lambda target, **settings: converting.rewritten(source, target, monkeypatch, **settings)
 
 
 # --- replacing ---------------------------------------------------------------------------------------------
@@ -52,7 +60,7 @@ def test_overwrite_replaces_a_model_and_only_when_the_new_one_is_complete(
 
 
 def test_interrupted_between_its_two_renames_the_old_model_comes_back(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, rewritten: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = convert(source, tmp_path / "out")
     old = bytes_of(target)
@@ -70,7 +78,7 @@ def test_interrupted_between_its_two_renames_the_old_model_comes_back(
     with pytest.raises(InputError, match="exists already"):
         convert(source, target, recipe="8bit")
     assert bytes_of(target) == old
-    assert rewritten(source, target, monkeypatch, recipe="8bit", overwrite=True) == []
+    assert rewritten(target, recipe="8bit", overwrite=True) == []
     assert bytes_of(target) != old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
@@ -154,7 +162,7 @@ def interrupted(source: Path, tmp_path: Path, small_shards: None, monkeypatch: p
 
 
 def test_finished_shards_are_not_written_again_unless_they_changed(
-    capsys: Any, interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Any, interrupted: Path, source: Path, rewritten: Any, tmp_path: Path
 ) -> None:
     names = sorted(path.name for path in interrupted.glob("*.safetensors"))
     assert f"mlx_dg: kept {len(names)} finished shards in {interrupted}; " in capsys.readouterr().err
@@ -165,28 +173,26 @@ def test_finished_shards_are_not_written_again_unless_they_changed(
     flipped.write_bytes(data)
     os.truncate(cut, cut.stat().st_size - 1)
     longer.write_bytes(longer.read_bytes() + b"\0")
-    assert sorted(rewritten(source, tmp_path / "out", monkeypatch)) == names[:3]
+    assert sorted(rewritten(tmp_path / "out")) == names[:3]
     assert bytes_of(tmp_path / "out") == bytes_of(convert(source, tmp_path / "again"))
 
 
-def test_another_recipe_starts_anew(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_recipe_starts_anew(interrupted: Path, rewritten: Any, tmp_path: Path) -> None:
     shards = len(list(interrupted.glob("*.safetensors")))
-    assert len(rewritten(source, tmp_path / "other", monkeypatch)) == shards
+    assert len(rewritten(tmp_path / "other")) == shards
     os.rename(interrupted, interrupted.with_name(".third.partial"))
-    assert len(rewritten(source, tmp_path / "third", monkeypatch, overrides=["router=8"])) > 3
+    assert len(rewritten(tmp_path / "third", overrides=["router=8"])) > 3
     assert not (tmp_path / "third" / "progress.json").exists()
     assert not (tmp_path / "third" / "lock").exists()
 
 
 def test_finished_shards_need_no_room_again(
-    interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interrupted: Path, source: Path, rewritten: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(conversion, "_OTHER_FILES_BYTES", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 0))
-    assert rewritten(source, tmp_path / "out", monkeypatch) == []
+    assert rewritten(tmp_path / "out") == []
     with pytest.raises(InputError, match=r"its disk has 0\.00 GB free"):
         convert(source, tmp_path / "other")
 
@@ -199,8 +205,8 @@ def test_finished_shards_need_no_room_again(
     ],
 )
 def test_a_changed_source_or_strange_progress_starts_anew(
-    change: Any, interrupted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Any, interrupted: Path, source: Path, rewritten: Any, tmp_path: Path
 ) -> None:
     change(source, interrupted)
-    assert len(rewritten(source, tmp_path / "out", monkeypatch)) > 3
+    assert len(rewritten(tmp_path / "out")) > 3
     assert load_model(tmp_path / "out")

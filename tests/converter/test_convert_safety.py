@@ -116,9 +116,7 @@ def test_experts_that_do_not_stack(source: Path, tmp_path: Path) -> None:
 def test_bad_settings(source: Path, tmp_path: Path) -> None:
     refuse(source, tmp_path / "out", "dtype 'int4' is unknown; there are float32, float16, bf", dtype="int4")
     refuse(source, tmp_path / "out", "recipe 'q4' is unknown", recipe="q4")
-    refuse(
-        source, tmp_path / "out", r"down_proj is \[8, 64, 64\]: groups of 128", overrides=["experts=4:128"]
-    )
+    refuse(source, tmp_path / "out", r"down_proj is \[8, 64, 64\]: groups of", overrides=["experts=4:128"])
     once = convert(source, tmp_path / "once")
     refuse(once, tmp_path / "twice", "is quantized already")
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.converting import tensors_of, tiny_source
+from support.hub_calls import content
 
 from mlx_diffusiongemma.checkpoint.weights import tensor_infos
 from mlx_diffusiongemma.converter import conversion, convert, quantizing, report
@@ -101,20 +102,15 @@ def test_any_source_gives_the_bytes_of_safetensors(
 ) -> None:
     """The whole conversion, with its verification."""
     expected = convert(directory, tmp_path / "files" / "out", verify=True)
-
     as_protocol: Source = source
     monkeypatch.setattr(conversion, "open_source", lambda *_: as_protocol)
     target = convert(directory, tmp_path / "memory" / "out", verify=True)
-    assert {file.name: file.read_bytes() for file in target.iterdir()} == {
-        file.name: file.read_bytes() for file in expected.iterdir()
-    }
+    assert content(target) == content(expected)
 
 
 def test_a_tensor_that_is_not_a_weight_is_named_with_its_place(source: MemorySource) -> None:
     tensors = source.tensors() | {"model.decoder.norm.weight": SourceTensor("norm", "U8", (64,), "x.gguf")}
-    with pytest.raises(
-        CheckpointError, match=r"^x\.gguf: model\.decoder\.norm\.weight is U8, not a floating"
-    ):
+    with pytest.raises(CheckpointError, match=r"^x\.gguf: model\.decoder\.norm\.weight is U8, not a float"):
         plan(tensors, "mixed-4bit", choose())
 
 

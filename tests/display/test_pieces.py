@@ -64,9 +64,7 @@ CUT = "🎉".encode()[:3]
         ([], []),
     ],
 )
-def test_a_character_stands_with_its_first_byte_also_where_it_is_cut(
-    ids: list[int], pieces: list[str]
-) -> None:
+def test_a_character_stands_with_its_first_byte_even_if_cut(ids: list[int], pieces: list[str]) -> None:
     assert Pieces(DEMO)(ids) == pieces
 
 

@@ -51,9 +51,7 @@ def test_nothing_is_wrong_here_and_nothing_is_sent(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_a_check_that_fails_is_a_finding_and_the_others_are_made(
-    title: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_that_fails_is_a_finding_among_others(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message may name anything, and goes to stderr."""
 
     def check(sheet: Sheet) -> None:
@@ -121,7 +119,7 @@ def test_mlx_that_cannot_be_imported_is_one_problem() -> None:
         ({"transformers": ["5.23.0", "5.9.1"]}, "transformers is installed more than once (5.23.0, 5.9.1)"),
     ],
 )
-def test_versions_that_do_not_fit(
+def test_versions(
     changes: dict[str, list[str]], problem: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = {name: ["10.0"] for name in versions._SHOWN} | {"mlx": ["0.40.0"], "mlx-metal": ["0.40.0"]}
@@ -213,9 +211,7 @@ def test_a_wrong_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("differs", [False, True])
 @pytest.mark.parametrize("switch", [None, "off"])
-def test_every_way_to_run_is_compared_with_the_default(
-    differs: bool, switch: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ways_to_run_are_compared(differs: bool, switch: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a Mac: with kernels and compilation to switch off. Both are as before afterwards."""
     compiled = [True]
     monkeypatch.setattr(mx, "disable_compile", lambda: compiled.append(False))

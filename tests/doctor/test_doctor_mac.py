@@ -147,7 +147,7 @@ def test_the_disk_is_that_of_the_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     assert facts(doctor(monkeypatch, "Device"))["free disk at the hub cache"] == "2.00 GB"
 
 
-def test_a_mac_without_metal_is_a_problem_and_one_without_answers_is_not(
+def test_no_metal_is_a_problem_and_no_answers_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mac(monkeypatch, dict.fromkeys(ANSWERS, ""))
@@ -169,9 +169,7 @@ def test_commands_that_are_missing_or_fail_or_hang_give_none(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
-def test_recipes_are_shown_for_the_dtype_that_is_computed_in(
-    dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recipes_are_shown_for_the_dtype_in_use(dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     usable = 40 * 10**9
     monkeypatch.setattr(memory, "default_dtype", lambda: dtype)
     monkeypatch.setattr(memory, "usable_memory", lambda: usable)

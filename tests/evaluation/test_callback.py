@@ -22,10 +22,8 @@ def paragraph(words: int, seed: int) -> str:
 
 def essay(words: int = 1500, opening: str = OPENING, closing: str = CLOSING, middle: str = "") -> str:
     ends = f"{opening} {paragraph(120, 0)}", f"{paragraph(40, 1)} {closing}"
-    missing = words - len(" ".join([*ends, middle]).split())
-    filling = [
-        paragraph(size, seed) for seed, size in enumerate([*[110] * (missing // 110), missing % 110], 2)
-    ]
+    rest = words - len(" ".join([*ends, middle]).split())
+    filling = [paragraph(size, seed) for seed, size in enumerate([*[110] * (rest // 110), rest % 110], 2)]
     return "\n\n".join(part for part in (ends[0], *filling[:5], middle, *filling[5:], ends[1]) if part != ".")
 
 

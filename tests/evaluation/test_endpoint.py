@@ -97,10 +97,9 @@ def test_messages_become_those_that_servers_want(server: OpenAI) -> None:
     )
     Endpoint(server.url, "m")(task(messages), 7)
     out = server.asked[-1].body["messages"]
-    assert [each["id"] for each in out[1]["tool_calls"]] == ["call_0", "call_1"]
-    assert [json.loads(each["function"]["arguments"]) for each in out[1]["tool_calls"]] == [
-        {"city": "Oslo"}
-    ] * 2
+    calls = out[1]["tool_calls"]
+    assert [each["id"] for each in calls] == ["call_0", "call_1"]
+    assert [json.loads(each["function"]["arguments"]) for each in calls] == [{"city": "Oslo"}] * 2
     assert [message["tool_call_id"] for message in out[2:]] == ["call_0", "call_1"]
     assert out[0] == messages[0]
 
@@ -114,9 +113,7 @@ def test_messages_become_those_that_servers_want(server: OpenAI) -> None:
     (completion("<think>1+1</think>2"), "2", "1+1", "delivered"),
     (completion("2", "content_filter"), "", "", "error"),
 ])  # fmt: skip
-def test_thought_answer_and_outcome(
-    server: OpenAI, body: Any, answer: str, thought: str, outcome: str
-) -> None:
+def test_thought_and_outcome(server: OpenAI, body: Any, answer: str, thought: str, outcome: str) -> None:
     one = reply(server, Said(body))
     assert (one.answer, one.thought, one.outcome, one.blocks) == (answer, thought, outcome, ())
 
