@@ -164,9 +164,7 @@ def test_the_next_message_is_no_choice_of_a_candidate() -> None:
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError])
-def test_a_failing_step_costs_the_turn_and_not_the_conversation(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
-) -> None:
+def test_a_failing_step_costs_the_turn_alone(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
     """Like MLX's, when Metal has no memory left; in the second canvas, when a line has begun."""
     commit = Row.commit
 
@@ -255,10 +253,8 @@ def test_options_reach_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Writer] = []
     advance = Writer.advance
     monkeypatch.setattr(Writer, "advance", lambda self: (seen.append(self), advance(self))[1])
-    options = (
-        "--model demo --thinking --thinking-budget 9 --seed 3 --max-new-tokens 70 --max-denoising-steps 5"
-    )
-    talk("Hello", options=(*options.split(), "--system", "Be kind."))
+    options = "--model demo --thinking --thinking-budget 9 --seed 3 --max-new-tokens 70"
+    talk("Hello", options=(*options.split(), "--max-denoising-steps", "5", "--system", "Be kind."))
     (answer,) = seen[0].answers
     settings = answer.row.settings
     assert answer.budget is not None

@@ -38,9 +38,7 @@ def invoke(*arguments: str, stdin: bytes | None = None) -> Result:
     return result
 
 
-def block(
-    index: int, answer: str = "", thought: str = "", calls: Any = (), warning: str | None = None
-) -> Block:
+def block(index: int, answer: str = "", thought: str = "", calls: Any = (), warning: Any = None) -> Block:
     return Block(index, [7] * 4, thought, answer, calls, 5, 0.001, True, 0.5, warning)
 
 
