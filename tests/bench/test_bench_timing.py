@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from oracle import tiny
+from support.spies import spied
 
 from mlx_diffusiongemma.bench import measure, synthetic
 from mlx_diffusiongemma.checkpoint.loading import load_model
@@ -96,17 +97,11 @@ def sharp(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_times_are_of_all_steps(sharp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No canvas stops early, the timed ones come after one that warms up, and times are divided by steps."""
-    steps = []
-
-    def spy(*arguments: Any, **options: Any) -> Any:
-        canvas = denoise(*arguments, **options)
-        steps.append((*canvas.steps, tuple(canvas.ids.shape)))
-        return canvas
-
-    monkeypatch.setattr(measure, "denoise", spy)
+    calls = spied(monkeypatch, measure, "denoise")
     ticks = iter(range(1000))
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     times = measure.measure(sharp, prompt_tokens=20, canvas_length=8, steps=10, seed=0)
+    steps = [(*call.result.steps, call.result.ids.shape) for call in calls]
     assert steps == [(2, (1, 8)), *[(10, (1, 8))] * 3, (12, (1, 8))]
     assert times.step == 0.1  # the clock moves one second from reading to reading
     assert times.parts == dict.fromkeys(measure.PARTS, 1.0)

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.scripted import TURN_END, Scripted
+from support.spies import spied
 
 import mlx_dg
 from mlx_diffusiongemma.engine.denoise import denoise
@@ -17,7 +18,6 @@ from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.prompt import Prompt
 
 # Of one to four canvases, one to many steps, and 14 to some 30 tokens.
 PROMPTS = (
@@ -87,20 +87,13 @@ def test_candidates_have_noise_of_their_own(demo: Any) -> None:
 
 def test_rows_that_have_ended_cost_nothing_more(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of each decode pass: all in the first canvas, then only those that go on."""
-    decode, batches = DiffusionGemma.decode_hidden, []
-
-    def watched(self: DiffusionGemma, ids: Any, *others: Any) -> mx.array:
-        batches.append(ids.shape[0])
-        return decode(self, ids, *others)
-
-    monkeypatch.setattr(DiffusionGemma, "decode_hidden", watched)
+    calls = spied(monkeypatch, DiffusionGemma, "decode_hidden")
     together = generate_batch(*demo, PROMPTS, seed=0, max_new_tokens=256)
     blocks = [len(list(generation)) for generation in together]
-    monkeypatch.undo()
+    batches = [call.args[1].shape[0] for call in calls]
     going_on = [sum(count > block for count in blocks) for block in range(max(blocks))]
     assert going_on[0] == len(PROMPTS) > going_on[1] > 0
-    seen = list(dict.fromkeys(batches))
-    assert seen == list(dict.fromkeys(going_on))
+    assert list(dict.fromkeys(batches)) == list(dict.fromkeys(going_on))
     assert max(blocks) * 2 <= len(batches)
 
 
@@ -120,17 +113,11 @@ def test_only_the_rows_that_a_guard_objects_to_are_denoised_again(demo: Any) -> 
 
 
 def test_one_prefill_for_all_candidates(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = demo
-    encode, encoded = DiffusionGemma.encode, []
-
-    def watched(self: DiffusionGemma, ids: Any, *others: Any, **named: Any) -> None:
-        encoded.append((1, len(ids)) if isinstance(ids, Prompt) else tuple(ids.shape))
-        encode(self, ids, *others, **named)
-
-    monkeypatch.setattr(DiffusionGemma, "encode", watched)
-    generation = generate(model, tokenizer, "Count to 54.", n=3, seed=0, max_new_tokens=128)
+    calls = spied(monkeypatch, DiffusionGemma, "encode")
+    generation = generate(*demo, "Count to 54.", n=3, seed=0, max_new_tokens=128)
     assert generation.finish_reason
-    assert encoded == [(1, len(generation.prompt_ids)), (3, 64)]
+    prompt, canvases = (call.args[1] for call in calls)
+    assert (len(prompt), canvases.shape) == (len(generation.prompt_ids), (3, 64))
 
 
 def test_a_prompt_cache_keeps_the_prompt_of_several_candidates(demo: Any) -> None:

@@ -19,6 +19,7 @@ import pytest
 from mlx.utils import tree_flatten
 from oracle import demo, replay, tiny, traces
 from safetensors.numpy import save_file
+from support.spies import spied
 
 import mlx_dg
 from mlx_diffusiongemma.checkpoint.loading import load_model
@@ -77,21 +78,14 @@ def test_entropies_of_a_bf16_model_are_those_of_its_fp32_softcapped_logits(sharp
 
 def test_sorted_rows_are_really_sorted(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sorted_indices=True` on unsorted rows is wrong on a GPU and passes unnoticed on the CPU."""
-    model, seen = load_model(sharp), []
-    gather_mm = mx.gather_mm
-
-    def watched(a: mx.array, b: mx.array, **kwargs: Any) -> mx.array:
-        ids = np.array(kwargs["rhs_indices"]).ravel()
-        seen.append(kwargs.get("sorted_indices", False))
-        assert not seen[-1] or (np.diff(ids.astype(np.int64)) >= 0).all()
-        return gather_mm(a, b, **kwargs)
-
-    monkeypatch.setattr(mx, "gather_mm", watched)
+    model, calls = load_model(sharp), spied(monkeypatch, mx, "gather_mm")
     cache = model.make_cache()
     model.encode(mx.arange(90)[None], cache)
     model.encode(mx.arange(3)[None], cache)
-    assert True in seen
-    assert False in seen
+    assert {call.kwargs.get("sorted_indices", False) for call in calls} == {True, False}
+    for call in calls:
+        ids = np.array(call.kwargs["rhs_indices"]).ravel().astype(np.int64)
+        assert not call.kwargs.get("sorted_indices") or (np.diff(ids) >= 0).all()
 
 
 # --- quantization -------------------------------------------------------------------------------------------
@@ -145,18 +139,11 @@ def test_stored_expert_weights_are_never_sliced_on_their_way_to_gather_qmm(
     quantized: tuple[DiffusionGemma, DiffusionGemma], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some builds of MLX read zeros through a lazy slice of a packed weight, others (MLX's CPU) do not."""
-    packed = quantized[0]
-    gather_qmm, seen = mx.gather_qmm, list[mx.array]()
-
-    def spying(x: mx.array, *weight: mx.array, **kwargs: Any) -> mx.array:
-        seen.extend(weight)
-        return gather_qmm(x, *weight, **kwargs)
-
-    monkeypatch.setattr(mx, "gather_qmm", spying)
+    packed, calls = quantized[0], spied(monkeypatch, mx, "gather_qmm")
     mx.eval(packed.decode(CANVAS, prefix(packed)))
     stored = {id(array) for _, array in tree_flatten(packed.parameters())}
-    assert seen
-    assert all(id(array) in stored for array in seen)
+    assert calls
+    assert all(id(weight) in stored for call in calls for weight in call.args[1:])
 
 
 def test_soft_embedding_of_a_quantized_table(quantized: tuple[DiffusionGemma, DiffusionGemma]) -> None:
@@ -199,26 +186,14 @@ def test_a_long_prompt_is_encoded_in_chunks_and_their_buffers_given_back(
     sharp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(sharp, dtype=mx.float32)
-    attend, clear = mx.fast.scaled_dot_product_attention, mx.clear_cache
-    queries: list[int] = []
-    calls: list[str] = []
-
-    def spying_attend(q: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        queries.append(q.shape[2])
-        return attend(q, *args, **kwargs)
-
-    def spying_clear() -> None:
-        calls.append("clear")
-        clear()
-
-    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spying_attend)
-    monkeypatch.setattr(mx, "clear_cache", spying_clear)
-    length = 4000
+    attended = spied(monkeypatch, mx.fast, "scaled_dot_product_attention")
+    cleared = spied(monkeypatch, mx, "clear_cache")
+    length = 2500
     model.encode(mx.zeros((1, length), dtype=mx.int32), cache := model.make_cache())
     assert cache.offset == length
-    assert max(queries) <= 2048
-    chunks = -(-length // max(queries))
-    assert len(calls) >= chunks
+    most = max(call.args[0].shape[2] for call in attended)
+    assert most <= 2048
+    assert len(cleared) >= -(-length // most)
     held = [layer.keys.shape[2] for layer in cache.layers]
     windows = [h for h, kind in zip(held, tiny.SHARP.layer_types, strict=True) if kind == "sliding_attention"]
     # What slides out of the window is not kept; behind it a canvas has room.

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.scripted import TURN_END, Scripted, scripted_generation
+from support.spies import spied
 
 from mlx_diffusiongemma.engine.noise import SeededDraws
 from mlx_diffusiongemma.engine.parts import is_traceable
@@ -123,7 +124,9 @@ def test_the_confidence_threshold_accepts_who_reaches_it_and_always_one() -> Non
         assert np.array_equal(canvas, np.where(accepted, np.array(seen.samples), 99))
 
 
-def test_confidence_is_the_probability_of_the_likeliest_token(demo: Any) -> None:
+def test_confidence_is_the_probability_of_the_likeliest_token(
+    demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the demo's own logits have it, at the step's temperature."""
     found: list[tuple[Any, Any]] = []
 
@@ -132,22 +135,14 @@ def test_confidence_is_the_probability_of_the_likeliest_token(demo: Any) -> None
             found.append((np.array(proposal.confidences), np.array(proposal.entropies)))
             return super().accept(proposal, pins)
 
-    logits = DiffusionGemma.logits
-    raw: list[np.ndarray] = []
-
-    def watched(self: DiffusionGemma, hidden: mx.array) -> mx.array:
-        raw.append(np.array(logits(self, hidden)).astype(np.float64)[0])
-        return logits(self, hidden)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiffusionGemma, "logits", watched)
-        settings: Any = {"sampler": Spy(0.1), "schedule": ConstantSchedule(0.5), "max_denoising_steps": 3}
-        settings |= {"confidence_threshold": 0.0, "guard_unconverged": False, "max_new_tokens": 64}
-        str(generate(*demo, "What is 99 + 88?", seed=1, **settings))
-    assert len(found) == len(raw) == 3
+    calls = spied(monkeypatch, DiffusionGemma, "logits")
+    settings: Any = {"sampler": Spy(0.1), "schedule": ConstantSchedule(0.5), "max_denoising_steps": 3}
+    settings |= {"confidence_threshold": 0.0, "guard_unconverged": False, "max_new_tokens": 64}
+    str(generate(*demo, "What is 99 + 88?", seed=1, **settings))
+    assert len(found) == len(calls) == 3
     cap = demo[0].config.text.final_logit_softcapping
-    for (confidences, entropies), x in zip(found, raw, strict=True):
-        x = cap * np.tanh(x / cap) / 0.5
+    for (confidences, entropies), call in zip(found, calls, strict=True):
+        x = cap * np.tanh(np.array(call.result).astype(np.float64)[0] / cap) / 0.5
         p = np.exp(x - x.max(axis=-1, keepdims=True))
         p /= p.sum(axis=-1, keepdims=True)
         np.testing.assert_allclose(confidences[0], p.max(axis=-1), atol=1e-4)

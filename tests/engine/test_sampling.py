@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from support.spies import spied
 
 from mlx_diffusiongemma.checkpoint.loading import load_model, resolve
 from mlx_diffusiongemma.engine.denoise import denoise
@@ -119,26 +120,18 @@ def test_a_watcher_does_not_see_a_step_whose_logits_are_broken(
     assert seen == []
 
 
-def test_a_canvas_is_denoised_around_its_pins(model: DiffusionGemma) -> None:
+def test_a_canvas_is_denoised_around_its_pins(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first step on: what is pinned is believed, what is free is not."""
     pins = np.full((1, LENGTH), FREE, dtype=np.int32)
     pins[0, 3] = 42
-    beliefs: list[np.ndarray] = []
-    decode = type(model).decode_hidden
-
-    def watched(self: DiffusionGemma, ids: mx.array, view: Any, soft: mx.array) -> mx.array:
-        assert np.array(ids)[0, 3] == 42
-        beliefs.append(np.array(soft)[0])
-        return decode(self, ids, view, soft)
-
+    calls = spied(monkeypatch, DiffusionGemma, "decode_hidden")
     draws = SeededDraws([NoiseKey(0, 0, 0, 0)], LENGTH, model.config.text.vocab_size)
     cache = model.make_cache()
     model.encode(mx.arange(20, 40)[None], cache)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model), "decode_hidden", watched)
-        canvas = denoise(model, cache, SETTINGS, draws, init=CanvasInit(pins=mx.array(pins), steps=3))
+    canvas = denoise(model, cache, SETTINGS, draws, init=CanvasInit(pins=mx.array(pins), steps=3))
     assert np.array(canvas.ids)[0, 3] == 42
-    assert canvas.steps == [len(beliefs)]
-    for belief in beliefs:
-        np.testing.assert_array_equal(belief[3], np.array(model.embed(mx.array(42))))
-    assert not beliefs[0][[0, 1, 2, 4, 5, 6, 7]].any()
+    assert canvas.steps == [len(calls)]
+    for _, ids, _, belief in (call.args for call in calls):
+        assert np.array(ids)[0, 3] == 42
+        np.testing.assert_array_equal(np.array(belief)[0, 3], np.array(model.embed(mx.array(42))))
+    assert not np.array(calls[0].args[3])[0, [0, 1, 2, 4, 5, 6, 7]].any()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.scripted import TURN_END, Scripted, full_canvas, scripted_generation
+from support.spies import spied
 
 import mlx_dg
 from mlx_diffusiongemma.engine import trace as trace_module
@@ -190,25 +191,19 @@ def test_logprobs_of_committed_tokens(
 ) -> None:
     """Equal to float64's from the logits of each try's last step, also for tokens that were set."""
     model, _ = demo
-    rows: list[np.ndarray] = []
-    logits = type(model).logits
-
-    def watched(self: Any, hidden: Any) -> Any:
-        rows.append(np.array(logits(self, hidden)).astype(np.float64)[0])
-        return logits(self, hidden)
-
-    monkeypatch.setattr(type(model), "logits", watched)
+    calls = spied(monkeypatch, type(model), "logits")
     monkeypatch.setattr("mlx_diffusiongemma.engine.denoise._compiles", lambda: False)
     settings: dict[str, Any] = {"max_new_tokens": LENGTH, "guard_unconverged": False, **control}
     generation = mlx_dg.generate(*demo, "What is 345 + 78?", seed=0, trace=True, **settings)
     list(generation)
     trace = generation.trace
     assert trace is not None
-    assert len(rows) == len(trace.steps)
+    assert len(calls) == len(trace.steps)
     unlikely, last, softcap = 0, -1, model.config.text.final_logit_softcapping
     for canvas in trace.canvases:
         last += len(canvas.steps)
-        x = softcap * np.tanh(rows[last] / softcap) / canvas.steps[-1].temperature
+        logits = np.array(calls[last].result).astype(np.float64)[0]
+        x = softcap * np.tanh(logits / softcap) / canvas.steps[-1].temperature
         normalizer = np.log(np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1)) + x.max(axis=-1)
         ids = canvas.committed_ids if canvas.committed_ids is not None else canvas.steps[-1].draft_ids
         expected = x[np.arange(LENGTH), ids] - normalizer

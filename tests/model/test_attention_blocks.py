@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from oracle import tiny
+from support.spies import spied
 
-from mlx_diffusiongemma.cache import PrefixCache
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma, attention
 from mlx_diffusiongemma.prompt import ImageSpan, Prompt
@@ -89,16 +89,9 @@ def test_a_block_in_two_is_another_prompt(model: DiffusionGemma) -> None:
 
 
 def test_chunk_borders(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths: list[int] = []
-    encode_chunk = DiffusionGemma._encode_chunk
-
-    def spying(self: DiffusionGemma, rows: mx.array, cache: PrefixCache, chunk: attention.Chunk) -> None:
-        lengths.append(rows.shape[1])
-        encode_chunk(self, rows, cache, chunk)
-
-    monkeypatch.setattr(DiffusionGemma, "_encode_chunk", spying)
+    calls = spied(monkeypatch, DiffusionGemma, "_encode_chunk")
     logits(model, chunk_size=10)
-    assert lengths == [9, 10, 10, 1, 30, 10, 10, 10, 10]
+    assert [call.args[1].shape[1] for call in calls] == [9, 10, 10, 1, 30, 10, 10, 10, 10]
 
 
 def test_prompts_parts_and_embeddings(model: DiffusionGemma) -> None:

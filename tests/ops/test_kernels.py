@@ -17,6 +17,7 @@ from ops import test_row_statistics as row_tests
 from ops import test_soft_embedding as soft_tests
 from support.kernel_defects import PLANTED, planted
 from support.kernel_paths import ON_METAL, plug_in_emulator, watched
+from support.spies import spied
 
 import mlx_dg
 from mlx_diffusiongemma import ops
@@ -176,14 +177,7 @@ def test_a_block_on_the_kernels_is_the_block_on_the_references(
     launches = [] if ON_METAL else plug_in_emulator(monkeypatch, schedule_seed=7)
     model.checked_kernels((1, model.config.canvas_length))
     checks = len(launches)
-    dense_steps: list[int] = []
-    dense = type(model).dense_soft_embedding
-
-    def spy(self: Any, x: mx.array) -> mx.array:
-        dense_steps.append(1)
-        return dense(self, x)
-
-    monkeypatch.setattr(type(model), "dense_soft_embedding", spy)
+    dense_steps = spied(monkeypatch, type(model), "dense_soft_embedding")
     text_on_kernels, steps = watched((model, tokenizer), prompt, **settings)
 
     assert text_on_kernels == text

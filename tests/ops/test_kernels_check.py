@@ -17,6 +17,7 @@ from emulator import Emulation
 from support import exact
 from support.kernel_defects import PLANTED, planted
 from support.kernel_paths import ON_EMULATOR, plug_in_emulator, watched
+from support.spies import spied
 
 import mlx_dg
 from mlx_diffusiongemma.engine import denoise
@@ -305,16 +306,9 @@ def test_a_compiled_step_is_traced_for_the_kernels_that_passed(
 ) -> None:
     """The check comes before the step that may be traced, and its outcome is part of that trace's key."""
     plug_in_emulator(monkeypatch, edits={"soft_embedding": does_not_compile})
-    compiled, keys = denoise.Denoiser.step_function, []
-
-    def spy(self: denoise.Denoiser, rules: Any, kernels: tuple[str, ...], *others: Any) -> Any:
-        assert list(metal.failures) == ["soft_embedding"]
-        keys.append(kernels)
-        return compiled(self, rules, kernels, *others)
-
-    monkeypatch.setattr(denoise.Denoiser, "step_function", spy)
+    calls = spied(monkeypatch, denoise.Denoiser, "step_function")
     run(demo)
-    assert set(keys) == {("row_statistics", "accept_and_renoise")}
+    assert {call.args[2] for call in calls} == {("row_statistics", "accept_and_renoise")}
 
 
 def test_two_threads_that_begin_at_once_check_once(

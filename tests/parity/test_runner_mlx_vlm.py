@@ -13,6 +13,7 @@ import mlx_vlm  # the parity tests fail without mlx-vlm; they never skip
 import pytest
 from mlx_vlm.generate import diffusion
 from oracle import tiny
+from support.spies import spied
 
 from mlx_diffusiongemma.checkpoint.loading import resolve
 from mlx_diffusiongemma.config.generation import GenerationConfig
@@ -43,20 +44,6 @@ def theirs(directory: str) -> Runner:
 @pytest.fixture(scope="module")
 def ours(directory: str) -> Runner:
     return choose("mlx_dg", directory, None)
-
-
-class Seen:
-    """Arguments that reach mlx-vlm's functions: positional arguments and the others."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        real = getattr(diffusion, name)
-
-        def spy(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append((args, kwargs))
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(diffusion, name, spy)
 
 
 def one(replies: list[Reply]) -> Reply:
@@ -115,11 +102,11 @@ def test_the_same_ids_go_in(
     theirs: Runner, directory: str, monkeypatch: pytest.MonkeyPatch, thinking: bool
 ) -> None:
     theirs(task("1 + 1"), 0)  # warmed up
-    seen = Seen(monkeypatch, "stream_diffusion_generate")
+    seen = spied(monkeypatch, diffusion, "stream_diffusion_generate")
     messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Weather in Oslo?"})
     tool = tasks.tool("get_weather")
     theirs(task(messages, thinking=thinking, tools=(tool,)), 0)
-    [(args, options)] = seen.calls
+    [(args, options, _)] = seen
     expected = Tokenizer.load(directory).prompt_ids(list(messages), thinking=thinking, tools=[tool])
     assert args[3].tolist() == [expected]
     assert options["diffusion_sampler"] == "entropy-bound"
@@ -132,24 +119,24 @@ def test_settings_reach_mlx_vlm_and_do_not_stay(
     theirs: Runner, directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs(task("1 + 1"), 0)
-    generated = Seen(monkeypatch, "stream_diffusion_generate")
-    bounds = Seen(monkeypatch, "_diffusion_entropy_transfer_mask")
-    schedules = Seen(monkeypatch, "_diffusion_linear_temperature")
-    stops = Seen(monkeypatch, "_diffusion_stable_and_confident")
+    generated = spied(monkeypatch, diffusion, "stream_diffusion_generate")
+    bounds = spied(monkeypatch, diffusion, "_diffusion_entropy_transfer_mask")
+    schedules = spied(monkeypatch, diffusion, "_diffusion_linear_temperature")
+    stops = spied(monkeypatch, diffusion, "_diffusion_stable_and_confident")
 
     def used() -> dict[str, Any]:
-        [(_, options)] = generated.calls
-        schedule, stop = schedules.calls[0][0], stops.calls[0][0][3]
+        [(_, options, _)] = generated
+        schedule, stop = schedules[0].args, stops[0].args[3]
         values = {
             "max_new_tokens": options["max_tokens"],
             "max_denoising_steps": options["max_denoising_steps"],
             "prefill_step_size": options["prefill_step_size"],
-            "entropy_bound": bounds.calls[0][0][1],
+            "entropy_bound": bounds[0].args[1],
             **schedule[2],
             **stop,
         }
         for seen in (generated, bounds, schedules, stops):
-            seen.calls.clear()
+            seen.clear()
         return values
 
     changed = {"max_new_tokens": 70, "max_denoising_steps": 7, "prefill_step_size": 5, "entropy_bound": 0.3}
@@ -192,16 +179,16 @@ def test_a_seed_decides(theirs: Runner) -> None:
 
 
 def test_one_untimed_warm_up_comes_first(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = Seen(monkeypatch, "stream_diffusion_generate")
+    seen = spied(monkeypatch, diffusion, "stream_diffusion_generate")
     runner = choose("mlx-vlm", directory, None)
-    assert seen.calls == []
+    assert seen == []
     for seed in (0, 1):
         runner(task("1 + 1"), seed)
     tokenizer = Tokenizer.load(directory)
-    prompts = [args[3].tolist()[0] for args, _ in seen.calls]
+    prompts = [call.args[3].tolist()[0] for call in seen]
     asked = tokenizer.prompt_ids("1 + 1", thinking=True)
     assert prompts == [tokenizer.prompt_ids("Hello"), asked, asked]
-    assert (seen.calls[0][1]["max_tokens"], seen.calls[0][1]["max_denoising_steps"]) == (1, 2)
+    assert (seen[0].kwargs["max_tokens"], seen[0].kwargs["max_denoising_steps"]) == (1, 2)
 
 
 def test_identity(theirs: Runner, ours: Runner, directory: str) -> None:

@@ -17,6 +17,7 @@ from oracle import demo, tiny
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.checkpoint.weights import read_tensors, weight_files
 from mlx_diffusiongemma.converter import conversion, convert
+from support.spies import spied
 
 
 def tiny_source(directory: Path, dialect: str = "original") -> Path:
@@ -96,13 +97,6 @@ def quantized(
 
 def rewritten(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
     """Names of the shards that a run writes, without those of an earlier run."""
-    names: list[str] = []
-    write = conversion._write_shard
-
-    def spy(path: Path, *arguments: Any) -> dict[str, Any]:
-        names.append(path.name)
-        return write(path, *arguments)
-
-    monkeypatch.setattr(conversion, "_write_shard", spy)
+    calls = spied(monkeypatch, conversion, "_write_shard")
     convert(source, target, **settings)
-    return names
+    return [call.args[0].name for call in calls]
