@@ -19,6 +19,11 @@ ANSWERS = ["423", "The capital of Norway is Oslo.", " ".join(map(str, range(1, 3
 QUESTION, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
 
+def run(generation: Any) -> Any:
+    list(generation)
+    return generation
+
+
 # --- the conversation ---------------------------------------------------------------------------------------
 
 
@@ -41,25 +46,22 @@ def test_turns_reuse_the_prefix_and_answer_as_without(demo: Any) -> None:
 
 def test_a_thought_never_goes_into_a_prompt(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chat template may read such a key."""
-    chat, prompts, prompt_ids = Chat(*demo), list[Any](), demo[1].encode_prompt
+    chat, prompts, encode = Chat(*demo), list[Any](), demo[1].encode_prompt
     monkeypatch.setattr(
-        demo[1],
-        "encode_prompt",
-        lambda prompt, **given: (prompts.append(prompt), prompt_ids(prompt, **given))[1],
+        demo[1], "encode_prompt", lambda *args, **options: prompts.append(args) or encode(*args, **options)
     )
     chat.messages = [QUESTION, REPLY | {"thought": "SECRET"}]
     chat.ask("Count to 3.")
-    assert prompts == [[QUESTION, REPLY, {"role": "user", "content": "Count to 3."}]]
+    assert prompts == [([QUESTION, REPLY, {"role": "user", "content": "Count to 3."}],)]
 
 
 def test_only_whole_turns_are_in_the_conversation(demo: Any) -> None:
     chat = Chat(*demo, seed=0)
     turn = chat.ask(QUESTIONS[0])
-    assert chat.messages == []
     with pytest.raises(InputError, match="the answer is still empty"):
         chat.keep(turn)
-    list(turn)
-    chat.keep(turn)
+    assert chat.messages == []
+    chat.keep(run(turn))
     assert [message["role"] for message in chat.messages] == ["user", "assistant"]
     for stranger in (turn, mlx_dg.generate(*demo, "Hi")):
         with pytest.raises(InputError, match="does not answer the last question"):
@@ -75,11 +77,6 @@ def test_a_turn_that_fails_changes_nothing(demo: Any) -> None:
             chat.ask(text)
     assert chat.to_dict() == before
     assert str(chat.ask(QUESTIONS[1])) == ANSWERS[1]
-
-
-def run(generation: Any) -> Any:
-    list(generation)
-    return generation
 
 
 def test_a_turn_that_was_interrupted_is_cut_short(demo: Any) -> None:

@@ -10,7 +10,7 @@ import pydantic
 import pytest
 from support.fixtures_tokenizer import one_line, write_tokenizer
 
-from mlx_diffusiongemma.errors import InputError, TokenizerError
+from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 
@@ -80,10 +80,9 @@ def test_token_ids_pass_through(tokenizer: Tokenizer) -> None:
         result = tokenizer.prompt_ids(prompt)
         assert result == ids
         assert {type(token) for token in result} == {int}
-    end = tokenizer.vocab_size
-    wrong = f"item {len(ids)} is int {end}; a list holds messages, or token ids from 0 to {ids[-1]}"
+    wrong = f"item 0 is int {ids[-1] + 1}; a list holds messages, or token ids from 0 to {ids[-1]}"
     with pytest.raises(InputError, match=wrong):
-        tokenizer.prompt_ids([*ids, tokenizer.vocab_size])
+        tokenizer.prompt_ids([tokenizer.vocab_size])
 
 
 def undocumented(city: str) -> str:
@@ -155,13 +154,11 @@ def test_refused_prompt(
         chat_tokenizer.prompt_ids(prompt, **options)
     assert message in one_line(error)
     assert error.value.exit_code == 2
-    assert not isinstance(error.value, TokenizerError)
 
 
 def test_a_templates_own_refusal(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=r"cannot render the messages \(the system message comes first\)"):
         tokenizer.prompt_ids([USER, MAIN])
-    assert "cannot render the messages (the system message comes first)" in one_line(error)
 
 
 def test_objects_of_openais_client_are_messages(chat_tokenizer: Tokenizer) -> None:

@@ -36,16 +36,9 @@ class McpTool(pydantic.BaseModel):
     meta: dict[str, Any] | None = pydantic.Field(alias="_meta", default=None)
 
 
-MCP = {
-    **BASE,
-    "title": "Weather",
-    "inputSchema": {"$schema": "http://json-schema.org/draft-07/schema#", **SCHEMA},
-    "outputSchema": {"type": "object"},
-    "annotations": {"readOnlyHint": True},
-    "icons": [{"src": "https://example.com/icon.png"}],
-    "execution": {"taskSupport": "optional"},
-    "_meta": {"a/b": 1},
-}
+MCP = {**BASE, "title": "Weather", "outputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+MCP |= {"inputSchema": {"$schema": "http://json-schema.org/draft-07/schema#", **SCHEMA}, "_meta": {"a/b": 1}}
+MCP |= {"icons": [{"src": "https://example.com/icon.png"}], "execution": {"taskSupport": "optional"}}
 
 
 @pytest.mark.parametrize(
