@@ -14,11 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import click
-
 from mlx_diffusiongemma.config.files import read_text
 from mlx_diffusiongemma.config.model import MODEL_TYPE
-from mlx_diffusiongemma.console.messages import count, one_line
+from mlx_diffusiongemma.console.messages import count, one_line, say
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
 from .report import RECORD
@@ -122,8 +120,7 @@ class Workspace:
             return
         if self.finished and not isinstance(error, InputError):
             kept = f"kept {count(len(self.finished), 'finished shard')} in {self.path}; "
-            with suppress(OSError):  # stderr may be closed or full
-                click.echo(f"mlx_dg: {kept}the same command continues from there", err=True)
+            say(f"mlx_dg: {kept}the same command continues from there")
         else:
             shutil.rmtree(self.path, ignore_errors=True)
             self._remove_new_parents()

@@ -6,9 +6,16 @@ the command line: 2 for bad input, 1 for a failure during the work.
 
 
 class DiffusionGemmaError(Exception):
-    """Base class of all errors raised on purpose by this package."""
+    """Base class of all errors raised on purpose by this package.
+
+    As text, its characters are printable: a message may quote a file or a server, and is shown in terminals.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class InputError(DiffusionGemmaError, ValueError):

@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten
 
 from ..config.generation import GenerationConfig
 from ..config.model import ModelConfig
+from ..console.messages import one_line
 from ..errors import CheckpointError, InputError
 from ..habits import LOAD_KEYWORDS, led_on
 from ..model import DiffusionGemma
@@ -99,7 +100,7 @@ def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path)
         logger.warning(
             "%s: the tokenizer has %d tokens, the model embeddings for %d; prompts with token ids from %d on "
             "are refused",
-            directory,
+            one_line(directory),
             tokens,
             embeddings,
             embeddings,

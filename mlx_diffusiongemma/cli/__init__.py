@@ -10,6 +10,7 @@ Commands import modules that load MLX or transformers when they run, so that --h
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import click
 from mlx_diffusiongemma.errors import DiffusionGemmaError
 
 from . import bench, chat, convert, doctor, eval, generate, info
+from .process import check_environment, handle_signals
 from .streams import complain, discard_stdout, fill_closed_streams, flush_outputs
 from .usage import explained, unknown_command
 
@@ -81,6 +83,7 @@ def _one_line() -> Iterator[None]:
 def main() -> None:
     """DiffusionGemma with MLX: generate text, convert checkpoints, measure speed."""
     fill_closed_streams()
+    check_environment()
 
 
 _COMMANDS: tuple[click.Command, ...] = (
@@ -93,10 +96,11 @@ for command in _COMMANDS:
 def run() -> NoReturn:
     """Run the command as a process, and exit.
 
-    After an interrupt, or while other threads run, the process exits without finalizing the interpreter.
+    After a signal, or while other threads run, the process exits without finalizing the interpreter.
     Otherwise a thread that used MLX would abort it (status 134), because freeing its compile cache needs the
     interpreter.
     """
+    handle_signals()
     status: str | int | None = 130
     try:
         main(prog_name="mlx_dg")
@@ -104,7 +108,8 @@ def run() -> NoReturn:
         status = end.code
     except KeyboardInterrupt:  # a second interrupt, while the first was handled
         pass
-    if isinstance(status, int) and (status == 130 or threading.active_count() > 1):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
+    if isinstance(status, int) and (status >= 128 or threading.active_count() > 1):
         flush_outputs()
         os._exit(status)
     sys.exit(status)

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from mlx_diffusiongemma.console.messages import say
+
 
 @click.command()
 @click.option(
@@ -45,5 +47,5 @@ def bench(
     prompts = sweep.lengths(prompt_tokens, "--prompt-tokens")
     canvases = sweep.lengths(canvas_lengths, "--canvas-lengths")
     result = sweep.run(model, layers, prompts, canvases, steps, seed)
-    click.echo(report.table(result), err=True)
+    say(report.table(result))
     click.echo(json.dumps(result, allow_nan=False))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from mlx_diffusiongemma.console.messages import count
+from mlx_diffusiongemma.console.messages import count, say
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
 from .chat_commands import QUITS, run_command
 from .chat_lines import Lines, PipedLines, TypedLines
 from .generate import NO_MODEL_GIVEN, check_settings
+from .process import keep_on_interrupt
 from .showing import show
 from .streams import checked_utf8, complain
 
@@ -68,16 +68,15 @@ def chat(
     if seed is not None:
         checked_seed(seed)
     if model is None:
-        click.echo(NO_MODEL_GIVEN, err=True)
+        say(NO_MODEL_GIVEN)
         model = "demo"
     network, tokenizer = load(model)
     chat = Chat(network, tokenizer, system=system, name=model, thinking=thinking, seed=seed, **settings)
     screen = terminal()
     lines: Lines = PipedLines() if screen is None else terminal_lines(screen)
     if screen is not None:
-        # An exit, so that the terminal is left in order.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        click.echo(f"Chat with {model}. /help lists the commands, q or Ctrl-D quits.", err=True)
+        keep_on_interrupt()
+        say(f"Chat with {model}. /help lists the commands, q or Ctrl-D quits.")
     if not Conversation(chat, lines, live, at_terminal=screen is not None).run():
         sys.exit(1)
 
@@ -135,7 +134,7 @@ class Conversation:
         if line.startswith("/") and not line.startswith("//"):
             output = run_command(self.chat, line)
             if output is not None:
-                click.echo(output, err=True)
+                say(output)
             return output is not None
         try:
             self._turn(line.removeprefix("/"))
@@ -158,7 +157,7 @@ class Conversation:
         def end(candidate: Generation, finished: bool) -> None:
             display.tidy()
             if finished and display.watched:
-                click.secho(status(candidate), err=True, dim=True)
+                say(status(candidate), dim=True)
 
         generation = self.chat.ask(text, display.step if display.watched else None)
         how = "ended"

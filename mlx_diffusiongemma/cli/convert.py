@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.console.messages import printable, say
+
 from .recipe_options import RECIPE_OPTIONS, recipe_options
 
 
@@ -37,5 +39,5 @@ def convert(source: str, mlx_path: str, dry_run: bool, **settings: Any) -> None:
             click.echo(report.of_plan(*conversion.planned_conversion(directory, **choices)))
         return
     target = conversion.convert(source, mlx_path, **settings)
-    click.echo(report.of_conversion(target))
-    click.echo(f"mlx_dg: wrote {mlx_path}", err=True)
+    click.echo(printable(report.of_conversion(target) or ""))
+    say(f"mlx_dg: wrote {mlx_path}")

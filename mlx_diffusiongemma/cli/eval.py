@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.console.messages import printable, say
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.evaluation.runners import LOCAL
 from mlx_diffusiongemma.evaluation.suites import SUITES
@@ -92,7 +93,7 @@ def compare(first: Path, second: Path) -> None:
     """
     from mlx_diffusiongemma.evaluation.comparison import compare as compared
 
-    click.echo(compared(first, second))
+    click.echo(printable(compared(first, second)))
 
 
 def _run(
@@ -122,11 +123,11 @@ def _run(
     if prompts is not None:
         tasks, header = run.rungs(tasks), header | {"suite": suite, "prompts": prompts}
     if problem := run.check_contained(tasks, unsafe_exec):
-        click.echo(f"mlx_dg: warning: generated code runs with resource limits only: {problem}", err=True)
+        say(f"mlx_dg: warning: generated code runs with resource limits only: {problem}")
     chosen = runners.choose(runner or ("mlx_dg" if endpoint is None else "endpoint"), model, endpoint)
     tasks, objections = run.possible(tasks, chosen)
     for objection, count in objections.items():
-        click.echo(f"mlx_dg: left out {count} prompts: {objection}", err=True)
+        say(f"mlx_dg: left out {count} prompts: {objection}")
     identity = chosen.identity()
     path = out or _default_path(suite, identity)
     with closing(Results(path, header | {"seed": seed, "n": n} | identity)) as results:
@@ -135,14 +136,13 @@ def _run(
         except BaseException:
             there = sum((task.name, number) in results.answers for task in tasks for number in range(runs))
             if there:
-                click.echo(
+                say(
                     f"mlx_dg: {path} keeps {there} of {len(tasks) * runs} prompts' answers; "
-                    "the same command continues from there",
-                    err=True,
+                    "the same command continues from there"
                 )
             raise
     click.echo(table(lines, n))
-    click.echo(f"mlx_dg: prompts, answers, seeds and grades: {path}", err=True)
+    say(f"mlx_dg: prompts, answers, seeds and grades: {path}")
 
 
 def _default_path(suite: str, identity: dict[str, Any]) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.console.messages import say
 from mlx_diffusiongemma.errors import InputError
 
 from .showing import show
@@ -102,7 +103,7 @@ def generate(
     checked = read_schema(schema) if schema is not None else None
     chosen_seed = checked_seed(seed)
     if model is None:
-        click.echo(NO_MODEL_GIVEN, err=True)
+        say(NO_MODEL_GIVEN)
         model = "demo"
     network, tokenizer = load(model)
     display = choose(as_json, stats, live, tokenizer)
@@ -120,7 +121,7 @@ def generate(
         **settings,
     )
     if seed is None and not as_json:  # JSON has it at the end; a terminal must show it before an interrupt
-        click.echo(f"mlx_dg: seed {chosen_seed}", err=True)
+        say(f"mlx_dg: seed {chosen_seed}")
     show(generation, display, display.end)
 
 

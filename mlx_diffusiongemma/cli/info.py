@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from mlx_diffusiongemma.console.messages import printable
+
 from .recipe_options import recipe_options
 
 
@@ -26,4 +28,4 @@ def info(source: str, revision: str | None, **settings: Any) -> None:
         text = report.of_conversion(directory)
         if text is None:
             text = report.of_plan(*conversion.planned_conversion(directory, **settings))
-    click.echo(text)
+    click.echo(printable(text))

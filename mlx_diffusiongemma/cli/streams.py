@@ -7,9 +7,7 @@ import os
 import sys
 from typing import Any
 
-import click
-
-from mlx_diffusiongemma.console.messages import one_line
+from mlx_diffusiongemma.console.messages import one_line, say
 from mlx_diffusiongemma.errors import InputError
 
 
@@ -51,9 +49,8 @@ def checked_utf8(text: str | None, name: str) -> Any:
 
 
 def complain(line: str) -> None:
-    """Write a text to stderr as one printable line. Do nothing if stderr is closed."""
-    with contextlib.suppress(OSError):
-        click.echo(one_line(line), err=True)
+    """Write a text to stderr as one printable line."""
+    say(one_line(line))
 
 
 def discard_stdout() -> None:

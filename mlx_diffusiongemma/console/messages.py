@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
+import click
+
 # Control characters and those that change the direction of text -> a visible sign, one cell wide.
 CONTROLS = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
 CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
@@ -24,6 +29,20 @@ def one_line(text: object, most: int | None = None, *, keep_end: bool = False) -
     if most is None or len(line) <= most:
         return line
     return f"...{line[3 - most :]}" if keep_end else f"{line[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Return a text of several lines with visible signs for its control characters."""
+    return text.translate(CONTROLS_OF_LINES)
+
+
+def say(text: object = "", **style: Any) -> None:
+    """Write a text to stderr, with visible signs for control characters. Ignore a stderr that is full.
+
+    style: of `click.style`, such as dim=True.
+    """
+    with suppress(OSError):
+        click.secho(printable(str(text)), err=True, **style)
 
 
 def shown(value: object) -> str:

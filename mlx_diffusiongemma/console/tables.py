@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .messages import CONTROLS
+
 
 def aligned(lines: Iterable[Sequence[str]], left: int) -> str:
-    """Return lines in columns two spaces apart. The first `left` are flush left, the others flush right."""
-    lines = list(lines)
+    """Return lines in columns two spaces apart. The first `left` are flush left, the others flush right.
+
+    Control characters in cells, which may come from files, become visible signs.
+    """
+    lines = [[cell.translate(CONTROLS) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_diffusiongemma.console.messages import CONTROLS_OF_LINES, one_line
+from mlx_diffusiongemma.console.messages import CONTROLS_OF_LINES, one_line, say
 from mlx_diffusiongemma.engine.stats import CONTROL_EVENTS
 
 from .region import Region, on_terminal, terminal_size
@@ -70,7 +71,7 @@ class PlainDisplay:
         if count > 1 and not self.as_json:
             if number > 0:
                 click.echo()
-            click.secho(f"candidate {number + 1} of {count}", err=True, dim=True)
+            say(f"candidate {number + 1} of {count}", dim=True)
 
     def block(self, block: Block, canvas_length: int) -> None:
         self.blocks += 1
@@ -85,7 +86,7 @@ class PlainDisplay:
         self._warn()
         if self.statistics:
             self._own_line()
-            click.secho(describe(block, canvas_length), err=True, dim=True)
+            say(describe(block, canvas_length), dim=True)
 
     def end(self, generation: Generation, finished: bool = True) -> None:
         """Show what comes last. finished: False after an interrupt, with the blocks that have converged."""
@@ -93,7 +94,7 @@ class PlainDisplay:
         if self.as_json:
             click.echo(json.dumps(result(generation, finished), allow_nan=False))
         if finished and (self.statistics or self.watched):
-            click.secho(f"{generation.stats.table()}\nseed         {generation.seed}", err=True, dim=True)
+            say(f"{generation.stats.table()}\nseed         {generation.seed}", dim=True)
 
     def tidy(self) -> None:
         """End an open line or thought, so that what follows starts on its own line. Show warnings."""
@@ -109,7 +110,7 @@ class PlainDisplay:
         warnings = self._current.warnings if self._current is not None else []
         for warning in warnings[self._warned :]:
             self._own_line()
-            click.echo(f"mlx_dg: warning: {one_line(warning)}", err=True)
+            say(f"mlx_dg: warning: {one_line(warning)}")
         self._warned = len(warnings)
 
     def _thought(self, text: str, over: bool = False) -> None:
@@ -137,7 +138,8 @@ class PlainDisplay:
         stream = sys.stderr if err else sys.stdout
         if stream is not None and stream.isatty():
             text = text.translate(CONTROLS_OF_LINES)
-        click.echo(click.style(text, dim=True) if err else text, err=err, nl=False)
+        with suppress(OSError) if err else nullcontext():  # a thought that cannot be written costs no answer
+            click.echo(click.style(text, dim=True) if err else text, err=err, nl=False)
         if self.watched and (err or outputs_meet()):
             self.region.wrote(text, DIM if err else "")
 

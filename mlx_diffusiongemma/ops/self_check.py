@@ -68,7 +68,7 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
                         "Metal kernel %s fails its check on this machine: %s. It is switched off, and MLX's "
                         "operations take its place. Please run `mlx_dg doctor` and report the result.",
                         check.kernel,
-                        fault,
+                        one_line(fault),
                     )
     names = [check.kernel for check in checks]
     failed = [name for name in names if name in metal.failures]

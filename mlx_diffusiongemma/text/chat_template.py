@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config.files import read_text
 from ..console.messages import one_line
 from ..errors import InputError, TokenizerError
 from .delimiters import Delimiters, StandIns
@@ -12,6 +13,7 @@ from .prompts import Message, checked_messages
 from .rendering import RenderError, render
 from .tool_descriptions import Tool, described_tools
 
+_MOST_CONFIG_BYTES = 8_000_000  # a tokenizer_config.json may list thousands of added tokens
 _THOUGHT = ("<|channel>", "<channel|>")  # the delimiters of thoughts
 
 
@@ -130,7 +132,7 @@ def read_template(path: Path) -> str | dict[str, str] | None:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     except (OSError, ValueError) as error:
         raise TokenizerError(
             f"{file}: not a usable chat template ({one_line(error)}); copy it again"
@@ -142,8 +144,8 @@ def read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(file, _MOST_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{file}: not readable as JSON ({one_line(error)}); copy it again") from error
     if not isinstance(value, dict):
         raise TokenizerError(f"{file}: holds {type(value).__name__}, not an object; copy it again")
