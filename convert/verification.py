@@ -193,10 +193,6 @@ def _differences(expected: mx.array, actual: mx.array, temperature: float) -> mx
     before, after = (
         row_statistics(x[0], mx.zeros(x.shape[1]), temperature, softcap=None) for x in (expected, actual)
     )
-    return mx.stack(
-        [
-            mx.square(expected - actual).mean(),
-            (before.argmax == after.argmax).mean(),
-            mx.abs(before.entropy - after.entropy).mean(),
-        ]
-    )
+    agreement = (before.argmax == after.argmax).mean()
+    entropy = mx.abs(before.entropy - after.entropy).mean()
+    return mx.stack([mx.square(expected - actual).mean(), agreement, entropy])

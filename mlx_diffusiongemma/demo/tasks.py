@@ -53,10 +53,7 @@ OTHER_ANSWER = (
     "I am a small demo model. I can add, count, spell backwards, name capitals, "
     "list cities as JSON and call a tool."
 )
-NO_TOOL = {
-    "get_weather": "I have no tool for the weather.",
-    "get_time": "I have no tool for the time.",
-}
+NO_TOOL = {"get_weather": "I have no tool for the weather.", "get_time": "I have no tool for the time."}
 SYSTEM_MESSAGES = (
     "You are a helpful assistant.", "Be brief.", "Answer in English.", "You are a friendly model.",
 )  # fmt: skip

@@ -48,11 +48,7 @@ _BOUNDS, _COLORS = list(SCALE), [None, *SCALE.values()]
 _STYLES = [(Style(color=color), Style(color=color, dim=True)) for color in _COLORS]
 _PLAIN, _DIM = _STYLES[0]
 
-_LEGEND = [
-    Mark("entropy 0.01 ", _DIM),
-    *(Mark("■", color) for color, _ in _STYLES[1:]),
-    Mark(" 3 nats", _DIM),
-]
+_LEGEND = [Mark("entropy 0.01 ", _DIM), *(Mark("■", hue) for hue, _ in _STYLES[1:]), Mark(" 3 nats", _DIM)]
 
 _ROWS_LEFT = 7  # of the terminal's: some for the text above, the rule and the status
 _LONGEST_RUN = 2  # of one structural token, spelled out

@@ -11,16 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from click.testing import CliRunner
-from support.hub_calls import (
-    DEMO,
-    DOWNLOAD,
-    commands,
-    complaint,
-    content,
-    downloaded,
-    in_shards,
-    outcomes,
-)
+from support.hub_calls import DEMO, DOWNLOAD, commands, complaint, content, downloaded, in_shards, outcomes
 from support.hub_server import Hub
 
 from mlx_diffusiongemma.cli import main
@@ -80,10 +71,7 @@ def test_weights_of_another_architecture_are_not_fetched(hub: Hub, home: Path) -
 def test_an_index_with_bad_names_fetches_no_weights(hub: Hub, home: Path) -> None:
     maps: dict[str, tuple[Any, str]] = {
         "owner/glob": ({"a": "*.safetensors"}, "safetensors is missing or was not downloaded; try again"),
-        "owner/parent": (
-            {"a": "../secret.safetensors"},
-            "names '../secret.safetensors', which is not a safe",
-        ),
+        "owner/parent": ({"a": "../secret.safetensors"}, "names '../secret.safetensors', which is not"),
         "owner/number": ({"a": "model.safetensors", "b": 5}, "names '5', which is not a safetensors file "),
         "owner/text": ("text", "names no files; give the id of another copy"),
     }

@@ -104,14 +104,8 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\n" * 4
         (config(final_logit_softcapping=0), "final_logit_softcapping must be above 0"),
         (config(use_bidirectional_attention="all"), "only a causal encoder exists"),
         (generation_config(sampler_config="eb"), "sampler_config must be an object"),
-        (
-            generation_config(sampler_config={"_cls_name": "Other", "entropy_bound": 0.1}),
-            "sampler_config is a Other",
-        ),
-        (
-            generation_config(max_denoising_steps=10**400),
-            "max_denoising_steps must be an integer from 1 to 10000",
-        ),
+        (generation_config(sampler_config={"_cls_name": "Other"}), "sampler_config is a Other"),
+        (generation_config(max_denoising_steps=10**400), "max_denoising_steps must be an integer from 1 "),
     ],
 )
 def test_damaged_checkpoints(checkpoint: Path, damage: Damage, found: str) -> None:

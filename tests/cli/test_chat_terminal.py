@@ -44,10 +44,7 @@ def hanging(self, active, prefix, clock):
 Batch._denoise = hanging
 main()
 """
-QUESTIONS_AND_ANSWERS = [
-    *("What is 345 + 78?", "423"),
-    *("What is the capital of Norway?", "The capital of Norway is Oslo."),
-]
+TURNS = ["What is 345 + 78?", "423", "What is the capital of Norway?", "The capital of Norway is Oslo."]
 UP, CTRL_C, CTRL_D, ESC_ENTER = "\x1b[A", "\x03", "\x04", "\x1b\r"
 
 
@@ -216,7 +213,7 @@ def test_ctrl_c_keeps_the_conversation(start: Callable[..., Terminal], tmp_path:
     assert chat.ends() == 0
     contents = [each["content"] for each in json.loads((tmp_path / "a.json").read_text())["messages"]]
     *turns, count, answer = contents
-    assert turns == QUESTIONS_AND_ANSWERS
+    assert turns == TURNS
     assert count == "Count to 37."
     assert "9 10 11" in answer
     assert " ".join(map(str, range(1, 38))).startswith(answer)
@@ -247,10 +244,8 @@ def test_keys(start: Callable[..., Terminal], tmp_path: Path) -> None:
     chat.type(CTRL_D)
     assert chat.ends() == 0
     messages = json.loads((tmp_path / "a.json").read_text())["messages"]
-    assert [each["content"] for each in messages if each["role"] == "user"] == [
-        "What is\n345 + 78?",
-        "Add 1\nand 2.",
-    ]
+    asked = [each["content"] for each in messages if each["role"] == "user"]
+    assert asked == ["What is\n345 + 78?", "Add 1\nand 2."]
     with open(read) as answers:
         first, *_ = answers.read().split("\n\n")
     assert first

@@ -61,12 +61,7 @@ class View:
     def __init__(
         self, patch: pytest.MonkeyPatch, candidates: int = 1, columns: int = 80, lines: int = 24, **env: str
     ):
-        for name, value in {
-            "TERM": "xterm-256color",
-            "COLORTERM": "truecolor",
-            "NO_COLOR": "",
-            **env,
-        }.items():
+        for name, value in {"TERM": "xterm", "COLORTERM": "truecolor", "NO_COLOR": "", **env}.items():
             patch.setenv(name, value)
         self.size = [columns, lines]
         self.out = io.StringIO()

@@ -44,15 +44,12 @@ def show(text: str, heights: list[int], attached: Attached, is_thought: bool = F
 
 
 WORDS = st.lists(st.sampled_from([*"abc \n\tüΩ漢字🙂", "e\u0301"]), max_size=90).map("".join)
+HEIGHTS = st.lists(st.integers(0, 7), min_size=1, max_size=6)
 EXACT = st.integers(1, 6).map(lambda count: "x" * 20 * count)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(WORDS | EXACT, max_size=5).map("".join),
-    st.lists(st.integers(0, 7), min_size=1, max_size=6),
-    st.booleans(),
-)
+@given(st.lists(WORDS | EXACT, max_size=5).map("".join), HEIGHTS, st.booleans())
 def test_text_is_as_without_a_region(text: str, heights: list[int], is_thought: bool) -> None:
     with Attached() as attached:
         show(text, heights, attached, is_thought)

@@ -79,11 +79,8 @@ def test_kernels_is_no_python_package() -> None:
 
 
 def pip(*arguments: str | Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
-        check=True,
-        capture_output=True,
-    )
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
