@@ -96,25 +96,6 @@ def test_a_candidate_that_is_closed_in_a_step_gets_no_block_of_that_canvas(token
     assert (first.blocks, first.state, second.state) == ([], "closed", "ended")
 
 
-def test_a_canvas_stops_at_its_next_step_when_another_thread_closes_it(tokenizer: Tokenizer) -> None:
-    seen, started, closed = [], threading.Event(), threading.Event()
-
-    def watch(step: mlx_dg.Step) -> None:
-        seen.append(step.index)
-        started.set()
-        assert closed.wait(10)
-
-    generation = endless(tokenizer, sure=4.0, on_step=watch)
-    thread = threading.Thread(target=lambda: list(generation))
-    thread.start()
-    assert started.wait(10)
-    generation.close()
-    closed.set()
-    thread.join(10)
-    assert seen == [0]
-    assert (generation.blocks, generation.state) == ([], "closed")
-
-
 def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("mlx_diffusiongemma.writer.time.monotonic", lambda: now[0])

@@ -13,7 +13,7 @@ stands for its largest configuration: M3 Max and M4 Max also exist with 300 and 
 from __future__ import annotations
 
 import re
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -119,9 +119,4 @@ def _arithmetic(dtype: mx.Dtype) -> float:
 def _shortest(operation: Callable[[], mx.array]) -> float:
     """Return the seconds of the fastest of a few runs, after one that is not timed."""
     mx.eval(operation())
-    times = []
-    for _ in range(_TIMED_RUNS):
-        start = time.perf_counter()
-        mx.eval(operation())
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(lambda: mx.eval(operation()), repeat=_TIMED_RUNS, number=1))

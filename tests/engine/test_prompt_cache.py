@@ -26,12 +26,12 @@ def some_ids(rng: np.random.Generator, length: int) -> list[int]:
     return ids
 
 
-def assert_like_a_cold_start(cache: PromptCache, ids: list[int]) -> None:
-    """The cache holds `ids`, and a canvas behind it looks as it does behind a fresh encode of them."""
-    assert cache.token_ids == ids
-    assert cache.prefix.offset == len(ids)
+def assert_like_a_cold_start(cache: PromptCache, prompt: Prompt | list[int]) -> None:
+    """The cache holds the prompt, and a canvas behind it looks as it does behind a fresh encode."""
+    assert cache.prompt == (prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+    assert cache.prefix.offset == len(prompt)
     cold = cache.model.make_cache()
-    cache.model.encode(mx.array([ids]), cold)
+    cache.model.encode(cache.prompt, cold)
     expected = np.array(cache.model.decode(CANVAS, cold))
     np.testing.assert_allclose(np.array(cache.model.decode(CANVAS, cache.prefix)), expected, atol=1e-4)
 

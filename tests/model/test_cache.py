@@ -165,14 +165,7 @@ def test_a_layout_covers_what_is_held(model: DiffusionGemma) -> None:
         assert layout.hides_window == (kept < layout.window)
         assert cache.offset + 256 <= layout.full
         assert layout.hides_full == (cache.offset + 256 < layout.full)
-
-
-def test_masks_are_there_only_when_needed(model: DiffusionGemma) -> None:
-    for length, hides_full, hides_window in [(15, True, False), (16, False, False), (5, True, True)]:
-        cache = model.make_cache()
-        model.encode(ids(length), cache)
-        layout = cache.layout(CANVAS)
-        assert (layout.hides_full, layout.hides_window) == (hides_full, hides_window)
+        assert cache.offset < 1023 or not layout.hides_window
 
 
 def test_room_that_holds_nan_is_not_seen_through_a_mask(model: DiffusionGemma) -> None:

@@ -9,6 +9,7 @@ comparison of ids, masks and stop steps can be exact while logits differ by roun
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import tempfile
@@ -68,7 +69,7 @@ def export_forward(model: Any, case: traces.ForwardCase, fingerprint: str) -> tr
     else:
         raise SystemExit(f"{case.name}: no seed keeps the router margin and is stable")
     meta = {
-        "case": traces.describe(case),
+        "case": dataclasses.asdict(case),
         "seed": seed,
         "router": min(gaps),
         "shake": shake,
@@ -141,7 +142,7 @@ def export_generation(
             break
     else:
         raise SystemExit(f"{case.name}: no seed will do; the last one failed on {', '.join(complaint)}")
-    meta = {"case": traces.describe(case), "seed": seed, "margins": kept, "settings": settings}
+    meta = {"case": dataclasses.asdict(case), "seed": seed, "margins": kept, "settings": settings}
     meta |= {"fingerprint": fingerprint, "transformers": transformers.__version__}
     stored = compact(arrays, full_logits) | {"prompt": prompt.astype(np.int16)}
     return traces.Trace(case.name, meta, stored)

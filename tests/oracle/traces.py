@@ -10,7 +10,7 @@ Shapes: B batch, L prompt, C canvas, V vocabulary, K blocks, S steps of all bloc
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,3 @@ def load(name: str, directory: Path = DATA) -> Trace:
 def names(prefix: str = "") -> list[str]:
     """The names of all committed traces that start with `prefix`, sorted."""
     return sorted(path.stem for path in DATA.glob(f"{prefix}*.npz"))
-
-
-def describe(case: ForwardCase | GenerationCase) -> dict[str, Any]:
-    return asdict(case)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 CHUNK = 1024  # tokens per chunk peak; the rows below are hard at its edges
@@ -84,3 +86,28 @@ def cannot_be_a_distribution() -> dict[str, list[float]]:
         "only -inf": [-inf, -inf, -inf],
         "nan and -inf": [-inf, nan, -inf],
     }
+
+
+TABLES = {
+    "float32": mx.float32,
+    "bfloat16": mx.bfloat16,
+    "float16": mx.float16,
+    "affine 4": ("affine", 64, 4),
+    "affine 4 by 32": ("affine", 32, 4),
+    "affine 8": ("affine", 64, 8),
+    "affine 6": ("affine", 64, 6),
+    "affine 3": ("affine", 64, 3),
+    "mxfp4": ("mxfp4", 32, 4),
+    "mxfp8": ("mxfp8", 32, 8),
+    "nvfp4": ("nvfp4", 16, 4),
+}
+
+
+def make_table(kind: str, vocab: int, width: int) -> tuple[nn.Module, np.ndarray]:
+    """Return an embedding of one of the kinds in `TABLES`, and its values."""
+    table, form = nn.Embedding(vocab, width), TABLES[kind]
+    if isinstance(form, tuple):
+        table = nn.QuantizedEmbedding.from_embedding(table, form[1], form[2], mode=form[0])
+    else:
+        table.weight = table.weight.astype(form)
+    return table, np.array(table(mx.arange(vocab)).astype(mx.float32)).astype(np.float64)
