@@ -96,6 +96,12 @@ def test_a_candidate_that_is_closed_in_a_step_gets_no_block_of_that_canvas(token
     assert (first.blocks, first.state, second.state) == ([], "closed", "ended")
 
 
+def test_a_canvas_stops_at_its_next_step_when_it_is_closed(tokenizer: Tokenizer) -> None:
+    seen: list[mlx_dg.Step] = []
+    generation = endless(tokenizer, sure=4.0, on_step=lambda step: (seen.append(step), generation.close()))
+    assert (list(generation), len(seen), generation.state) == ([], 1, "closed")
+
+
 def test_a_timeout_ends_it_with_what_there_is(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("mlx_diffusiongemma.writer.time.monotonic", lambda: now[0])
