@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import jsonschema
@@ -92,18 +91,6 @@ def test_a_model_that_wants_otherwise_is_brought_to_it(demo: Any, seed: int, thi
     assert held.stats.grammar_repairs > 0
     free = generate(*demo, "JSON for Paris and Rome", max_new_tokens=128, **asked)
     assert held.thought == free.thought
-
-
-def test_patterns_choices_and_grammars(demo: Any) -> None:
-    asked: dict[str, Any] = {"seed": 0, "max_denoising_steps": 2, "max_new_tokens": 64}
-    assert re.fullmatch("[a-f]{3}-[0-9]+", str(generate(*demo, "Hello", regex="[a-f]{3}-[0-9]+", **asked)))
-    cities = ["The capital of Norway is Oslo.", "The capital of Norway is Rome."]
-    held = generate(*demo, "What is the capital of Norway?", choices=cities, **asked)
-    assert str(held) == cities[0]
-    lark = 'start: "(" start ")" | /[0-9]/'
-    text = str(generate(*demo, "Hello", grammar=lark, **asked))
-    assert re.fullmatch(r"\(*[0-9]\)*", text)
-    assert text.count("(") == text.count(")")
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,6 @@ def test_refused(chat_tokenizer: Tokenizer, message: Any, error: str) -> None:
 def test_refused_results(chat_tokenizer: Tokenizer, content: Any) -> None:
     with pytest.raises(InputError, match="message 2 has"):
         chat_tokenizer.prompt_ids([USER, calling(F), result(content)])
-
-
-def test_a_tool_message_behind_another_turn_answers_nothing(chat_tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="message 3 is a tool's"):
         chat_tokenizer.prompt_ids([USER, calling(F), USER, result("x")])
 
@@ -306,13 +303,6 @@ def test_the_demo_was_trained_on_the_ids_of_either_template(chat_tokenizer: Toke
 # --- templates that take less -----------------------------------------------------------------------------
 
 
-def test_text_parts_are_joined_for_a_template_that_takes_text_only(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(write_tokenizer(tmp_path))
-    chat = [{"role": "system", "content": parts("a ", "b")}, {"role": "user", "content": parts(" c", "d ")}]
-    text = [{"role": "system", "content": "a b"}, {"role": "user", "content": " cd "}]
-    assert tokenizer.prompt_ids(chat) == tokenizer.prompt_ids(text)
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -330,9 +320,3 @@ def test_it_is_the_template_that_shows_what_it_takes_of_each_role(tmp_path: Path
     chat = [{"role": "user", "content": parts("c", "d")}, {"role": "assistant", "content": parts("e", "f")}]
     expected = "<|turn>user\ncd<turn|><|turn>assistant\nef<turn|>"
     assert tokenizer.decode(tokenizer.prompt_ids(chat)) == expected
-
-
-def test_a_template_that_does_not_know_developers_gets_a_system_message(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(write_tokenizer(tmp_path))
-    system, developer = ([{"role": role, "content": "brief"}, USER] for role in ("system", "developer"))
-    assert tokenizer.prompt_ids(developer) == tokenizer.prompt_ids(system)
