@@ -160,9 +160,8 @@ def test_json_is_all_there_is(scripted: Scripted) -> None:
     found = json.loads(line)
     assert list(found) == JSON_KEYS
     assert list(found["stats"]) == list(JSON_STATISTICS)
-    assert (found["answer"], found["thought"], found["finish_reason"], found["seed"]) == (
-        "ja\nwohl ü", "hm", "stop", 11,
-    )  # fmt: skip
+    expected = {"answer": "ja\nwohl ü", "thought": "hm", "finish_reason": "stop", "seed": 11}
+    assert {key: found[key] for key in expected} == expected
     assert found["tool_calls"] == [
         {"name": "get_weather", "arguments": {"city": "Paris"}, "raw": "raw", "error": None}
     ]
