@@ -41,8 +41,8 @@ def test_import_is_light() -> None:
 def test_help_is_light() -> None:
     loaded = modules_after(
         "from mlx_diffusiongemma.cli import main\n"
-        "for arguments in (['--help'], ['generate', '--help'], ['convert', '--help'], ['eval', '--help'],\n"
-        "                  ['eval', 'six', '--help'], ['--version']):\n"
+        "for arguments in (['--help'], ['generate', '--help'], ['convert', '--help'], ['bench', '--help'],\n"
+        "                  ['eval', '--help'], ['eval', 'six', '--help'], ['--version']):\n"
         "    main(arguments, standalone_mode=False)"
     )
     assert "click" in loaded

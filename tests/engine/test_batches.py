@@ -11,9 +11,11 @@ from support.scripted import TURN_END, Scripted
 from support.spies import spied
 
 import mlx_dg
+from mlx_diffusiongemma.engine import memory
 from mlx_diffusiongemma.engine.denoise import denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.prompt_cache import PromptCache
+from mlx_diffusiongemma.engine.row import Row
 from mlx_diffusiongemma.engine.settings import Settings
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.generation import Generation, generate, generate_batch
@@ -98,11 +100,8 @@ def test_rows_that_have_ended_cost_nothing_more(demo: Any, monkeypatch: pytest.M
 
 
 def test_only_the_rows_that_a_guard_objects_to_are_denoised_again(demo: Any) -> None:
-    """All rows of this model are empty at first; the second attempt is not."""
     _, tokenizer = demo
-    yes = [*tokenizer.encode("yes"), TURN_END]
-
-    model: Any = OneEmpty([yes])
+    model: Any = OneEmpty([[*tokenizer.encode("yes"), TURN_END]])
     steps: list[mlx_dg.Step] = []
     rows = generate_batch(model, tokenizer, ["a", "b", "c"], on_step=steps.append)
     assert [row.answer for row in rows] == ["yes"] * 3
@@ -146,15 +145,12 @@ def test_any_row_may_be_asked_first_and_blocks_replay(demo: Any) -> None:
 
 
 def test_the_memory_of_a_batch_is_checked(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_diffusiongemma.engine import memory
-
-    model, tokenizer = demo
     monkeypatch.setattr(memory, "usable_memory", lambda: mx.get_active_memory() + 20_000_000)
-    generate(model, tokenizer, "hi", max_new_tokens=64)
+    generate(*demo, "hi", max_new_tokens=64)
     with pytest.raises(InputError, match=r"generate \d+ at a time"):
-        generate(model, tokenizer, "hi", n=64, max_new_tokens=64)
+        generate(*demo, "hi", n=64, max_new_tokens=64)
     with pytest.raises(InputError, match=r"generate \d+ at a time"):
-        generate_batch(model, tokenizer, ["hi"] * 64, max_new_tokens=64)
+        generate_batch(*demo, ["hi"] * 64, max_new_tokens=64)
 
 
 def test_bad_batches_are_refused(demo: Any) -> None:
@@ -168,8 +164,6 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
     demo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guard that objects to the first attempt at the second row's canvases, whatever they hold."""
-    from mlx_diffusiongemma.engine.row import Row
-
     judge = Row.judge
 
     def objecting(self: Row, canvas: Any, index: int, seconds: float) -> bool:
@@ -189,35 +183,10 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
     assert rows[1].stats.denoising_steps > rows[0].stats.denoising_steps
 
 
-def test_a_canvas_that_is_mended_often_gets_fewer_steps(demo: Any) -> None:
-    """The second row's canvas is repaired again and again, so it gets fewer and fewer steps; the others' none
-    the less."""
-    _, tokenizer = demo
-    yes = tokenizer.encode("yes")
-
-    class Stubborn(Scripted):
-        def decode_hidden(self, canvas_ids: mx.array, *others: Any) -> mx.array:
-            return mx.where(canvas_ids > 600, canvas_ids, super().decode_hidden(canvas_ids, *others))
-
-    model: Any = Stubborn([yes * 16], sure=2.0)  # never sure enough to stop by itself
-    steps: list[mlx_dg.Step] = []
-    asked: dict[str, Any] = {"max_denoising_steps": 16, "max_new_tokens": 24, "guard_unconverged": False}
-    generation = generate(model, tokenizer, "hi", regex="[0-9]{20}", on_step=steps.append, **asked)
-    assert len(str(generation)) == 20
-    per_try = [0]
-    for step in steps:
-        per_try += [0] if step.index == 0 else []
-        per_try[-1] += 1
-    assert per_try[1:9] == [16] * 4 + [8] * 4
-    assert per_try[-1] == 1
-    assert generation.stats.denoising_steps == len(steps)
-
-
 def test_rows_that_are_mended_unequally_often_are_denoised_apart(demo: Any) -> None:
-    """The second row's first canvas is empty, so it lags a revision behind; each gets its own number of
-    steps."""
+    """A canvas that is repaired again and again gets fewer and fewer steps. The second row's first canvas is
+    empty, so it lags a revision behind."""
     _, tokenizer = demo
-
     model: Any = OneEmpty([tokenizer.encode("yes") * 16], sure=2.0)  # never sure enough to stop by itself
     tries: dict[int, list[int]] = {0: [], 1: []}
 
@@ -227,18 +196,20 @@ def test_rows_that_are_mended_unequally_often_are_denoised_apart(demo: Any) -> N
             tries[row][-1] += 1
 
     asked: dict[str, Any] = {"max_denoising_steps": 16, "max_new_tokens": 24, "guard_unconverged": False}
-    for row in generate(model, tokenizer, "hi", n=2, regex="[0-9]{20}", on_step=watch, **asked).candidates:
+    generation = generate(model, tokenizer, "hi", n=2, regex="[0-9]{20}", on_step=watch, **asked)
+    for number, row in enumerate(generation.candidates):
         assert len(str(row)) == 20
+        assert row.stats.denoising_steps == sum(tries[number])
+        assert tries[number][-1] == 1
     assert tries[0][:8] == [16] * 4 + [8] * 4
     assert tries[1][:9] == [16] * 5 + [8] * 4
 
 
 def test_tries_with_fewer_steps_are_not_held_against_a_canvas(demo: Any) -> None:
     """Unsure, but only once it had half of the steps: the guard for capped canvases stays out of it."""
-    _, tokenizer = demo
-    model: Any = Scripted([tokenizer.encode("yes") * 16], sure=lambda attempt: 60.0 if attempt < 4 else 1.0)
-    asked: dict[str, Any] = {"max_denoising_steps": 8, "max_new_tokens": 24}
-    generation = generate(model, tokenizer, "hi", regex="[0-9]{20}", **asked)
+    model: Any = Scripted([demo[1].encode("yes") * 16], sure=lambda attempt: 60.0 if attempt < 4 else 1.0)
+    asked: dict[str, Any] = {"max_denoising_steps": 8, "max_new_tokens": 24, "regex": "[0-9]{20}"}
+    generation = generate(model, demo[1], "hi", **asked)
     assert len(str(generation)) == 20
     assert generation.stats.unconverged_rerolls == 0
     assert generation.blocks[0].warning is None
