@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.fixtures_tokenizer import one_line
 from support.parsing import property_test
@@ -175,6 +175,7 @@ def test_a_hole_behind_a_space_begins_with_it() -> None:
     lengths=st.lists(st.integers(1, 9), min_size=4, max_size=4),
     wanted=st.lists(st.integers(0, 703), min_size=1, max_size=3),
 )
+@example(literals=["  "], lengths=[1] * 4, wanted=[0])  # two spaces before a hole stay in the literal
 @property_test
 def test_every_literal_token_is_kept(literals: list[str], lengths: list[int], wanted: list[int]) -> None:
     template = "".join(f"{literal}[[{n}]]" for literal, n in zip(literals, lengths, strict=False))
