@@ -36,10 +36,6 @@ def deliver(answer: Answer, event: Event) -> None:
         answer.add(committed)
 
 
-def text(answer: Answer) -> str:
-    return "".join(block.answer for block in answer.blocks)
-
-
 def test_events_come_in_order(demo: Any) -> None:
     answer = answer_to(demo, QUESTIONS[0], prefill_step_size=5)
     events = list(Batch(demo[0], [answer.row]).run())
@@ -67,7 +63,8 @@ def test_batches_that_take_turns_write_their_solo_texts(demo: Any) -> None:
             else:
                 deliver(pair[0], event)
     for question, answer in zip(QUESTIONS, answers, strict=True):
-        assert text(answer) == mlx_dg.generate(*demo, question, seed=0).answer
+        written = "".join(block.answer for block in answer.blocks)
+        assert written == mlx_dg.generate(*demo, question, seed=0).answer
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 4, 6, 7, 8])

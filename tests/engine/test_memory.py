@@ -183,12 +183,6 @@ def needed_by(model: DiffusionGemma, prompt: int, new: int, itemsize: int = 2) -
     return memory_needed(model.config, weights, prompt, new, 2048, itemsize)
 
 
-def number(pattern: str, message: str) -> int:
-    found = re.search(pattern, message)
-    assert found, message
-    return int(found[1])
-
-
 def test_what_fits_to_the_last_byte_runs(big: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
     """A float32 model takes float32 activations."""
     tiny_one = DiffusionGemma(ModelConfig.from_dict(tiny.config(tiny.ROUGH, "original")))
@@ -262,7 +256,7 @@ def test_a_remedy_that_is_followed_helps(
     assert "sysctl" not in message
     for name in remedies - {"recipe"}:
         pattern, followed, step = ways[name]
-        n = number(pattern, message)
+        n = int(re.findall(pattern, message)[0])
         check_fits(big, *followed(n))
         refused(big, *followed(n * 2 if step == 2 else n + 1))
 
@@ -276,5 +270,5 @@ def test_a_mac_may_let_its_gpu_have_more(
     message = refused(big, 40000, 256)
     assert ("sudo sysctl iogpu.wired_limit_mb=" in message) == helps
     if helps:
-        allow(monkeypatch, number(r"iogpu.wired_limit_mb=(\d+)", message) * 2**20)
+        allow(monkeypatch, int(re.findall(r"iogpu.wired_limit_mb=(\d+)", message)[0]) * 2**20)
         check_fits(big, 40000, 256, 2048)

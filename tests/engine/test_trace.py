@@ -45,8 +45,8 @@ def made_step(index: int = 0, rows: int = 1, done: bool = False, **arrays: np.nd
 
 def recorded(steps: list[tuple[Step, NoiseKey]]) -> Trace:
     trace = Trace()
-    for step, stream in steps:
-        trace.record(step, 0, stream)
+    for step, key in steps:
+        trace.record(step, 0, key)
     return trace
 
 
