@@ -7,6 +7,7 @@ Hugging Face checkpoints and MLX conversions are read the same way: a module is 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -133,6 +134,9 @@ def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterato
 
 def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path | None:
     """Return the directory if it exists, None if the name can be a hub id."""
+    given: object = path_or_hf_repo
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"the model is {type(given).__name__}; give a model directory, a hub id, or 'demo'")
     if str(path_or_hf_repo) == "demo":
         _refuse_revision("demo", revision)
         return Path(str(resources.files("mlx_diffusiongemma"))) / "demo" / "checkpoint"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,7 @@ _OPTIONS = (
     click.Option(
         ["--model"],
         metavar="demo|DIR|HUB_ID",
-        required=True,
-        help="The model; with --endpoint, the name that the server knows.",
+        help="The model; with --endpoint, the name that the server knows. Suite demo has the default demo.",
     ),
     _number("--runs", default=3, help="Runs of each prompt, each with another seed."),
     _number("--seed", least=0, default=0, help="Seed that each answer's seed is derived from."),
@@ -59,7 +59,7 @@ _OPTIONS = (
         ["--out"],
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="File for the answers.  [default: eval-SUITE-MODEL.jsonl]",
+        help="File for the answers.  [default: eval-SUITE-MODEL.jsonl, with the changed settings]",
     ),
     click.Option(["--runner"], type=click.Choice(LOCAL), help="Program that generates.  [default: mlx_dg]"),
     click.Option(
@@ -98,7 +98,7 @@ def compare(first: Path, second: Path) -> None:
 
 def _run(
     suite: str,
-    model: str,
+    model: str | None,
     runs: int,
     seed: int,
     settings: tuple[str, ...],
@@ -115,6 +115,11 @@ def _run(
     from mlx_diffusiongemma.evaluation.results import Results
     from mlx_diffusiongemma.evaluation.table import table
 
+    if model is None and (suite != "demo" or endpoint is not None):
+        raise InputError(
+            "--model is missing; give demo, a directory, a hub id or the server's name of a model"
+        )
+    model = model or "demo"
     # Refuse bad input before minutes of loading.
     parsed = read_settings(settings)
     if thinking_budget is not None:
@@ -129,7 +134,8 @@ def _run(
     for objection, count in objections.items():
         say(f"mlx_dg: left out {count} prompts: {objection}")
     identity = chosen.identity()
-    path = out or _default_path(suite, identity)
+    changed = [*settings, *([] if thinking_budget is None else [f"thinking_budget={thinking_budget}"])]
+    path = out or _default_path(suite, identity, changed)
     with closing(Results(path, header | {"seed": seed, "n": n} | identity)) as results:
         try:
             lines = run.ask(tasks, chosen, results, runs, unsafe_exec)
@@ -145,11 +151,11 @@ def _run(
     say(f"mlx_dg: prompts, answers, seeds and grades: {path}")
 
 
-def _default_path(suite: str, identity: dict[str, Any]) -> Path:
-    """Return the file of an evaluation in the current directory."""
-    model = re.sub(r"[^\w.-]+", "-", Path(identity["model"]).name or "model")
-    runner = "" if identity["runner"] == "mlx_dg" else f"-{identity['runner']}"
-    return Path(f"eval-{suite}-{model}{runner}.jsonl")
+def _default_path(suite: str, identity: dict[str, Any], changed: Sequence[str]) -> Path:
+    """Return the file of an evaluation with these changed settings, in the current directory."""
+    runner = [] if identity["runner"] == "mlx_dg" else [identity["runner"]]
+    parts = ["eval", suite, Path(identity["model"]).name or "model", *runner, *changed]
+    return Path("-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)[:200] + ".jsonl")
 
 
 def read_settings(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         part = getattr(samplers, node.func.id, None) if not node.func.id.startswith("_") else None
         if not isinstance(part, type) or part.__module__ != samplers.__name__:
-            raise ValueError
+            raise InputError(f"--set: there is no {node.func.id}; docs/samplers.md lists the parts")
         keywords = {each.arg: _value(each.value) for each in node.keywords if each.arg}
         return part(*map(_value, node.args), **keywords)
     return ast.literal_eval(node)

@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[type, Any, Any]] = {
     "batch_size": (int, 1, 1_000_000),
     "timeout": (float, 0.0, 1e9),
     "candidate": (int, 0, 2**31 - 1),
+    "limit": (int, 1, 2**31 - 1),
 }
 
 

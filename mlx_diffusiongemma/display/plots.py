@@ -34,9 +34,9 @@ def plot_trace(generation: Generation) -> Figure:
 
     Raises `InputError` without a trace or matplotlib.
     """
-    trace = generation.trace
+    trace = getattr(generation, "trace", None)
     if trace is None:
-        raise InputError("plot_trace: this generation kept no trace; make it with generate(..., trace=True)")
+        raise InputError("plot_trace: no trace there; give a generation made with generate(..., trace=True)")
     failure, tries = run_to_end(generation), trace.last_tries
     if not tries:
         raise InputError(f"plot_trace: nothing was denoised ({failure or 'it was closed'}); start again")

@@ -122,9 +122,9 @@ class Settings(GenerationConfig):
 
 
 _NAMES = tuple(SettingsDict.__annotations__)
-# part -> the methods that it must have
+# part -> what to give
 _PARTS = {
-    "sampler": "the methods accept and renoise (like EntropyBound(0.1)); t_max and t_min set a temperature",
+    "sampler": "an object with accept and renoise, such as EntropyBound(0.1); t_max sets a temperature",
     "schedule": "a function of step and steps (such as LinearSchedule(0.4, 0.8))",
     "stop": "a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends an answer",
 }
@@ -174,7 +174,8 @@ def _part(name: str, value: Any) -> Any:
     wrong += [part for part in parts if isinstance(part, type)]
     if wrong or not parts:
         culprit = (wrong or [value])[0]
-        raise InputError(f"{name} must have {_PARTS[name]}, found {shown(culprit)}")
+        found = f"the class {culprit.__name__}" if isinstance(culprit, type) else shown(culprit)
+        raise InputError(f"{name}: found {found}; give {_PARTS[name]}")
     for part in parts:
         _check_traceable(name, part)
     return value

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.ranges import in_range
 from ..console.progress import bar
 from ..engine.noise import DrawsOf
 from ..engine.settings import SettingsDict
@@ -99,6 +100,11 @@ def planned(
     if isinstance(suite, str) and suite not in suites.SUITES:
         raise InputError(f"suite {suite!r}: there is none; choose from {', '.join(suites.SUITES)}")
     name, tasks = (suite, suites.tasks_of(suite)) if isinstance(suite, str) else ("tasks", list(suite))
+    odd = next((task for task in tasks if not isinstance(task, Task)), None)
+    if odd is not None:
+        raise InputError(f"suite: found {type(odd).__name__} in the list; give the name of a suite, or Tasks")
+    if limit is not None:
+        in_range("limit", limit)
     header = {"suite": name, "suite_sha256": digest(tasks), "settings": plain(settings)}
     brief = {key: value for key, value in settings.items() if key != "thinking_budget"}
     return [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,9 @@ def test_front_matter_may_have_any_keys_values_and_bytes(tmp_path: Path) -> None
     readme = f"---\n{json.dumps({'license': 'other', 'license_name': licence})}\n---\n"
     card = loaded(tmp_path / "card.md", model_card(RECORD, "demo", readme))
     assert card.data.license_name == licence
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_a_readme_that_is_not_a_file_is_not_read(plant: Callable[[Path], None], tmp_path: Path) -> None:
+    plant(tmp_path / "README.md")
+    assert read_readme(tmp_path) == ""

@@ -126,7 +126,7 @@ def test_it_shows_itself_without_pyplot() -> None:
 
 
 def test_errors_name_the_way_out(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(mlx_dg.InputError, match=r"kept no trace.*generate\(\.\.\., trace=True\)"):
+    with pytest.raises(mlx_dg.InputError, match=r"no trace there.*generate\(\.\.\., trace=True\)"):
         mlx_dg.plot_trace(mlx_dg.generate(*demo, "Hi", seed=0))
     generation = mlx_dg.generate(*demo, "Hi", seed=0, trace=True)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -157,3 +157,9 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
             Results(place, SETTINGS)
     with pytest.raises(InputError, match="No such file or directory; give a file"):
         read(tmp_path / "missing.jsonl")
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: not a file; give one that mlx_dg eval wrote"):
+        read(tmp_path / "pipe")

@@ -253,3 +253,10 @@ def test_bad_calls_are_refused_before_anything_runs(demo: Any, monkeypatch: pyte
     assert sandbox.allow_uncontained
     mlx_dg.evaluate(*demo, "demo", limit=1)
     assert not sandbox.allow_uncontained
+
+
+def test_a_suite_that_is_none_and_a_limit_that_is_none_are_refused(demo: Any) -> None:
+    with pytest.raises(InputError, match="suite: found str in the list; give the name of a suite, or Tasks"):
+        mlx_dg.evaluate(*demo, ["x"])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="limit must be an integer from 1"):
+        mlx_dg.evaluate(*demo, TASKS, limit=0)
