@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.engine.trace import Trace
     from mlx_diffusiongemma.evaluation.run import evaluate
     from mlx_diffusiongemma.filling.fill import Filling, fill
-    from mlx_diffusiongemma.generation import Generation, generate, generate_batch
+    from mlx_diffusiongemma.generation import generate, generate_batch
     from mlx_diffusiongemma.model import DiffusionGemma
+    from mlx_diffusiongemma.result import Generation
     from mlx_diffusiongemma.text.channels import ToolCall
     from mlx_diffusiongemma.text.prompts import tool_messages
     from mlx_diffusiongemma.text.tokenizer import Tokenizer
@@ -99,7 +100,7 @@ _MODULE_OF = {
     "DiffusionGemma": "model",
     "EntropyBound": "engine.samplers",
     "Filling": "filling.fill",
-    "Generation": "generation",
+    "Generation": "result",
     "GenerationConfig": "config.generation",
     "LinearSchedule": "engine.samplers",
     "ModelConfig": "config.model",

@@ -25,7 +25,7 @@ ORDER = (
     ("text",),
     ("checkpoint",),
     ("control",),
-    ("answer", "request", "writer", "generation", "filling", "converter"),
+    ("answer", "request", "writer", "result", "generation", "filling", "converter"),
     ("chat", "display"),
     ("bench", "doctor", "evaluation", "demo"),
     ("cli",),
@@ -38,7 +38,9 @@ NEIGHBOURS = {
     ("ops", "cache"),
     ("request", "answer"),
     ("filling", "request"),
-    ("generation", "answer"),
+    ("generation", "result"),
+    ("result", "answer"),
+    ("result", "writer"),
     ("generation", "request"),
     ("generation", "writer"),
     ("writer", "answer"),
@@ -47,7 +49,7 @@ NEIGHBOURS = {
     ("converter", "generation"),
 }
 # An IPython idiom: a generation shows itself, through a view that is imported inside the method.
-EXCEPTIONS = {("generation", "display")}
+EXCEPTIONS = {("result", "display")}
 
 
 @cache

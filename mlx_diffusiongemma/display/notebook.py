@@ -29,7 +29,7 @@ from .pieces import Pieces
 
 if TYPE_CHECKING:
     from mlx_diffusiongemma.engine.trace import Trace, TracedCanvas
-    from mlx_diffusiongemma.generation import Generation
+    from mlx_diffusiongemma.result import Generation
     from mlx_diffusiongemma.text.channels import ToolCall
     from mlx_diffusiongemma.text.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mlx_diffusiongemma.engine.trace import TracedCanvas
-    from mlx_diffusiongemma.generation import Generation
+    from mlx_diffusiongemma.result import Generation
 
 MOST_CANVASES = 4
 _SETTLING, _CHANGE = "#e66100", "#0072b2"  # apart for colour-blind readers, too

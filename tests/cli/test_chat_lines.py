@@ -14,7 +14,7 @@ import mlx_diffusiongemma
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.cli.chat_commands import COMMANDS
 from mlx_diffusiongemma.engine.row import Committed, Row
-from mlx_diffusiongemma.generation import Writer
+from mlx_diffusiongemma.writer import Writer
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 COUNTED = " ".join(map(str, range(1, 38)))

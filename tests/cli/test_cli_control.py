@@ -96,7 +96,7 @@ def test_bad_options_are_one_line(tmp_path: Path, arguments: tuple[str, ...], me
 
 def test_an_interrupt_shows_what_every_candidate_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three candidates of two blocks; the interrupt comes while the first one's second is denoised."""
-    from mlx_diffusiongemma.generation import Writer
+    from mlx_diffusiongemma.writer import Writer
 
     advance, calls = Writer.advance, []
 
