@@ -9,16 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..config.files import read_text
 from ..console.messages import one_line
 from ..errors import InputError
 
+_MOST_BYTES = 100_000_000
 FORMAT, VERSION = "mlx_dg chat", 1
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a saved chat holds. Raises `InputError` for any other file."""
     try:
-        values = json.loads(_expanded(path).read_text("utf-8-sig"))
+        values = json.loads(read_text(_expanded(path), _MOST_BYTES, "utf-8-sig"))
         check_format(values)
         json.dumps(values, ensure_ascii=False).encode()  # JSON can spell half of a surrogate pair
     except (OSError, ValueError, RecursionError) as error:

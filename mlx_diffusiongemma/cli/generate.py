@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from mlx_diffusiongemma.errors import InputError
 from .showing import show
 from .streams import checked_utf8, read_prompt
 
+_MOST_SCHEMA = 1_000_000  # characters
 NO_MODEL_GIVEN = (
     "mlx_dg: no --model, so this is the bundled demo, a toy that knows a few tasks. The real model: "
     "--model mlx-community/diffusiongemma-26B-A4B-it-4bit (or convert it: "
@@ -139,7 +139,11 @@ def read_schema(file: str) -> Any:
     from mlx_diffusiongemma.control.schema import checked_schema
 
     try:
-        schema = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+        with open(file, encoding="utf-8-sig") as stream:  # a pipe is fine
+            text = stream.read(_MOST_SCHEMA + 1)
+        if len(text) > _MOST_SCHEMA:
+            raise ValueError(f"longer than {_MOST_SCHEMA} characters")
+        schema = json.loads(text)
     except OSError as error:
         raise InputError(f"--schema {file}: {error.strerror}; give a file with a JSON Schema") from None
     except (ValueError, RecursionError) as error:

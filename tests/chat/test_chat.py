@@ -230,3 +230,6 @@ def test_a_file_without_a_chat_is_refused(held: Chat, tmp_path: Path, content: b
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.json' is not a saved chat: "):
         held.load(tmp_path / "a.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe' is not a saved chat: not a regular file"):
+        held.load(tmp_path / "pipe")
