@@ -1,8 +1,4 @@
-"""Two evaluations of one suite, pair by pair.
-
-Grades: the same task, run and candidate make a pair. Speeds: the same task and run, because candidates run
-together.
-"""
+"""Two evaluations of one suite in pairs: grades of the same candidate, speeds of the same task and run."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ def evaluate(
     check_contained(tasks, unsafe_exec)
     runner = Native.of(model, tokenizer, draws)
     tasks, _ = possible(tasks, runner)
-    path = None if out is None else Path(out)
-    with closing(Results(path, header | {"seed": seed, "n": n} | runner.identity())) as results:
+    header |= {"seed": seed, "n": n} | runner.identity()
+    with closing(Results(Path(out) if out else None, header)) as results:
         return Evaluation(results.settings, ask(tasks, runner, results, runs, unsafe_exec))
 
 
@@ -100,9 +100,9 @@ def planned(
     if isinstance(suite, str) and suite not in suites.SUITES:
         raise InputError(f"suite {suite!r}: there is none; choose from {', '.join(suites.SUITES)}")
     name, tasks = (suite, suites.tasks_of(suite)) if isinstance(suite, str) else ("tasks", list(suite))
-    odd = next((task for task in tasks if not isinstance(task, Task)), None)
-    if odd is not None:
-        raise InputError(f"suite: found {type(odd).__name__} in the list; give the name of a suite, or Tasks")
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise InputError(f"suite: found {type(task).__name__} in it; give the name of a suite, or Tasks")
     if limit is not None:
         in_range("limit", limit)
     header = {"suite": name, "suite_sha256": digest(tasks), "settings": plain(settings)}
@@ -160,12 +160,9 @@ def rungs(tasks: Sequence[Task]) -> list[Task]:
     """Return each task at each step cap and entropy bound of the ladder, prompt after prompt."""
     made = []
     for task, cap, bound in product(tasks, CAPS, BOUNDS):
-        group, settings = (
-            f"cap {cap}, bound {bound:.2f}",
-            {"max_denoising_steps": cap, "entropy_bound": bound},
-        )
-        name = f"{task.name} at {group}"
-        made.append(replace(task, name=name, group=group, settings=task.settings | settings))
+        group = f"cap {cap}, bound {bound:.2f}"
+        settings = task.settings | {"max_denoising_steps": cap, "entropy_bound": bound}
+        made.append(replace(task, name=f"{task.name} at {group}", group=group, settings=settings))
     return made
 
 

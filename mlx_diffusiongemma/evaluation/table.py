@@ -42,8 +42,7 @@ class Row:
         return list(best.values())
 
     def total(self, key: str) -> float | None:
-        """Return a sum, None if the runner does not report one. Candidates run together, so the longest
-        seconds count."""
+        """Return a sum, None if the runner does not report one. Of candidates the longest seconds count."""
         if key == "seconds":
             return sum(self.best("seconds"))
         values = [line[key] for line in self.lines if line["outcome"] != "error"]

@@ -161,5 +161,5 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: not a file; give one that mlx_dg eval wrote"):
+    with pytest.raises(InputError, match="pipe: not a file that mlx_dg eval wrote"):
         read(tmp_path / "pipe")

@@ -256,7 +256,7 @@ def test_bad_calls_are_refused_before_anything_runs(demo: Any, monkeypatch: pyte
 
 
 def test_a_suite_that_is_none_and_a_limit_that_is_none_are_refused(demo: Any) -> None:
-    with pytest.raises(InputError, match="suite: found str in the list; give the name of a suite, or Tasks"):
+    with pytest.raises(InputError, match="suite: found str in it; give the name of a suite, or Tasks"):
         mlx_dg.evaluate(*demo, ["x"])  # type: ignore[list-item]
     with pytest.raises(InputError, match="limit must be an integer from 1"):
         mlx_dg.evaluate(*demo, TASKS, limit=0)
