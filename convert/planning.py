@@ -81,7 +81,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """Totals of one class of tensors. bytes_in: None if unknown. rms_error: relative, or None."""
+    """Totals of one class of tensors.
+
+    bytes_in: size in the source, None if unknown.
+    rms_error: relative RMS error of the quantized weights, None if unquantized or not measured.
+    """
 
     stored_as: str
     tensors: int

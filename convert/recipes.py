@@ -104,9 +104,11 @@ def choose(
 def _changed(
     origin: str, base: Quantization, bits: int | None, group_size: int | None, mode: str | None
 ) -> Quantization:
-    """Return `base` with changes. Bits and groups that the mode does not have become the mode's own.
+    """Return `base` with other bits, group size or mode.
 
-    origin: of the change, for messages.
+    None keeps the value of `base` if the mode has it, and otherwise takes one that the mode has.
+
+    origin: what asks for the change, for error messages.
     """
     mode = base.mode if mode is None else mode
     if mode not in QUANTIZATIONS:

@@ -67,14 +67,16 @@ class Chat:
     """A conversation with `model`.
 
     Args:
-        system: a system message. name: the model's name in saved chats.
-        thinking, thinking_budget, seed, n: the first `ChatSettings`.
+        system: a system message.
+        name: the model's name in saved chats.
+        thinking, thinking_budget, seed, n: the `ChatSettings` at the beginning. `change` replaces them.
         fixed: fields of `GenerationConfig` for all turns, such as `max_new_tokens=1024`.
 
     Attributes:
-        messages: dicts of role ("user" and "assistant" in turns) and content. The `thought` of an assistant
-            is kept beside its content and never goes into a prompt.
-        last: the last generation, kept or not. totals: of the turns that were kept.
+        messages: dicts with role ("user" and "assistant" alternate) and content. An answer's dict may also
+            have its `thought`, which never goes into a prompt.
+        last: the last generation, kept or not.
+        totals: costs of the turns that were kept.
     """
 
     messages: list[dict[str, str]]

@@ -67,8 +67,10 @@ class Structure:
     def review_from(self, canvas: Canvas, start: int, best: Best) -> Stand | Redo:
         """Judge a canvas whose answer begins or continues at position `start`.
 
-        At least `start` + `shortest` ids must remain. Each `Redo` for the same canvas has a longer prefix, or
-        one that has a stop id or fills the canvas.
+        Where the answer begins, `canvas.remaining` must be at least `start` + `shortest`.
+
+        Each `Redo` for a canvas has a longer prefix than the `Redo` before it, or a prefix that contains a
+        stop id or fills the canvas.
         """
         ids, remaining = canvas.ids, canvas.remaining
         plan = canvas.plan if canvas.plan is not None else Plan(self._known)

@@ -63,7 +63,7 @@ class Vocabulary:
 
     @cached_property
     def single_bytes(self) -> np.ndarray:
-        """Tokens of single bytes, int `[n]`."""
+        """Tokens that each spell a single byte, int `[n]`."""
         return self.singles(bytes([byte]) for byte in range(256))
 
     def singles(self, spelled: Iterable[bytes]) -> np.ndarray:

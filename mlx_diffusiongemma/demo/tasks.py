@@ -105,7 +105,7 @@ class Item:
 
 
 def is_held_out(*key: object, percent: int = 10) -> bool:
-    """True for a fixed `percent` of all keys: a hash, so it is the same in every process."""
+    """Return True for about `percent` % of all keys. A key has the same result in every process."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % 100 < percent
 

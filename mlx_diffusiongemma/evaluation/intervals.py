@@ -26,9 +26,9 @@ def wilson(right: int, total: int) -> Interval:
 
 
 def paired_difference(pairs: Sequence[tuple[bool, bool]]) -> tuple[float, Interval]:
-    """Return the difference of the shares of True, second less first, and its interval.
+    """Return the share of True among the second values minus that among the first, and its interval.
 
-    Newcombe 1998, method 10. It has a width also when no pair differs.
+    Method 10 of Newcombe 1998. The interval has a width even if the two sides of every pair are equal.
     """
     total = len(pairs)
     if total == 0:

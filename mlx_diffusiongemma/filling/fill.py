@@ -69,18 +69,18 @@ def fill(
 ) -> Filling:
     """Fill the holes of a text, and leave the rest of it unchanged.
 
-    A hole of open length must fit in one canvas. Finding its length takes one step per possible length and up
-    to 16 more steps for each of the best 4. `stats.denoising_steps` includes all of them.
+    A hole without an exact length must fit in one canvas. Finding its length takes at most one step per
+    possible length and 16 more for each of the best 4. `stats.denoising_steps` includes all of them.
 
     Args:
         template: `[[12]]` is a hole of exactly 12 tokens, `[[..40]]` one of 1 to 40. `[[city]]` has a name
             and 1 to 16 tokens. `[[city:12]]` and `[[city:..40]]` have a name and a length. `\\[[` is a
-            literal `[[`. A space before a hole may become part of its first token, as in ordinary text. The
-            hole's text begins after it.
+            literal `[[`. A space before a hole may become part of its first token, as in ordinary text. It
+            is not part of the hole's text.
         prompt: the prompt that the text answers, as in `generate`. None for a text without a prompt.
         system: a system message.
         seed: the same seed gives the same text. None chooses one.
-        on_step: called with a `Step` after every step of the canvases that are committed.
+        on_step: called with a `Step` after every denoising step, except those that find a length.
         settings: as in `generate`, but without thoughts and guards. The text must fit in
             `max_new_tokens`.
 

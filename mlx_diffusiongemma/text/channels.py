@@ -131,7 +131,7 @@ class _Section:
             self._stream.restart()
 
     def _unless_blank(self, text: str) -> str:
-        """Return `text`. In a thought, hold it back until there is more than white space."""
+        """Return `text`. White space at the beginning of a thought is held back until other text follows."""
         if self.channel != "thought" or self._has_text:
             return text
         self._blank.append(text)

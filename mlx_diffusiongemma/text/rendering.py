@@ -1,4 +1,4 @@
-"""Renders chat templates, which are programs of strangers, in a process with limits on time and memory."""
+"""Renders chat templates, which are untrusted programs, in a process with limits on time and memory."""
 
 import atexit
 import json

@@ -38,8 +38,11 @@ def returns(reply: Reply) -> Grade:
 
 
 def judge(reply: Reply, text: str) -> tuple[str, dict[str, Any]]:
-    """Details: fact_at_start, fact_at_end, words, and for each block its words and the share of repeated
-    4-grams. Emphasis does not count."""
+    """Return the reasons why an answer fails, empty if it passes, and its details.
+
+    Details: fact_at_start, fact_at_end, words, and blocks: for each block its words and the share of its
+    4-grams that repeat earlier ones. `*` and `_` are removed before the fact is looked for.
+    """
     plain = re.sub(r"[*_]", "", text)
     first, *others = re.split(r"\n\s*\n", plain)
     sentence = first[: end.end()] if (end := _SENTENCE_END.search(first)) else first
