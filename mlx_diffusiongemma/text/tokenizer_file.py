@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from ..errors import TokenizerError
 
 _MOST_BYTES = 128 * 10**6  # the released file has 32 MB
 _MOST_GROWTH = 32  # of a text in normalizer or decoder; the released ones write 3 bytes for a space
+_MOST_NODES = 1000
 _REMEDY = "copy it from the original checkpoint"
 
 
@@ -65,30 +67,63 @@ def panics_refused(source: str) -> Iterator[None]:
 
 
 def _check(file: Path) -> None:
-    """Raise `TokenizerError` if the file's normalizer or decoder can make a text many times longer."""
+    """Raise `TokenizerError` for parts that this model's tokenizers do not have and that may take for ever.
+
+    Regular expressions backtrack. Normalizers and decoders can make a text many times longer.
+    """
     try:
         content = json.loads(read_text(file, _MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{file}: not a usable tokenizer ({one_line(error)}); {_REMEDY}") from None
-    for part in ("normalizer", "decoder"):
-        growth = _growth(content.get(part)) if isinstance(content, dict) else 1.0
+    if not isinstance(content, dict):
+        return
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        part = content.get(name)
+        nodes = [*_nodes(part)]
+        if len(nodes) > _MOST_NODES:
+            raise TokenizerError(f"{file}: its {name} has {len(nodes)} parts; {_REMEDY}")
+        if any(
+            node.get("type") == "Precompiled" or _backtracks(str(node.get("Regex", ""))) for node in nodes
+        ):
+            raise TokenizerError(
+                f"{file}: its {name} has a pattern or table that may take for ever; {_REMEDY}"
+            )
+        growth = math.prod(map(_growth, nodes)) if name in ("normalizer", "decoder") else 1
         if growth > _MOST_GROWTH:
-            raise TokenizerError(f"{file}: its {part} makes a text {growth:.3g} times as long; {_REMEDY}")
+            raise TokenizerError(f"{file}: its {name} makes a text {growth:.3g} times as long; {_REMEDY}")
 
 
-def _growth(node: Any) -> float:
-    """Return an upper bound of the growth of a text in a normalizer or decoder, which are often sequences."""
-    if isinstance(node, list):
-        return math.prod(map(_growth, node))
-    if not isinstance(node, dict):
-        return 1.0
-    content = node.get("content")
+def _backtracks(pattern: str) -> bool:
+    """Return True for a regular expression with a repetition inside a group, or with a reference back.
+
+    Their time may double with each character. All others take at most the square of a text's length.
+    """
+    if re.search(r"\\[1-9kg]", pattern):
+        return True
+    plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
+    depth = 0
+    for place, character in enumerate(plain):
+        depth += (character == "(") - (character == ")")
+        if depth > 0 and character in "*+{" and plain[place - 1] != "(":
+            return True
+    return False
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects in a value of JSON."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _nodes(each)
+
+
+def _growth(node: dict[str, Any]) -> float:
+    """Return an upper bound of the growth of a text in one part of a normalizer or decoder."""
     if node.get("type") == "Prepend":
         return max(1.0, len(str(node.get("prepend"))))
-    if node.get("type") == "Replace" and isinstance(content, str):
-        pattern = node.get("pattern")
-        text = pattern.get("String") if isinstance(pattern, dict) else None
-        # A regular expression may match the empty text before each character.
-        found = len(text) if isinstance(text, str) and text else None
-        return max(1.0, len(content) / found) if found else 1.0 + len(content)
-    return math.prod(_growth(value) for value in node.values() if isinstance(value, list))
+    if node.get("type") != "Replace":
+        return 1.0
+    pattern, content = node.get("pattern"), str(node.get("content"))
+    found = str(pattern.get("String") or "") if isinstance(pattern, dict) else ""
+    return max(1.0, len(content) / len(found)) if found else 1.0 + len(content)
