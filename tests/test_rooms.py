@@ -20,7 +20,7 @@ ORDER = (
     ("errors",),
     ("config", "console", "macs", "habits", "threads", "prompt"),
     ("ops", "cache"),
-    ("model",),
+    ("model", "vision"),
     ("engine",),
     ("text",),
     ("checkpoint",),

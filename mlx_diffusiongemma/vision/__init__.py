@@ -1,0 +1,1 @@
+"""From images to soft tokens: reading, cutting into patches, the vision tower."""
