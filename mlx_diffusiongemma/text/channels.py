@@ -30,7 +30,7 @@ Channel = Literal["thought", "answer"]
 
 @dataclass(frozen=True)
 class ChannelDelta:
-    """Text and calls that one `feed` added to each channel. Deltas can be added.
+    """Text and tool calls that one `feed` adds to each channel. `a + b` joins two deltas in their order.
 
     answer_tokens: number of ids in the answer and in tool calls, without delimiters and headers.
     thought_tokens: number of ids in the thought, without delimiters and headers.
@@ -53,21 +53,21 @@ class ChannelDelta:
 
 
 class TextStream:
-    """Decodes the ids of one text piece by piece. The pieces join to the decoding of all ids at once.
+    """Decodes the ids of one text piece by piece. Joined, the pieces are the decoding of all ids at once.
 
     A character that several byte tokens spell is held back until it is complete, also across feeds. Invalid
-    bytes become U+FFFD, as in `bytes.decode(errors="replace")`. The work is linear in the number of ids,
-    however they are cut.
+    bytes become U+FFFD, as in `bytes.decode(errors="replace")`. The time is linear in the number of ids,
+    however many pieces they come in.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        # The last id so far. Decoders treat the first piece of a text differently.
+        # The last id so far, if any. Decoders treat the beginning of a text differently.
         self._context: list[int] = []
 
     def feed(self, ids: Iterable[int]) -> str:
-        """Return the text that `ids` complete."""
+        """Return the new text after `ids`, without a character at its end that is still incomplete."""
         byte_values = self._tokenizer.byte_values
         parts: list[str] = []
         for are_bytes, group in groupby(ids, key=byte_values.__contains__):
@@ -81,11 +81,11 @@ class TextStream:
         return "".join(parts)
 
     def finish(self) -> str:
-        """Return U+FFFD for a character that is still incomplete, otherwise nothing."""
+        """Return U+FFFD for a character that is still incomplete, otherwise ""."""
         return self._utf8.decode(b"", final=True)
 
     def restart(self) -> None:
-        """Decode the next ids like the first ids of a text, unless they complete a character."""
+        """Decode the next ids as the beginning of a text, unless they complete a character."""
         if not self._utf8.getstate()[0]:
             self._context = []
 
@@ -97,35 +97,35 @@ class _Section:
         self.channel = channel
         self._stream = TextStream(tokenizer)
         self.in_header = headed
-        self.header = ""  # as far as it is known
-        self._prompted = 0  # number of its characters that are in the prompt
+        self.header = ""  # text of the header so far
+        self._prompted = 0  # number of the header's characters that are in the prompt
         self._header_ids = 0
         self._has_text = False
         self._blank: list[str] = []  # white space at the beginning of a thought
 
     def feed(self, ids: list[int]) -> tuple[str, int]:
-        """Return the text that `ids` complete, and the number of ids that are text, not header."""
+        """Return the new text after `ids`, and the number of new ids that are text, not header."""
         text, count = self._text_of(ids)
         return self._unless_blank(text), count
 
     def _text_of(self, ids: list[int]) -> tuple[str, int]:
         text, used = "", 0
-        while self.in_header and used < len(ids):  # one by one, to find where it ends
+        while self.in_header and used < len(ids):  # one by one, to find where the header ends
             self._header_ids += 1
             text = self._after_header(self._stream.feed(ids[used : used + 1]))
             used += 1
         if self.in_header:
             return "", 0
-        count, self._header_ids = self._header_ids, 0  # not 0 if the header turned out to be text
+        count, self._header_ids = self._header_ids, 0  # not 0 if the supposed header was text
         rest = ids[used:]
         return text + self._stream.feed(rest), count + len(rest)
 
     def finish(self) -> str:
-        """Return the text that was held back. An incomplete header is dropped."""
+        """Return the rest of the text. Drop an incomplete header, and a thought of only white space."""
         return self._unless_blank(self._after_header(self._stream.finish()))
 
     def restart(self) -> None:
-        """Ignore the past: count and return only text that follows."""
+        """From now on, count and return only text that comes after this call."""
         self._prompted, self._header_ids = len(self.header), 0
         if not self.in_header:
             self._stream.restart()
@@ -158,10 +158,10 @@ class ChannelParser:
     """Sorts the ids of one answer into channels.
 
     `feed` takes the ids in any pieces. The text of a channel does not depend on how they are divided. Special
-    tokens never appear in it, so a stop id or padding does no harm. Everything after the end of the turn
+    tokens never appear in the text, so a stop id or padding is harmless. Everything after the end of the turn
     (`<turn|>`, `<eos>`) or after `<|tool_response>`, which the model must not write, is ignored.
 
-    prompt_ids: ids that the answer continues. The parser starts in their final state, which may be inside a
+    prompt_ids: ids that the answer continues. The parser starts in the state after them: this may be inside a
         thought that a template opened, inside its header, or inside a tool call. Their text is not returned.
     """
 
@@ -169,7 +169,7 @@ class ChannelParser:
         self._tokenizer = tokenizer
         self._special = tokenizer.special
         special = self._special
-        # These end a tool call. Other special tokens are ignored everywhere.
+        # Each of these ends an open tool call. Others are ignored, except the quote inside a tool call.
         self._structure = {
             special.channel_open,
             special.channel_close,
@@ -241,7 +241,7 @@ class ChannelParser:
         return self._take()
 
     def finish(self) -> ChannelDelta:
-        """Return the rest: incomplete characters as U+FFFD, and a tool call that was not closed."""
+        """Return what is left: incomplete characters as U+FFFD, and a tool call that was not closed."""
         self._end_call(closed=False)
         for section in (self._section, self._answer):
             self._add(section, section.finish())

@@ -29,7 +29,7 @@ class ChatTemplate:
         self._takes_parts: dict[str, bool] = {}  # by role
 
     def chat(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> dict[str, Any]:
-        """Return `messages` and `tools` in the form that this template supports."""
+        """Return {"messages": ..., "tools": ...} in the form that this template supports."""
         if not self._hf.chat_template:
             raise TokenizerError(
                 f"{self._source}: no chat_template.jinja found; add the checkpoint's own or give token ids"
@@ -38,7 +38,10 @@ class ChatTemplate:
         return {"messages": suited, "tools": described_tools(tools)}
 
     def render(self, chat: dict[str, Any], **options: Any) -> str:
-        """Return the text of `chat`. Raise `InputError` or `TokenizerError` if the template fails."""
+        """Return the text that the template makes of `chat`. options: further variables of the template.
+
+        Raise `TokenizerError` for a template that is broken, or `InputError` if it refuses the messages.
+        """
         values = {**self._hf.special_tokens_map, "documents": None, "add_generation_prompt": False, **options}
         try:
             text = render(self._hf.get_chat_template(tools=chat["tools"]), {**values, **chat})
@@ -52,11 +55,11 @@ class ChatTemplate:
         return text
 
     def pieces(self, chat: dict[str, Any], text: str, **options: Any) -> list[str]:
-        """Cut the text of `chat` so that only the template's own delimiters stay whole.
+        """Return `text` in pieces. Delimiters that come from `chat` are cut, the template's own stay whole.
 
-        Thoughts of earlier turns are stripped like the template strips them.
+        If the template strips thoughts of earlier turns, they are missing here too.
 
-        text: the result of `render`.
+        text: the result of `render(chat, **options)`.
         """
         stand_ins = StandIns(self._delimiters, chat, text)
         if not stand_ins.needed:
@@ -86,7 +89,7 @@ class ChatTemplate:
         return {**message, "role": role} | ({} if content is None else {"content": content})
 
     def _renders_parts(self, role: str) -> bool:
-        """Return True if the template writes the text of a content part, not nothing or the whole part."""
+        """Return True if, in messages of `role`, the template writes only the text of a content part."""
         if role not in self._takes_parts:
             user = {"role": "user", "content": "hello"}
             call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": {}}}
@@ -107,8 +110,8 @@ class ChatTemplate:
 def read_template(path: Path) -> str | dict[str, str] | None:
     """Return the chat template in the directory `path`, a dict by name if there are several, or None.
 
-    Transformers' tokenizers read chat_template.jinja and additional_chat_templates/, then
-    tokenizer_config.json. The other two files belong to its processors and are read last.
+    The order is that of Transformers' tokenizers: chat_template.jinja and additional_chat_templates/, then
+    tokenizer_config.json. Two files of its processors come last: processor_config.json, chat_template.json.
     """
     files = [*path.glob("additional_chat_templates/*.jinja"), *path.glob("chat_template.jinja")]
     templates = {file.stem: _read_text(file) for file in files if file.is_file()}
@@ -140,7 +143,7 @@ def _read_text(file: Path) -> str:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or {} if the file does not exist."""
+    """Return the object in a JSON file, {} if the file is missing. Raise `TokenizerError` if it is broken."""
     if not file.is_file():
         return {}
     try:

@@ -5,7 +5,7 @@ structure. `Delimiters.pieces` cuts a text so that no piece spells a delimiter. 
 stays text.
 
 A template's own delimiters must remain. Before rendering, `StandIns` replaces each character of the caller's
-strings that may begin a delimiter by a private character. In the rendered text, a delimiter that begins with
+strings that may begin a delimiter by a private-use one. In the rendered text, a delimiter that begins with
 such a stand-in came from the caller, even if the template joined it from several strings.
 """
 
@@ -41,9 +41,9 @@ class Delimiters:
 
 
 class StandIns:
-    """Private characters that replace those that may begin a delimiter.
+    """Private-use characters of Unicode. Each stands in for a character that may begin a delimiter.
 
-    Neither `value` nor `rendered` contains them, so no text can look like a stand-in.
+    Neither `value` nor `rendered` contains any of them, so no other text can look like a stand-in.
 
     value: input of the template.
     rendered: the text that the template makes from it.
@@ -61,7 +61,7 @@ class StandIns:
         self._initials = {ord(stand_in): initial for initial, stand_in in self._of.items()}
 
     def put(self, value: Any, visible: Sequence[str] = ()) -> Any:
-        """Return a copy of `value` with stand-ins in all strings and keys, except in `visible` delimiters."""
+        """Return a copy of `value` with stand-ins in strings and keys, but not in `visible` delimiters."""
         pattern = re.compile("|".join(map(re.escape, [*visible, *self._of])))
         return _mapped(value, lambda text: pattern.sub(lambda match: self._of.get(match[0], match[0]), text))
 
@@ -69,7 +69,7 @@ class StandIns:
         return rendered.translate(self._initials)
 
     def places(self, rendered: str) -> list[int]:
-        """Return the indices of the stand-ins."""
+        """Return the index of each stand-in in `rendered`."""
         return [match.start() for match in re.finditer("|".join(self._of.values()), rendered)]
 
 

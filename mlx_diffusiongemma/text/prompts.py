@@ -21,16 +21,17 @@ ROLES = {
 }
 # Keys that callers use for a thought. Most templates read the first.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-# Types of content parts in common APIs. A tool's list of anything else is data.
+# Types of content parts in common APIs. If a tool returns a list of anything else, the list is data.
 _PARTS = ("text", "image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file")
 
 
 def checked_messages(items: Sequence[Any], system: str | None = None) -> list[dict[str, Any]]:
-    """Return messages in the form that chat templates expect, after a message with the text `system`.
+    """Return `items` in the form that chat templates expect. A system message with `system` comes first.
 
-    Content is text or a list of text parts. A tool's content may also be a number or missing, and other
-    values become JSON text. Arguments of tool calls are objects. A thought gets all its usual keys. Keys with
-    the value None are dropped, as in Transformers. All other keys stay.
+    In the result, content is text or a list of text parts. A tool's content may also be a number, a bool or
+    missing, and a dict or another list becomes JSON text. Arguments of tool calls are dicts. A thought is in
+    `thinking` and `reasoning_content`, because templates read one or the other. Keys with the value None are
+    dropped, as in Transformers. All other keys stay.
 
     Raises:
         InputError: a message cannot be used. The error names its index.
@@ -80,7 +81,7 @@ def _checked_message(where: str, message: Any) -> dict[str, Any]:
 
 
 def _content(where: str, message: Message) -> Any:
-    """Return text or a list of text parts."""
+    """Return the content of a message that is not a tool's: text or a list of text parts."""
     content = message.get("content")
     if isinstance(content, list | tuple):
         content = [_text_part(where, part) for part in content]
@@ -98,7 +99,7 @@ def _content(where: str, message: Message) -> Any:
 
 
 def _tool_content(where: str, content: Any) -> Any:
-    """Return text, a list of text parts, a number, a bool or None. Other values become JSON text."""
+    """Return a tool's content: text, a list of text parts, a number, a bool, None, or else JSON text."""
     if isinstance(content, str):
         return content
     if isinstance(content, list | tuple) and all(_is_part(item) for item in content):

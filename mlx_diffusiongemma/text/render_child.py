@@ -1,7 +1,7 @@
-"""Renders chat templates in a process of its own. Runs alone and imports nothing of this package.
+"""Program of the process that renders chat templates. It imports nothing of this package.
 
 Each line of standard input is a request in JSON: the template, its values and the limits. Each gets one line
-of JSON as its reply. The environment is that of Transformers' `chat_template_utils`.
+of JSON as its reply. The Jinja environment is that of Transformers' `chat_template_utils`.
 """
 
 import json
@@ -22,7 +22,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # number of bytes in a unit of ru_maxrss
 
 
 class Generation(Extension):
@@ -36,7 +36,7 @@ class Generation(Extension):
 
 
 class Dict:
-    """`dict` without access to the type itself."""
+    """Makes dicts, like `dict`, but gives templates no access to the type itself."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -99,7 +99,7 @@ def peak() -> int:
 
 
 def limit_memory(nbytes: int) -> None:
-    """Let the process take `nbytes` more. macOS knows no such limit."""
+    """Limit the process to `nbytes` more memory than it has now. Only Linux enforces such a limit."""
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])
@@ -108,7 +108,7 @@ def limit_memory(nbytes: int) -> None:
 
 
 def answered(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the text, or the error by type and message."""
+    """Return the reply: {"text": ...}, or {"error": the exception's type, "message": ...}."""
     limit_memory(request["bytes"])
     signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # its signal ends the process
     try:
@@ -125,7 +125,7 @@ def answered(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def watch(most: list[float]) -> None:
-    """End the process when its memory exceeds `most[0]` bytes: the only limit there is on macOS."""
+    """End the process when its memory exceeds `most[0]` bytes, because macOS enforces no limit itself."""
     while True:
         time.sleep(0.02)
         if peak() > most[0]:

@@ -19,7 +19,7 @@ _CHARACTERS, _CHARACTERS_PER_BYTE = 10**6, 4
 
 
 class RenderError(Exception):
-    """A template failed. `kind` is the name of the exception in it, empty if a limit ended it."""
+    """A template failed. `kind` is the type name of its exception, or "" if it exceeded a limit."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message or kind)
@@ -32,7 +32,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     A value that JSON does not have becomes its type's name, such as "<ndarray>".
 
     Raises:
-        RenderError: the template cannot be rendered, or took more time or memory than a template needs.
+        RenderError: the template cannot be rendered, or it exceeds a limit of time, memory or length.
     """
     try:
         content = json.dumps(values, default=lambda value: f"<{type(value).__name__}>")
@@ -58,7 +58,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 
 class _Worker:
-    """The process, which is started when it is needed and again after it was ended."""
+    """The process that renders. It is started when it is needed, and again after it has ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +66,7 @@ class _Worker:
         self._lock = threading.Lock()
 
     def ask(self, request: bytes) -> bytes:
-        """Return the reply to one line, incomplete if the process has ended."""
+        """Return the reply to a line. If the process ends, the reply lacks its newline."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -98,9 +98,9 @@ class _Worker:
         return self._process
 
     def end(self) -> int | None:
-        """End the process. Return its status, None if there is none."""
+        """End the process. Return its exit status, or None if this process has not started one."""
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():  # that of the process before a fork
+        if process is None or self._owner != os.getpid():  # it belongs to the parent of a fork
             return None
         with process:  # closes its pipes and waits for it
             process.kill()

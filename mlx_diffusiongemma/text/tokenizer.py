@@ -1,9 +1,8 @@
 """The checkpoint's own tokenizer and chat template, behind a small interface.
 
-Transformers does the work (byte-pair encoding, rendering templates), and only `Tokenizer.load` imports it.
-`tokenizer.json` is used unchanged. Transformers does not get to see two other files. With `tokenizer_class`
-in tokenizer_config.json it would rebuild parts of some tokenizers, and an older version does not know the
-model type in config.json.
+Transformers encodes and decodes. `Tokenizer.load` imports it, this module does not. `tokenizer.json` is used
+unchanged. Two other files are hidden from Transformers: tokenizer_config.json, whose `tokenizer_class` makes
+it rebuild parts of some tokenizers, and config.json, whose model type its older versions do not know.
 """
 
 import os
@@ -32,7 +31,7 @@ def _spelled(text: str) -> Any:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of structural tokens, by spelling. None if the vocabulary lacks the token."""
+    """Ids of structural tokens, which have these spellings. None if the vocabulary lacks the token."""
 
     bos: int | None = _spelled("<bos>")
     eos: int | None = _spelled("<eos>")  # the configured eos_token may differ: it may end a turn
@@ -140,7 +139,7 @@ class Tokenizer:
         return self._hf(text, add_special_tokens=add_special_tokens, padding=False, truncation=False)
 
     def limit(self, embeddings: int) -> None:
-        """Forget structural tokens without a row in the embedding table, which no canvas may hold."""
+        """Set structural tokens to None if the embedding table, of `embeddings` rows, has no row for them."""
         known = {name: token for name, token in asdict(self.special).items() if (token or 0) < embeddings}
         self.special = SpecialTokens(**known)
 
@@ -186,10 +185,10 @@ class Tokenizer:
         return str(self._backend.to_str())
 
     def turn_end(self, stop_ids: Sequence[int], vocab_size: int) -> int:
-        """Return the stop id to end a text with: `<turn|>` if it is a stop id, otherwise the first.
+        """Return the stop id to end a text with: `<turn|>` if it is a stop id, otherwise the first one.
 
         Raises:
-            InputError: a model of `vocab_size` has no embedding for it.
+            InputError: the id is too large for a model of `vocab_size` tokens.
         """
         close = self.special.turn_close
         chosen = close if close is not None and close in stop_ids else stop_ids[0]
@@ -259,8 +258,8 @@ class Tokenizer:
         """Return the model's input for a prompt of any kind.
 
         Args:
-            prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), or token ids.
-                Ids are used unchanged and exclude the other arguments.
+            prompt: a string (one user message), chat messages ({"role": ..., "content": ...}), token ids
+                or a `Prompt`. Ids are used unchanged and exclude `thinking`, `system` and `tools`.
             thinking: ask for a thought before the answer.
             system: text of a system message.
             tools: JSON descriptions, or Python functions with type hints and a docstring.

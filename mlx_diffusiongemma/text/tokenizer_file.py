@@ -1,4 +1,4 @@
-"""Loads tokenizer.json or tokenizer.model, which may come from anybody, into a tokenizer of Transformers."""
+"""Loads tokenizer.json or tokenizer.model, which are untrusted files, into a tokenizer of Transformers."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from ..console.messages import one_line
 from ..errors import TokenizerError
 
 _MOST_BYTES = 128 * 10**6  # the released file has 32 MB
-_MOST_GROWTH = 32  # of a text in normalizer or decoder; the released ones write 3 bytes for a space
+_MOST_GROWTH = 32  # largest factor for a text's length; the released tokenizer makes 3 bytes of a space
 _MOST_NODES = 1000
 _REMEDY = "copy it from the original checkpoint"
 
@@ -67,9 +67,9 @@ def panics_refused(source: str) -> Iterator[None]:
 
 
 def _check(file: Path) -> None:
-    """Raise `TokenizerError` for parts that this model's tokenizers do not have and that may take for ever.
+    """Raise `TokenizerError` for parts that may take for ever. This model's own tokenizers lack them.
 
-    Regular expressions backtrack. Normalizers and decoders can make a text many times longer.
+    Some regular expressions backtrack, and some normalizers and decoders make a text many times longer.
     """
     try:
         content = json.loads(read_text(file, _MOST_BYTES))
@@ -94,9 +94,10 @@ def _check(file: Path) -> None:
 
 
 def _backtracks(pattern: str) -> bool:
-    """Return True for a regular expression with a repetition inside a group, or with a reference back.
+    """Return True for a regular expression with a repetition inside a group, or with a backreference.
 
-    Their time may double with each character. All others take at most the square of a text's length.
+    The time for these may double with each character of a text. For all other expressions it grows at most
+    with the square of the text's length.
     """
     if re.search(r"\\[1-9kg]", pattern):
         return True
@@ -110,7 +111,7 @@ def _backtracks(pattern: str) -> bool:
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all objects in a value of JSON."""
+    """Yield all objects in a JSON value, including nested ones."""
     if isinstance(value, dict):
         yield value
     if isinstance(value, dict | list):
@@ -119,7 +120,7 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(node: dict[str, Any]) -> float:
-    """Return an upper bound of the growth of a text in one part of a normalizer or decoder."""
+    """Return the largest factor by which one part of a normalizer or decoder lengthens a text."""
     if node.get("type") == "Prepend":
         return max(1.0, len(str(node.get("prepend"))))
     if node.get("type") != "Replace":

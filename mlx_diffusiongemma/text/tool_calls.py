@@ -47,7 +47,7 @@ class ToolCall:
     """One tool call that the model wrote.
 
     name: the tool's name, or "" if it cannot be read.
-    arguments: plain Python values (str, int, float, bool, None, list, dict). {} for a malformed call.
+    arguments: plain Python values (str, int, float, bool, None, list, dict). {} if they cannot be read.
     raw: the text between the delimiters, with `<|"|>` as text.
     error: None for a good call, otherwise the problem in one line.
     """
@@ -59,13 +59,13 @@ class ToolCall:
 
 
 def parse_tool_calls(raw: str, *, closed: bool = True) -> list[ToolCall]:
-    """Return the calls in `raw`, usually one. See `parse_tool_call`."""
+    """Return the calls in `raw`, usually one. `closed` is about the last one. See `parse_tool_call`."""
     *calls, last = _separate(raw)
     return [*(parse_tool_call(call) for call in calls), parse_tool_call(last, closed=closed)]
 
 
 def _separate(raw: str) -> list[str]:
-    """Cut `raw` where all brackets outside strings are closed and another call follows."""
+    """Return `raw`, cut where all brackets outside strings are closed and another call follows."""
     calls, start, at, depth = [], 0, 0, 0
     for index, piece in enumerate(raw.split(QUOTE)):
         for match in _brackets(piece) if index % 2 == 0 else ():
@@ -120,9 +120,9 @@ def _fail(message: str) -> NoReturn:
 class _Token(NamedTuple):
     """A token of a tool call.
 
-    kind: the mark itself, "string", "word", "end", or "error" with the reason as its text.
+    kind: "string", "word", "end", "error" (`text` is the reason), or a mark such as "{" itself.
     after_gap: True if white space comes before it.
-    quote: the delimiter of a string.
+    quote: the delimiter of a string, otherwise "".
     """
 
     kind: str
@@ -181,7 +181,7 @@ class _Reader:
         return result
 
     def _pairs(self, close: str, depth: int) -> dict[str, Any]:
-        """Read names and values through `close`."""
+        """Return the names and values up to `close`, and move past it."""
         result: dict[str, Any] = {}
         while self._token.kind != close:
             name = self._take("word", "string")
@@ -206,18 +206,18 @@ class _Reader:
         self._take(",")
 
     def _comma_is_missing(self) -> bool:
-        """Return True if a name and a value follow, clearly separated from the value before."""
+        """Return True if the next name and value follow without a comma, but clearly separated."""
         token = self._token
         is_name = token.kind == "string" or (token.kind == "word" and _BARE_NAME.fullmatch(token.text))
         return bool(self._is_apart() and is_name and self._following.kind in (":", "="))
 
     def _value_follows(self) -> bool:
-        """Return True if a value follows without a comma. A word may belong to the string before it."""
+        """Return True if a value follows without a comma. A bare word after a quoted string is not one."""
         kinds = ("string", "{", "[") if self._before.quote in ("'", '"') else _VALUES
         return self._is_apart() and self._token.kind in kinds
 
     def _is_apart(self) -> bool:
-        """Return True if something separates this token from the value before."""
+        """Return True if white space, a bracket or `<|"|>` separates this token from the value before it."""
         before, token = self._before, self._token
         return token.after_gap or before.kind in ("}", "]") or QUOTE in (before.quote, token.quote)
 
@@ -243,7 +243,7 @@ class _Reader:
 
 
 def _scalar(word: str) -> Any:
-    """Return a number, bool or None in the spelling of JSON or Python."""
+    """Return the number, bool or None that `word` spells in JSON or Python."""
     if word in _WORDS:
         return _WORDS[word]
     try:

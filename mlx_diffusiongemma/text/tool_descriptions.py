@@ -22,7 +22,9 @@ _IGNORED = (
 
 
 def described_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """Return descriptions of `tools` as {"type": "function", "function": {"name": ..., ...}}, or None.
+    """Return descriptions of `tools` as {"type": "function", "function": {"name": ..., ...}}.
+
+    Return None if there are no tools.
 
     Args:
         tools: a list. Items are Python functions with type hints and a docstring that describes each
