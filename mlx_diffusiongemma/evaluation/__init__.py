@@ -1,1 +1,1 @@
-"""`mlx_dg eval` and `mlx_dg.evaluate`: suites, graders, the sandbox for generated code, runners, tables."""
+"""Measures the quality and speed of answers, for `mlx_dg eval` and `mlx_dg.evaluate`."""

@@ -1,4 +1,4 @@
-"""Two evaluations of one suite in pairs: grades of the same candidate, speeds of the same task and run."""
+"""Compares two evaluations of one suite. Grades are paired by candidate, speeds by task and run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Pair = tuple[Line, Line]
 
 
 def compare(first: Path, second: Path) -> str:
-    """Return the settings that differ and the paired differences of two files, as text.
+    """Compare the files `first` (A) and `second` (B). Return settings that differ and two tables, as text.
 
-    Shares of right and of delivered answers: second less first. Speeds: of all pairs together, and the median
-    of the pairs' ratios, second over first; a pair without an answer on one side has the ratio 0 or infinity.
-    Raises `InputError` when they are not of the same suite.
+    One table shows shares, such as the share of right answers, for A, B and B - A. The other shows the speeds
+    over all pairs, and the median of the ratios B / A. Where one speed of a pair is 0, its ratio is 0 or
+    infinity. Raises `InputError` if the files are of different suites or have no task and run in common.
     """
     (settings_a, answers_a), (settings_b, answers_b) = read(first), read(second)
-    for key in ("suite", "prompts", "suite_sha256"):  # the last: of prompts and graders
+    for key in ("suite", "prompts", "suite_sha256"):  # suite_sha256 covers prompts and graders
         if settings_a.get(key) != settings_b.get(key):
             found = f"{first} has {key} {settings_a.get(key)}, {second} {settings_b.get(key)}"
             raise InputError(f"{found}; compare two of the same suite and version")
@@ -48,7 +48,7 @@ def compare(first: Path, second: Path) -> str:
 
 
 def _shares(pairs: Sequence[Pair]) -> str:
-    """Return the shares of strict, lenient and delivered of all pairs, then the strict one of each group."""
+    """Return a table: shares of strict, lenient and delivered answers in all pairs, then strict by group."""
     judged = {name: [(bool(a[name]), bool(b[name])) for a, b in pairs] for name in ("strict", "lenient")}
     judged["delivered"] = [(a["outcome"] == "delivered", b["outcome"] == "delivered") for a, b in pairs]
     groups = dict.fromkeys(a["group"] for a, _ in pairs)

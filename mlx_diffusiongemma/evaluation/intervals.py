@@ -1,7 +1,6 @@
-"""95% intervals for shares, differences of shares and medians, in closed form.
+"""95% confidence intervals for shares, differences of shares and medians, in closed form.
 
-They take answers as independent: they tell what other seeds would give on the same tasks, not what other
-tasks would.
+They assume independent answers. They tell what to expect from other seeds, but not from other tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ Interval = tuple[float, float]
 
 
 def wilson(right: int, total: int) -> Interval:
-    """Return the interval of the share right / total (Wilson 1927), 0 to 1 for a total of 0."""
+    """Return the interval of the share right / total (Wilson 1927). It is 0 to 1 if the total is 0."""
     if total == 0:
         return 0.0, 1.0
     share, z2 = right / total, _Z * _Z
@@ -26,9 +25,9 @@ def wilson(right: int, total: int) -> Interval:
 
 
 def paired_difference(pairs: Sequence[tuple[bool, bool]]) -> tuple[float, Interval]:
-    """Return the share of True among the second values minus that among the first, and its interval.
+    """Return the share of True among second values minus the share among first values, and its interval.
 
-    Method 10 of Newcombe 1998. The interval has a width even if the two sides of every pair are equal.
+    The interval is method 10 of Newcombe 1998. It is wider than 0 even if both values of each pair are equal.
     """
     total = len(pairs)
     if total == 0:
@@ -51,10 +50,10 @@ def paired_difference(pairs: Sequence[tuple[bool, bool]]) -> tuple[float, Interv
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
-    """Return the median and its interval from order statistics, None below six values."""
+    """Return the median and its interval from order statistics. The interval is None below six values."""
     ordered, count = sorted(values), len(values)
     median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-    # The k-th lowest and highest miss the median with the binomial probability of fewer than k on one side.
+    # The k-th lowest to k-th highest value miss the median if under k values are on one side of it: binomial.
     tail, k = 0.0, 0
     while k < count:
         log_ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)

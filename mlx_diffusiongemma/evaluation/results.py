@@ -1,8 +1,8 @@
-"""File of an evaluation: JSON lines, first its settings, then one line an answer.
+"""The file of an evaluation, in JSON lines. The first line has the settings, each other line an answer.
 
-Every answer is on disk before the next prompt. An interrupted evaluation continues with its file: a line that
-was half written is cut, and prompts with all their candidates are not asked again. A file holds one
-evaluation. Other settings, and another process that writes, are refused.
+Every answer is on disk before the next prompt is asked. An interrupted evaluation continues with its file: a
+half-written line is cut off, and prompts that have all their candidates are not asked again. A file holds one
+evaluation. It is refused if the settings differ or another process writes to it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ..errors import InputError
 from .task import OUTCOMES
 
 FORMAT = 2
-_MOST = 2**53  # of any number in a line
+_MOST = 2**53  # every number in a line is below this
 _TEXTS, _FLAGS, _PLACES = ("task", "group", "reason"), ("strict", "lenient"), ("run", "candidate")
 _COUNTS = ("new_tokens", "answer_tokens", "blocks", "denoising_steps")
 Line = dict[str, Any]
-Key = tuple[str, int]  # task, run
+Key = tuple[str, int]  # name of a task, index of a run
 
 
 class Results:
-    """File of an evaluation, open for writing. It is created with the first answer.
+    """The file of an evaluation, open for writing. A new file is created with the first answer.
 
-    path: None keeps answers in memory. settings: must be the same to continue, ready for JSON.
+    path: the file, or None to keep answers in memory. settings: JSON values; an existing file must have them.
 
-    Raises `InputError` for a file that holds something else, is being written, or cannot be.
+    Raises `InputError` if the file holds something else, is not writable, or another process writes to it.
     """
 
     def __init__(self, path: Path | None, settings: Line):
@@ -50,7 +50,7 @@ class Results:
 
     def _resume(self, file: IO[bytes], path: Path) -> None:
         raw, first, end = file.read(), _encoded(self.settings), 0
-        if raw and not (b"\n" not in raw and first.startswith(raw)):  # otherwise empty, or half a first line
+        if raw and not (b"\n" not in raw and first.startswith(raw)):  # else it is empty or half of line 1
             settings, self.answers, end = _parsed(raw, path)
             for key, was, now in differing({key: settings.get(key) for key in self.settings}, self.settings):
                 found = f"{path}: holds an evaluation with {key} {was}, not {now}"
@@ -67,12 +67,12 @@ class Results:
             found = f"{path}: another process writes to it, or it is a broken link"
             raise InputError(f"{found}; give another --out") from None
         except OSError as error:
-            if self._file is None:  # otherwise a file system without locks
+            if self._file is None:  # otherwise it is open, but the file system has no locks
                 raise InputError(f"{path}: {error.strerror}; give another --out") from None
         return self._file
 
     def add(self, key: Key, lines: list[Line]) -> None:
-        """Add the answers of all candidates to one task in one run. They are on disk when this returns."""
+        """Add the lines of all candidates for one task and run. They are on disk when this returns."""
         new = [{"kind": "answer"} | line for line in lines]
         if self.path is not None:
             self._write(self.path, new)
@@ -81,7 +81,7 @@ class Results:
     def _write(self, path: Path, new: list[Line]) -> None:
         file = self._file
         if file is None or not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            self.close()  # it is new, or it was moved or removed: then all answers go to another one
+            self.close()  # there is no file yet, or it was moved or removed: write all answers to a new one
             file = self._open(path, "xb")
             new = [line for lines in self.answers.values() for line in lines] + new
         if file.tell() == 0:
@@ -100,9 +100,9 @@ class Results:
 
 
 def read(path: Path) -> tuple[Line, dict[Key, list[Line]]]:
-    """Return settings and answers of a file, by task and run. `InputError` for a file of something else."""
+    """Return the settings of a file, and its answers by task and run. Other files raise `InputError`."""
     try:
-        raw = path.read_bytes() if path.is_file() or not path.exists() else b""  # of a pipe nothing
+        raw = path.read_bytes() if path.is_file() or not path.exists() else b""  # a pipe is not read
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a file that mlx_dg eval wrote") from None
     return _parsed(raw, path)[:2]
@@ -113,8 +113,8 @@ def _encoded(line: Line) -> bytes:
 
 
 def _parsed(raw: bytes, path: Path) -> tuple[Line, dict[Key, list[Line]], int]:
-    """Return settings, answers of keys with all their candidates, and where these end in the file."""
-    header, *lines = raw.split(b"\n")[:-1] or [b""]  # the last has no end, so it was half written
+    """Return settings, the answers of each key that has all its candidates, and where these end."""
+    header, *lines = raw.split(b"\n")[:-1] or [b""]  # the last part is empty or a half-written line
     try:
         settings: Line = json.loads(header)
         version, candidates = settings["format"], settings["n"]
@@ -162,7 +162,7 @@ def _is_count(value: Any) -> bool:
 
 
 def differing(first: Line, second: Line) -> Iterator[tuple[str, str, str]]:
-    """Yield the keys of settings that differ, and both values as JSON: of objects the parts that differ."""
+    """Yield each key with different values, and both values as JSON. Objects keep only what differs."""
     for key in dict.fromkeys([*first, *second]):
         a, b = first.get(key), second.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

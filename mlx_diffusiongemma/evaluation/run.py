@@ -1,4 +1,4 @@
-"""An evaluation: every task of a suite, run after run, through one runner into one file."""
+"""Runs an evaluation: asks one runner for every task of a suite, run after run, and writes one file."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .task import Grade, Reply, Task
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-CAPS = (8, 16, 24, 48)  # the ladder's denoising steps per canvas, and entropy bounds in nats
+CAPS = (8, 16, 24, 48)  # steps per canvas, and entropy bounds in nats, for `mlx_dg eval ladder`
 BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Settings and lines of the file of an evaluation. As text it is the table of `mlx_dg eval`."""
+    """The settings and lines of an evaluation's file. `str` of it is the table of `mlx_dg eval`."""
 
     settings: Line
     lines: list[Line]
@@ -68,18 +68,18 @@ def evaluate(
     """Ask every prompt of a suite and grade the answers.
 
     Args:
-        suite: its name (six, matrix, callback, structured, demo, probe), or tasks of your own.
+        suite: name of a suite (six, matrix, callback, structured, demo, probe), or your own tasks.
         runs: number of runs of each prompt, each with another seed.
         seed: seed that each answer's seed is derived from.
-        n: candidates per prompt and run, each graded.
-        limit: only the first prompts.
-        out: file for the answers. An evaluation that was interrupted continues with it.
+        n: number of candidates per prompt and run. Each is graded.
+        limit: number of prompts to ask, from the first. None asks all.
+        out: file for the answers. If it has the answers of an interrupted evaluation, that one continues.
         draws: random draws of the canvases instead of the seeded ones (see `generate`).
-        unsafe_exec: run generated code even where only resource limits hold it.
-        settings: as for `generate`. They replace those of the suite.
+        unsafe_exec: run generated code even where there is no sandbox, only resource limits.
+        settings: settings of `generate`, which replace those of the suite.
 
     Raises:
-        InputError: an unknown suite, a bad setting, or a file that holds something else.
+        InputError: an unknown suite, a bad setting, no sandbox, or something else in the file `out`.
     """
     tasks, header = planned(suite, limit, dict(settings))
     check_contained(tasks, unsafe_exec)
@@ -93,9 +93,9 @@ def evaluate(
 def planned(
     suite: str | Sequence[Task], limit: int | None, settings: dict[str, Any]
 ) -> tuple[list[Task], Line]:
-    """Return the first `limit` tasks of a suite with these settings, and the first line of their file.
+    """Return the first `limit` tasks of a suite with these settings, and the settings to record in the file.
 
-    A thinking budget is for tasks that think.
+    Only tasks with thinking get the setting `thinking_budget`.
     """
     if isinstance(suite, str) and suite not in suites.SUITES:
         raise InputError(f"suite {suite!r}: there is none; choose from {', '.join(suites.SUITES)}")
@@ -114,7 +114,7 @@ def planned(
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON: samplers and other parts as Python spells them, NaN as the words "not JSON"."""
+    """Return `value` in JSON's types, with other objects as their repr, or "not JSON" if it holds NaN."""
     try:
         return json.loads(json.dumps(value, default=repr, allow_nan=False))
     except (ValueError, RecursionError):
@@ -122,7 +122,7 @@ def plain(value: Any) -> Any:
 
 
 def digest(tasks: Sequence[Task]) -> str:
-    """Return a hash of what answers and grades depend on: prompts, and the sources of suites and graders."""
+    """Return a hash of the tasks and of the sources of suites and graders, on which grades depend."""
     texts = [[t.name, t.messages, t.thinking, plain(t.settings), t.schema, t.tools] for t in tasks]
     content = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for package in (graders, suites):
@@ -132,7 +132,7 @@ def digest(tasks: Sequence[Task]) -> str:
 
 
 def check_contained(tasks: Sequence[Task], unsafe_exec: bool) -> str:
-    """Return why code that tasks execute cannot be contained, or an empty text.
+    """Return the reason why code that tasks execute cannot be contained, or an empty text.
 
     Raises `InputError` if there is a reason and `unsafe_exec` is False.
     """
@@ -143,7 +143,7 @@ def check_contained(tasks: Sequence[Task], unsafe_exec: bool) -> str:
 
 
 def possible(tasks: Sequence[Task], runner: Runner) -> tuple[list[Task], Counter[str]]:
-    """Return the tasks that the runner can run, and for the others the number of each objection.
+    """Return the tasks that the runner can run, and how often it has each objection to the other tasks.
 
     Raises `InputError` if it can run none.
     """
@@ -157,7 +157,7 @@ def possible(tasks: Sequence[Task], runner: Runner) -> tuple[list[Task], Counter
 
 
 def rungs(tasks: Sequence[Task]) -> list[Task]:
-    """Return each task at each step cap and entropy bound of the ladder, prompt after prompt."""
+    """Return a copy of each task for every step cap of CAPS and entropy bound of BOUNDS, task after task."""
     made = []
     for task, cap, bound in product(tasks, CAPS, BOUNDS):
         group = f"cap {cap}, bound {bound:.2f}"
@@ -190,13 +190,13 @@ def ask(
 
 
 def seed_of(task: Task, seed: int, run: int) -> int:
-    """Return the seed of a prompt and run. It does not depend on settings."""
+    """Return the seed for a task's prompt in one run. It does not depend on the task's settings."""
     text = json.dumps([seed, run, task.messages, task.thinking], sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def graded(task: Task, reply: Reply) -> Grade:
-    """Return the grade of a reply. One that did not end by itself is not strictly right."""
+    """Return the grade of a reply. A reply that did not end by itself is not strictly right."""
     if reply.error is not None:
         return Grade(False, False, reply.error)
     if reply.outcome == "stuck":
@@ -205,7 +205,7 @@ def graded(task: Task, reply: Reply) -> Grade:
         grade = task.grade(reply)
     except (OSError, InputError):  # a full disk or a missing sandbox says nothing about the answer
         raise
-    except Exception as error:  # hours of answers are worth more than a traceback
+    except Exception as error:  # a broken grader must not end a run of hours
         return Grade(False, False, f"the grader failed ({type(error).__name__}: {error}); please report this")
     if grade.strict and reply.outcome == "cut":
         return replace(grade, strict=False, reason="did not end by itself")

@@ -1,4 +1,4 @@
-"""Answers of an evaluation as a table: shares of right answers, speeds, and what was not delivered."""
+"""Formats an evaluation as a table: shares of right answers, speeds, and counts of missing answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .intervals import wilson
 from .results import Line
 
 _MISSING = {"stuck": "ended inside the thought", "cut": "cut", "empty": "empty", "error": "failed"}
-# Speed: (what, per what) of a `Row`.
+# Name of a speed -> the two totals of a `Row` that are divided.
 SPEEDS = {
     "net tokens/s": ("answer_tokens", "seconds"),
     "tokens/forward": ("new_tokens", "denoising_steps"),
@@ -22,7 +22,7 @@ SPEEDS = {
 
 @dataclass
 class Row:
-    """Answers of one line of the table."""
+    """The answers that one line of the table summarizes."""
 
     name: str
     lines: list[Line] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Row:
         return self.count(key, value) / len(self.lines)
 
     def best(self, key: str) -> list[float]:
-        """Return the largest value among the candidates of each task and run."""
+        """Return the largest value of `key` among the candidates of each task and run."""
         best: dict[tuple[str, int], float] = {}
         for line in self.lines:
             place = (line["task"], line["run"])
@@ -42,20 +42,20 @@ class Row:
         return list(best.values())
 
     def total(self, key: str) -> float | None:
-        """Return a sum, None if the runner does not report one. Of candidates the longest seconds count."""
+        """Return the sum of `key`, None if a reply lacks it. For seconds, the slowest candidate counts."""
         if key == "seconds":
             return sum(self.best("seconds"))
         values = [line[key] for line in self.lines if line["outcome"] != "error"]
         return None if None in values else sum(values)
 
     def speed(self, name: str) -> float | None:
-        """Return one of SPEEDS, or None where there is nothing to divide."""
+        """Return the speed called `name` in SPEEDS, or None if a total is unknown or the divisor is 0."""
         part, whole = map(self.total, SPEEDS[name])
         return part / whole if part is not None and whole else None
 
 
 def rows(lines: Iterable[Line]) -> list[Row]:
-    """Return a row for each group, in order, and one for all, "all"."""
+    """Return a row for each group, in order, and then the row "all" of all lines."""
     groups, everything = dict[str, Row](), Row("all", list(lines))
     for line in everything.lines:
         groups.setdefault(line["group"], Row(line["group"])).lines.append(line)
@@ -63,7 +63,7 @@ def rows(lines: Iterable[Line]) -> list[Row]:
 
 
 def table(lines: Sequence[Line], candidates: int = 1) -> str:
-    """Return the table of an evaluation."""
+    """Return the table of an evaluation. candidates: their number per task and run."""
     if not lines:
         return "no answers"
     several = [f"any of {candidates}"] if candidates > 1 else []
@@ -82,7 +82,7 @@ def table(lines: Sequence[Line], candidates: int = 1) -> str:
 
 
 def _not_delivered(row: Row) -> list[str]:
-    """Return the outcomes besides answers in words, and the most frequent error."""
+    """Return a line that counts outcomes other than "delivered", and a line with the most frequent error."""
     counts = [(row.count("outcome", key), text) for key, text in _MISSING.items()]
     listed = ", ".join(f"{count} {text}" for count, text in counts if count)
     errors = Counter(line["reason"] for line in row.lines if line["outcome"] == "error")
@@ -91,7 +91,7 @@ def _not_delivered(row: Row) -> list[str]:
 
 
 def _details(groups: Sequence[Row]) -> Iterator[str]:
-    """Yield the number of answers for which a detail of the grader is true, for each such detail."""
+    """Yield a line for each group: for each boolean detail of its grades, how many answers have it True."""
     for row in groups:
         details = [item for line in row.lines for item in line["details"].items()]
         names = dict.fromkeys(name for name, value in details if isinstance(value, bool))

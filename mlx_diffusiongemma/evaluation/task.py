@@ -1,4 +1,4 @@
-"""Tasks, replies and grades: what suites, runners and graders share."""
+"""Tasks, replies and grades, which suites, runners and graders share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ OUTCOMES = ("delivered", "stuck", "cut", "empty", "error")
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a reply. None where the runner does not report it. new_tokens: thought, answer and stop id.
-    answer_tokens: those of the answer or tool call. blocks: committed canvases."""
+    """Cost of a reply. A number is None if the runner does not report it. new_tokens: tokens of thought,
+    answer and stop id. answer_tokens: tokens of answer or tool call. blocks: number of committed canvases."""
 
     seconds: float
     new_tokens: int | None = None
@@ -26,9 +26,9 @@ class Cost:
 class Reply:
     """A model's reply to the prompt of a task.
 
-    finish_reason: "stop" when it ended by itself, "length" when max_new_tokens ended it. blocks: text that
-    each canvas added to the answer, empty if the runner has no canvases. settings: those it ran with, where
-    they differ from the task's. error: why there is no reply, such as a prompt beyond the context.
+    finish_reason: "stop" if the reply ended by itself, "length" if max_new_tokens ended it. blocks: text that
+    each canvas added to the answer, empty if the runner has no canvases. settings: settings in effect that
+    differ from the task's. error: reason why there is no reply, such as a prompt longer than the context.
     """
 
     answer: str
@@ -42,7 +42,7 @@ class Reply:
 
     @property
     def outcome(self) -> str:
-        """One of OUTCOMES. stuck: ended inside the thought; cut: ended inside the answer."""
+        """One of OUTCOMES. A "stuck" reply ended inside its thought, a "cut" reply inside its answer."""
         if self.error is not None:
             return "error"
         if self.answer.strip() or self.tool_calls:
@@ -54,9 +54,9 @@ class Reply:
 class Grade:
     """Result of a grader.
 
-    strict: right to the letter of the task. lenient: right without a code fence around the answer or a full
-    stop behind it. An answer that is strictly right is leniently right, too. reason: the mistake in a few
-    words, empty if there is none. details: measurements of the answer, ready for JSON.
+    strict: True if the answer is exactly as the task asks. lenient: True if it is right after a code fence
+    around it and a full stop after it are removed. A strictly right answer is leniently right, too. reason:
+    the mistake in a few words, empty if there is none. details: measurements of the answer, as JSON values.
     """
 
     strict: bool
@@ -72,9 +72,9 @@ Grader = Callable[[Reply], Grade]
 class Task:
     """One prompt of a suite and its grader.
 
-    name: unique in its suite. prompt: a question, or chat messages. group: its line in the table. settings:
-    of the generation. schema: JSON Schema that the answer is held to. executes: the grader runs generated
-    code, so it needs the sandbox.
+    name: name that is unique in the suite. prompt: a question, or chat messages. group: name of its line in
+    the table. settings: settings of the generation. schema: JSON Schema that constrains the answer. executes:
+    True if the grader runs generated code, which needs the sandbox.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Graders: functions from a reply to its grade, and functions that make them."""
+"""Graders, which are functions from a reply to its grade, and functions that make graders."""

@@ -1,4 +1,4 @@
-"""Programs, patterns and queries in a reply, run in the sandbox. Results are compared outside of it."""
+"""Graders that run a reply's code, pattern or SQL in the sandbox and compare results outside of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import re
 def matches(pattern, text):
     return re.fullmatch(pattern, text) is not None
 """
-# Each fixture is a database of its own in memory. SQLite runs one statement only.
+# Each call fills a new database in memory. SQLite's `execute` refuses more than one statement.
 _QUERY = """
 import sqlite3
 
@@ -34,10 +34,10 @@ def rows(fixture, query):
 
 
 def executed(function: str, cases: Sequence[tuple[Sequence[Any], Any]], harness: str = "") -> Grader:
-    """Grade an answer that has to be Python code whose `function` gives the result of every case.
+    """Return a grader of Python code whose `function` must return the right result in every case.
 
-    cases: (arguments, result); results are compared in value and type, tuples count as lists. harness: code
-    that is appended to the answer's. The answer may be in a code fence, and must hold definitions only.
+    cases: arguments and right result of each call. Types must match, too, but a tuple counts as a list.
+    harness: code that is appended to the answer. An answer, or its code fence, must hold definitions only.
     """
 
     def judge(text: str) -> tuple[str, dict[str, Any]]:
@@ -49,16 +49,16 @@ def executed(function: str, cases: Sequence[tuple[Sequence[Any], Any]], harness:
 
 
 def fullmatch(verdicts: Mapping[str, bool]) -> Grader:
-    """Grade an answer that has to be a pattern. verdicts: texts, and whether `re.fullmatch` matches them."""
+    """Return a grader of a regular expression. verdicts: texts and whether `re.fullmatch` must match them."""
     return graded(
         lambda text: _run(_PATTERN, "matches", [((text, each), right) for each, right in verdicts.items()])
     )
 
 
 def query(fixtures: Sequence[tuple[str, list[list[Any]]]]) -> Grader:
-    """Grade an answer that has to be one SQL query, bare or in a code fence.
+    """Return a grader of one SQL query, bare or in a code fence.
 
-    fixtures: SQLite scripts, and the rows that it gives on each, in order.
+    fixtures: SQLite scripts that fill a database, and the rows that the query must then return, in order.
     """
 
     return graded(
@@ -82,7 +82,7 @@ def _run(
 
 
 def _only_defines(source: str) -> bool:
-    """True if Python code does nothing but import, define and assign: no examples of use."""
+    """True if Python code only imports, defines and assigns, so that it holds no examples of use."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes, which a later Python refuses

@@ -1,4 +1,4 @@
-"""JSON in a reply: parsed strictly, compared with its types."""
+"""Graders of JSON in a reply. The JSON is parsed strictly, and values of different types differ."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _whole(text: str) -> float:
 
 
 def strict_json(text: str, number: Callable[[str], float] = float) -> Any:
-    """Return the value of a JSON document without NaN, Infinity and repeated keys. Otherwise `ValueError`."""
+    """Parse a JSON document. Raises `ValueError` for bad JSON, for NaN or Infinity and for repeated keys."""
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=number)
     except json.JSONDecodeError as error:
@@ -40,9 +40,9 @@ def strict_json(text: str, number: Callable[[str], float] = float) -> Any:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """True if two JSON values are equal in type, too: 1, 1.0 and true are three values.
+    """True if two JSON values are equal and of the same types: 1, 1.0 and true all differ.
 
-    The order of keys and the Unicode form of strings are free.
+    Neither the order of keys nor the Unicode form of strings (composed or not) matters.
     """
     if type(one) is not type(other):
         return False
@@ -54,7 +54,7 @@ def same_json(one: Any, other: Any) -> bool:
 
 
 def difference(value: Any, expected: Any) -> str:
-    """Return where two JSON values first differ, in a few words, or an empty text."""
+    """Describe the first difference of two JSON values in a few words. Empty if they are equal."""
     if isinstance(value, dict) and isinstance(expected, dict):
         for name in dict.fromkeys([*expected, *value]):
             if name not in value or name not in expected:
@@ -66,7 +66,7 @@ def difference(value: Any, expected: Any) -> str:
 
 
 def document(expected: Any) -> Grader:
-    """Grade an answer that has to be a JSON document equal to `expected`, in types, too."""
+    """Return a grader of a JSON document, which must equal `expected` (see `same_json`)."""
 
     def judge(text: str) -> tuple[str, dict[str, Any]]:
         try:
@@ -78,9 +78,9 @@ def document(expected: Any) -> Grader:
 
 
 def extracted(expected: Any, schema: dict[str, Any]) -> Grader:
-    """Grade an answer that has to be a JSON document equal to `expected`, which is valid under `schema`.
+    """Return a grader of a JSON document, which must equal `expected`. 3 equals 3.0, as in JSON Schema.
 
-    3 equals 3.0, as in JSON Schema. Details, a fence aside: parses, valid and right.
+    Its details say whether the answer, without a code fence, parses, is valid under `schema`, and is right.
     """
     try:
         validator = import_module("jsonschema").Draft202012Validator(schema)

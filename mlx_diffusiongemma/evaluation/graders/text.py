@@ -1,4 +1,4 @@
-"""Strict comparison of an answer's text, and the one lenient rule."""
+"""Graders of an answer's text, and the strict and the lenient rule that all graders share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from ..task import Grade, Grader, Reply
 
-LONGEST = 100_000  # characters of an answer that is graded at all
-_NORMALIZED = 10_000  # characters; normalization of marks upon marks is quadratic
+LONGEST = 100_000  # characters; a longer answer is wrong
+_NORMALIZED = 10_000  # characters; a longer text is not normalized, which may take quadratic time
 _FENCE = re.compile(r"(`{3,}|~{3,})[^\n`]*\n(.*?)\n?\1", re.DOTALL)
 
 Judge = Callable[[str], tuple[str, dict[str, Any]]]
-"""From the text of an answer to its mistake in a few words, empty if it is right, and details."""
+"""Maps the text of an answer to its mistake in a few words (empty if it is right), and to details."""
 
 
 def unfenced(text: str) -> str:
-    """Return the content of the code fence that encloses `text`, or `text`, without surrounding space."""
+    """Return `text` without surrounding space, and without the code fence that encloses it, if any."""
     fence = _FENCE.fullmatch(text.strip())
     return (fence[2] if fence else text).strip()
 
@@ -29,10 +29,10 @@ def bare(text: str) -> str:
 
 
 def graded(judge: Judge, *, fence_allowed: bool = False) -> Grader:
-    """Return the grader that applies `judge` to the answer.
+    """Return a grader that applies `judge` to the answer without surrounding space.
 
-    Strict: to the answer without surrounding space, and without an enclosing code fence if the task allows
-    one. Lenient: also without an enclosing code fence and without a closing full stop.
+    It is strictly right if `judge` accepts it as written, or without its code fence if `fence_allowed`. It is
+    leniently right if `judge` accepts it without its code fence and, if needed, its closing full stop.
     """
 
     def grade(reply: Reply) -> Grade:
@@ -51,12 +51,12 @@ def graded(judge: Judge, *, fence_allowed: bool = False) -> Grader:
 
 
 def nfc(text: str) -> str:
-    """Return `text` in Unicode's composed form, in which texts are compared."""
+    """Return `text` in Unicode's composed form (NFC) for comparison. Long texts are unchanged."""
     return unicodedata.normalize("NFC", text) if len(text) <= _NORMALIZED else text
 
 
 def lines(*expected: str) -> Grader:
-    """Grade an answer that has to be these lines, up to Unicode normalization."""
+    """Return a grader of an answer that must be exactly these lines, apart from Unicode normalization."""
     right = [nfc(line) for line in expected]
 
     def judge(text: str) -> tuple[str, dict[str, Any]]:
@@ -72,7 +72,7 @@ def lines(*expected: str) -> Grader:
 
 
 def shortened(value: Any, limit: int = 60) -> str:
-    """Return the repr of `value` for a reason: ASCII, cut in the middle."""
+    """Return the ASCII repr of `value`, cut in the middle to `limit` characters, for a grade's reason."""
     if isinstance(value, str) and len(value) > 2 * limit:
         value = value[:limit] + value[-limit:]
     try:

@@ -1,8 +1,7 @@
-"""Runners: this package, mlx-vlm, or a server that speaks OpenAI's chat completions.
+"""Runners, which answer tasks: this package, mlx-vlm, or a server that speaks OpenAI's chat completions.
 
-All get the same messages and the seed of the task, and thought and answer are separated before grading. The
-first call of a runner answers `WARM_UP`, briefly and untimed, so that loading and building kernels do not
-count.
+All get the same messages and the seed of the task, and they separate thought and answer. At its first call a
+runner also answers `WARM_UP`, untimed, so that its times do not include loading and building kernels.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ WARM_UP = "Hello"  # not the prompt of any task, so that no server has it in its
 
 
 class Runner(Protocol):
-    """identity: what determines its answers, ready for JSON. objection: why it cannot run a task, or None.
+    """Answers a task with `n` replies when it is called.
 
-    Called, it returns `n` candidates. A failure that the prompt or the model causes is a reply's `error`,
-    everything else is raised.
+    A failure that the prompt or the model causes becomes the `error` of a reply. Other failures are raised.
+    identity: facts that determine its answers, as JSON values. objection: why it cannot run a task, or None.
     """
 
     name: str
@@ -34,9 +33,9 @@ class Runner(Protocol):
 
 
 def choose(name: str, model: str | None, endpoint: str | None) -> Runner:
-    """Return the runner of that name. Local ones load their model at the first call.
+    """Return the runner called `name`. A local runner loads its model at the first call.
 
-    name: one of NAMES. model: a directory, hub id or "demo"; for an endpoint the server's name of it.
+    name: one of NAMES. model: a directory, hub id or "demo". For an endpoint, the server's name of the model.
     """
     if not model:
         raise InputError("no --model given; name a directory, a hub id, or demo (or the endpoint's model)")
@@ -56,13 +55,13 @@ def choose(name: str, model: str | None, endpoint: str | None) -> Runner:
 
 
 def unsupported(name: str, task: Task, known: frozenset[str]) -> str | None:
-    """Return the objection to settings of a task that a runner lacks, or None."""
+    """Return the objection of runner `name` to a task with settings outside `known`, or None."""
     unknown = sorted({name for name, value in task.settings.items() if value is not None} - known)
     return f"{name} has no setting {', '.join(unknown)}" if unknown else None
 
 
 def check_single(runner: Runner, task: Task, n: int) -> None:
-    """`InputError` if a runner cannot run a task, or is asked for several candidates."""
+    """Raise `InputError` if a runner cannot run a task, or is asked for several candidates."""
     if n != 1:
         raise InputError(f"n {n}: runner {runner.name} makes one candidate at a time; leave --n at 1")
     if objection := runner.objection(task):

@@ -1,4 +1,4 @@
-"""Fingerprints of checkpoint and machine, recorded with results so that runs can be compared."""
+"""Facts about checkpoint and machine that are recorded with results, so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _FILES = (
     "config.json", "generation_config.json", "chat_template.jinja", "chat_template.json",
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 )  # fmt: skip
-_EDGE = 2**20  # bytes of each end of a weight file; headers are at the front
+_EDGE = 2**20  # bytes read at each end of a weight file; its header is at the front
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def fingerprint(directory: Path) -> str:
     """Return the SHA-256 of the small files, and of name, size and both ends of each weight file.
 
-    A change in the middle of a weight file alone escapes it.
+    It stays the same if only the middle of a weight file changes.
     """
     parts = [(name, (directory / name).read_bytes()) for name in _FILES if (directory / name).is_file()]
     for path in sorted(weight_files(directory)):
@@ -40,7 +40,7 @@ def fingerprint(directory: Path) -> str:
 
 
 def fingerprint_of(model: DiffusionGemma) -> str:
-    """Return the SHA-256 of configuration and of name, shape, dtype and both ends of each weight."""
+    """Return the SHA-256 of a model's configuration, and of name, shape, dtype and ends of each weight."""
     parts = [("", f"{model.config} {model.generation_config}".encode())]
     weights: Any = tree_flatten(model.parameters())
     for name, array in sorted(weights, key=lambda each: each[0]):
@@ -58,19 +58,19 @@ def _digest(parts: list[tuple[str, bytes]]) -> str:
 
 
 def stored_dtype(directory: Path) -> str:
-    """Return the floating-point dtypes of the tensors in words."""
+    """Return the floating-point dtypes of a checkpoint's tensors, joined by "and"."""
     stored = {info.dtype for info in model_tensors(directory).values()}
     return " and ".join(sorted(_DTYPES[dtype] for dtype in stored if dtype in _DTYPES))
 
 
 def room(config: ModelConfig, prompt_tokens: int, max_new_tokens: int) -> int:
-    """Return the part of `max_new_tokens` whose canvases fit into the context behind a prompt, or 0."""
+    """Return how many of `max_new_tokens` have a whole canvas that fits into the context after the prompt."""
     canvases = (config.text.max_position_embeddings - prompt_tokens) // config.canvas_length
     return min(max_new_tokens, max(0, canvases) * config.canvas_length)
 
 
 def device() -> str:
-    """Return MLX's default device and its chip."""
+    """Return the type of MLX's default device and, if known, its chip."""
     kind, chip = mx.default_device().type.name, mx.device_info().get("device_name")
     return f"{kind}, {chip}" if chip else kind
 

@@ -1,8 +1,8 @@
-"""A server that speaks OpenAI's chat completions as a runner, through the `openai` client.
+"""Runner that asks a server which speaks OpenAI's chat completions, through the `openai` client.
 
 The server gets the messages, the seed, `max_tokens`, tools, the schema and, for its chat template,
-`enable_thinking`. Sampling is the server's own. Seconds are those of the HTTP exchange, so they include
-queue, network and detokenizer. The server has no canvases.
+`enable_thinking`. It chooses all other sampling settings. Seconds are those of the HTTP exchange, so they
+include queue, network and detokenizer. The server reports no blocks and no denoising steps.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ..task import INSTALL, Cost, Reply, Task
 from . import WARM_UP, check_single, unsupported
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_SILENCE, _TOTAL = 1800.0, 7200.0  # seconds; a local model may think for long
-_MOST_BYTES = 64 * 2**20  # of a reply
+_SILENCE, _TOTAL = 1800.0, 7200.0  # seconds without data, and of a whole reply; local models may be slow
+_MOST_BYTES = 64 * 2**20  # longest reply
 _PROMPTS_FAULT = (400, 413, 422)
 _HARMLESS = [{"role": "user", "content": WARM_UP}]
-# What opens and closes a thought in a text, where the server leaves the markers.
+# Opening and closing markers of a thought, for servers that leave them in the text.
 _MARKERS = (("<|channel>thought", "<channel|>"), ("<think>", "</think>"))
 
 
 class Endpoint:
-    """Asks an OpenAI-compatible server for `model`. A bare URL gets `/v1`. The key is `OPENAI_API_KEY`."""
+    """Asks `model` at an OpenAI-compatible server, with OPENAI_API_KEY. A URL without a path gets `/v1`."""
 
     name = "endpoint"
 
@@ -44,7 +44,7 @@ class Endpoint:
             raise InputError(f"the endpoint runner needs openai, which is not installed; {INSTALL}") from None
         self._url, self._key = _base_url(url), os.environ.get(KEY_VARIABLE, "").strip()
         self._client = self._bounded_client()
-        self._start = 0.0  # of the last try
+        self._start = 0.0  # clock when the last try began
         self._model, self._warm = model, False
 
     def identity(self) -> dict[str, Any]:
@@ -83,11 +83,11 @@ class Endpoint:
         return body
 
     def _ask(self, body: dict[str, Any]) -> tuple[int, Any, float]:
-        """Return status, JSON or text, and seconds of the reply to `body`.
+        """Return HTTP status, content (JSON, otherwise text) and seconds of the reply to `body`.
 
-        Busy servers and broken connections are tried three times.
+        A busy server or a broken connection is tried three times. No reply raises `EndpointError`.
         """
-        clock = threading.Timer(_TOTAL, self._client.close)  # ends a reply that drips, or never begins
+        clock = threading.Timer(_TOTAL, self._client.close)  # ends a reply that is too slow or never begins
         clock.daemon = True
         clock.start()
         try:
@@ -109,7 +109,7 @@ class Endpoint:
             return response.status_code, response.text, seconds
 
     def _bounded_client(self) -> Any:
-        """Return a client that bounds replies and follows no redirects: the key is for one server."""
+        """Return a client that limits replies. It follows no redirects, because the key is for one server."""
 
         def start(request: Any) -> None:
             self._start = time.perf_counter()
@@ -142,7 +142,7 @@ class Endpoint:
         return self._shown(whole)
 
     def _shown(self, text: object) -> str:
-        """Return a text of the server for a message, without the key."""
+        """Return a server's text as one short line without the key, to be part of a message."""
         return one_line(str(text).replace(self._key, "***") if self._key else text, 200)
 
 
@@ -153,7 +153,7 @@ def _base_url(given: str) -> str:
     except ValueError:
         fine = False
     if not fine or not given.isascii() or parts.username or parts.query or parts.fragment:
-        raise InputError(  # it may hold a password, so it is not shown
+        raise InputError(  # the URL may hold a password, so it is not shown
             "--endpoint: not an http or https URL without user and query; "
             f"give one such as http://localhost:8000/v1, and the key as {KEY_VARIABLE}"
         )
@@ -162,7 +162,7 @@ def _base_url(given: str) -> str:
 
 
 def _messages(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages as OpenAI's servers want them: ids of tool calls, and their arguments as text."""
+    """Return messages in OpenAI's format, where tool calls have ids and their arguments are JSON text."""
     out, made, answered = list[dict[str, Any]](), count(), count()
     for message in messages:
         message = dict(message)
@@ -178,7 +178,7 @@ def _messages(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _reply(whole: Any, seconds: float) -> Reply:
-    """Return the reply in a chat completion. A field that is missing or malformed raises."""
+    """Read the reply in a chat completion. A missing or malformed field raises, for instance `KeyError`."""
     choice = whole["choices"][0]
     message, reason = choice["message"], choice.get("finish_reason")
     content = message.get("content") or ""
@@ -200,9 +200,10 @@ def _reply(whole: Any, seconds: float) -> Reply:
 
 
 def _split(content: str, has_calls: bool = False) -> tuple[str, str]:
-    """Return thought and answer of a server that leaves the markers in the text.
+    """Return thought and answer of a text with thought markers.
 
-    has_calls: tool calls follow, so there may be no answer behind a thought that the prompt opened.
+    has_calls: True if tool calls follow. Then text before a closing marker is a thought even without an
+    answer.
     """
     for opening, closing in _MARKERS:
         *pieces, rest = content.split(closing)
@@ -216,7 +217,7 @@ def _split(content: str, has_calls: bool = False) -> tuple[str, str]:
 
 
 def _call(function: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments, none if they are malformed, like this package's own parser."""
+    """Return name and arguments of a call. Malformed arguments become {}, as in this package's parser."""
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
@@ -227,7 +228,7 @@ def _call(function: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _cost(seconds: float, usage: Any, has_thought: bool) -> Cost:
-    """answer_tokens: unknown if there is a thought, for which the server reports no tokens."""
+    """Return the cost of a reply. answer_tokens is None if the server does not count a thought's tokens."""
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("completion_tokens_details")
     new = _count(usage.get("completion_tokens"))

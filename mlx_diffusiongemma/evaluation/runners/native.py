@@ -1,4 +1,4 @@
-"""This package as a runner."""
+"""Runner that generates with this package."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from . import WARM_UP, checkpoint
 
 
 class Native:
-    """`load` and `generate`. Seconds are from messages to text, including the compilation of a schema.
+    """Runs `load` and `generate`. Seconds run from messages to text and include compiling a schema.
 
-    Candidates share steps, and each counts its share of the time.
+    Candidates share denoising steps. The time of these is divided equally among them.
     """
 
     name = "mlx_dg"
@@ -40,7 +40,7 @@ class Native:
 
     @classmethod
     def of(cls, model: DiffusionGemma, tokenizer: Tokenizer, draws: DrawsOf | None = None) -> Native:
-        """Return the runner of a model that is loaded."""
+        """Return a runner of a model that is already loaded."""
         runner = cls.__new__(cls)
         runner._config, runner._defaults = model.config, Settings.of(model.generation_config)
         prints, dtype = checkpoint.fingerprint_of(model), str(model.dtype).removeprefix("mlx.core.")
@@ -76,7 +76,7 @@ class Native:
     def _start(
         self, task: Task, prompt: str | list[dict[str, Any]], seed: int, n: int
     ) -> tuple[Generation, float]:
-        """Return the generation, and the seconds of its making: prompt to ids, schema to grammar."""
+        """Return the generation, not yet run, and the seconds to encode its prompt and compile its schema."""
         model, tokenizer = self._loaded
         how: dict[str, Any] = {"thinking": task.thinking, "tools": list(task.tools) or None}
         length = len(tokenizer.prompt_ids(prompt, **how))

@@ -1,7 +1,7 @@
-"""mlx-vlm as a runner: the same checkpoint, the same token ids in, the same parser for what comes out.
+"""Runner that generates with mlx-vlm, from the prompt ids that `native` uses and with the same output parser.
 
-It runs `Model.generate` with what its command line passes, but with the entropy-bound sampler at temperature
-1 (its default, 0, takes argmaxes) on full canvases, and without its detokenizer. It denoises no canvas again.
+It calls mlx-vlm's `Model.generate` as mlx-vlm's command line does, with four changes: full canvases, the
+entropy-bound sampler, temperature 1 (its default, 0, takes argmaxes), and no detokenizer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SETTINGS = frozenset(
 
 
 class Vlm:
-    """Seconds are from messages to text."""
+    """Runs mlx-vlm. Seconds run from messages to text."""
 
     name = "mlx-vlm"
 
@@ -120,8 +120,8 @@ class Vlm:
     def _generate(
         self, model: Any, prompt: list[int], settings: GenerationConfig, seed: int
     ) -> tuple[list[int], list[int], int]:
-        """Return ids up to and including the stop id, where canvases end in them, and denoising steps."""
-        # As generation_config.json spells them where mlx-vlm looks first.
+        """Return ids up to and including the stop id, the number of ids at each canvas's end, and steps."""
+        # mlx-vlm looks for its settings here first, in the form of generation_config.json.
         model.config.generation_config = {
             "eos_token_id": list(settings.eos_token_id),
             "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", **_of(settings, "entropy_bound")},
@@ -156,7 +156,7 @@ def _of(settings: GenerationConfig, *names: str) -> dict[str, Any]:
 
 
 class Silent:
-    """Tokenizer, detokenizer and stopping criteria for mlx-vlm: knows the stop ids and makes no text."""
+    """Replaces mlx-vlm's tokenizer, detokenizer and stopping criteria. Knows stop ids, makes no text."""
 
     last_segment = ""
 

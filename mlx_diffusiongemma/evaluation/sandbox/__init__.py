@@ -1,14 +1,14 @@
-"""Generated code in a process of its own, so that whatever it does is a result.
+"""Runs generated code in a separate process, so that a crash or an endless loop is just another result.
 
     from mlx_diffusiongemma.evaluation import sandbox
 
     sandbox.call("def double(x):\\n    return 2 * x", "double", [[1], ["ab"]]).results    # [2, "abab"]
 
 The process is an isolated interpreter with resource limits, an empty directory and an empty environment. It
-runs inside bubblewrap (`bwrap`) on Linux and `sandbox-exec` on macOS: no network, no other processes, no file
-but the interpreter's library and the system's. It guards against careless code. Malice could forge results.
-Where neither works, `call` refuses, unless `allow_uncontained` is set, which leaves resource limits only. The
-macOS part has not been run on a Mac yet.
+runs inside bubblewrap (`bwrap`) on Linux and `sandbox-exec` on macOS, without network or other processes. It
+can read only files of the system and of the interpreter. This guards against careless code. Malicious code
+could forge results. If the tool does not work, `call` raises `InputError`, unless `allow_uncontained` is set.
+Then only the resource limits remain. The macOS part has not been run on a Mac yet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PYTHON = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c
 _CHILD = Path(__file__).with_name("child.py").read_text("utf-8")
 _ON_MACOS = sys.platform == "darwin"
 _TICK = 0.02  # seconds between two looks at the process
-# On macOS: files of people and temporary ones of other programs. The rest of the disk is the system.
+# Hidden on macOS: files of users, and temporary files of other programs. The rest of the disk is the system.
 _PRIVATE = ("/Users", "/Volumes", "/private/etc", "/private/tmp", "/private/var/folders", "/private/var/root")
 REMEDY = "run it on a machine of no value, such as a container, with --unsafe-exec (unsafe_exec=True)"
 allow_uncontained = False
@@ -43,7 +43,7 @@ allow_uncontained = False
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one `call`. file_mb: one file, or the results. disk_mb: all files."""
+    """Limits of one `call`. file_mb: size of each file and of the results. disk_mb: size of all files."""
 
     cpu_seconds: int = 5
     wall_seconds: float = 10
@@ -54,8 +54,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """results: a JSON value for each call, {"raised": "ValueError: ..."} for one that raised. None when the
-    program failed as a whole, for the reason `failure`, one line."""
+    """Result of a `call`. results: a JSON value for each call of the function, {"raised": "ValueError: ..."}
+    if it raised, or None if the whole program failed. failure: the reason for that, in one line."""
 
     results: list[Any] | None
     failure: str = ""
@@ -63,7 +63,7 @@ class Outcome:
 
 @cache
 def problem() -> str:
-    """Return why generated code cannot be contained on this machine, or an empty text."""
+    """Return the reason why generated code cannot be contained on this machine, or an empty text."""
     tool = "sandbox-exec" if _ON_MACOS else "bwrap"
     if not which(tool):
         return f"there is no {tool}" + ("" if _ON_MACOS else " (apt install bubblewrap)")
@@ -76,15 +76,15 @@ def problem() -> str:
 def call(
     source: str, function: str, arguments: Sequence[Sequence[Any]], limits: Limits = Limits()
 ) -> Outcome:
-    """Execute `source`, then call `function(*args)` for each `args` of JSON values.
+    """Execute `source`, then call `function(*args)` for each list of JSON values in `arguments`.
 
-    Results are JSON: tuples come back as lists, values that JSON lacks as {"raised": ...}. Each call gets
-    fresh copies of its arguments, and its result is written down before the next call.
+    Results are converted to JSON. Tuples become lists, and values that JSON lacks become {"raised": ...}.
+    Each call gets new copies of its arguments, and its result is converted before the next call.
     """
     if problem() and not allow_uncontained:
         raise InputError(f"generated code cannot be contained: {problem()}; {REMEDY}")
     texts = [json.dumps(list(each)) for each in arguments]
-    nobody = not problem() and os.geteuid() == 0  # because no process limit holds root
+    nobody = not problem() and os.geteuid() == 0  # the process limit has no effect on root
     request = {"source": source, "function": function, "arguments": texts, "limits": asdict(limits)}
     with (
         tempfile.TemporaryDirectory(prefix="mlx-dg-sandbox-", ignore_cleanup_errors=True) as folder,
@@ -99,7 +99,7 @@ def call(
         try:
             failure = _watch(process, folder, limits)
         finally:
-            # Before it is waited for: until then its number cannot belong to another process.
+            # Before `wait`, because until then no other process can get its id.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
@@ -109,12 +109,12 @@ def call(
 
 
 def _container(folder: str, limits: Limits) -> list[str]:
-    """Return the command that runs another one with no more than the interpreter and an empty directory."""
+    """Return a command prefix that confines what follows it to the interpreter and an empty directory."""
     library = list(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix]))
     if _ON_MACOS:
         return [which("sandbox-exec") or "", "-p", _profile(folder, library)]
     command = [which("bwrap") or "", "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
-    if os.geteuid() == 0:  # the child becomes nobody
+    if os.geteuid() == 0:  # the child changes to user nobody
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     for parent in [parent for path in library for parent in [*Path(path).parents][-2::-1]]:
         command += ["--perms", "0755", "--dir", str(parent)]
@@ -126,7 +126,7 @@ def _container(folder: str, limits: Limits) -> list[str]:
 
 
 def _profile(folder: str, library: list[str]) -> str:
-    """Return the profile of sandbox-exec. Exceptions are parts of the rules, so their order is free."""
+    """Return the profile of sandbox-exec. Each rule holds its exceptions, so the order of rules is free."""
 
     def paths(*names: str) -> str:
         names = (*names, *map(os.path.realpath, names))
@@ -140,7 +140,7 @@ def _profile(folder: str, library: list[str]) -> str:
 
 
 def _watch(process: subprocess.Popen[bytes], folder: str, limits: Limits) -> str:
-    """Wait for the end of the process. Return the limit that it reached before, or an empty text."""
+    """Wait until the process ends or reaches a limit. Return that limit in words, or an empty text."""
     end = time.monotonic() + limits.wall_seconds
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -148,22 +148,22 @@ def _watch(process: subprocess.Popen[bytes], folder: str, limits: Limits) -> str
             return ""
         if time.monotonic() > end:
             return f"time limit of {limits.wall_seconds:g} s"
-        size = 0  # 4096 bytes at least a file; bwrap has its files elsewhere
+        size = 0  # each file counts at least 4096 bytes; with bwrap, `folder` stays empty
         for path, _, names in os.walk(folder):
-            with contextlib.suppress(OSError):  # removed just now
+            with contextlib.suppress(OSError):  # it was removed just now
                 size += sum(max(4096, os.lstat(os.path.join(path, name)).st_size) for name in names)
         if size > limits.disk_mb << 20:
             return f"disk limit of {limits.disk_mb} MB"
-        if _ON_MACOS:  # which ignores RLIMIT_AS
+        if _ON_MACOS:  # macOS ignores RLIMIT_AS
             ps = subprocess.run(["ps", "-o", "rss=", "-p", str(process.pid)], capture_output=True, text=True)
             if int(ps.stdout.strip() or 0) >> 10 > limits.memory_mb:
                 return f"memory limit of {limits.memory_mb} MB"
 
 
 def _outcome(answer: bytes, calls: int, status: int, limits: Limits) -> Outcome:
-    """Return the results, or the failure. The child may have written any bytes and ended in any way."""
+    """Return the outcome of a child, which may have written any bytes (`answer`) and ended in any way."""
     if not answer:
-        number = -status if status < 0 else status - 128  # bwrap reports a signal as a shell does
+        number = -status if status < 0 else status - 128  # like a shell, bwrap adds 128 to a signal
         if number in (signal.SIGXCPU, signal.SIGKILL):
             return Outcome(None, f"processor time limit of {limits.cpu_seconds} s, or another one")
         ending = f"by signal {number}" if number > 0 else f"without a result (exit status {status})"

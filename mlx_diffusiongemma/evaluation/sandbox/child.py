@@ -1,6 +1,6 @@
-"""The program inside the sandbox: gives up what it may, then runs the code that it is given.
+"""The program inside the sandbox. It gives up its rights, then runs the code of its request.
 
-The request is one JSON object on stdin. The result goes to stdout: one with "results" or "failure".
+The request is a JSON object on stdin. The reply is a JSON object on stdout, with "results" or "failure".
 """
 
 import errno
@@ -32,11 +32,11 @@ def main() -> None:
 
 
 def limit(limits: dict) -> None:
-    """Set resource limits, as far as the system has them."""
+    """Set those resource limits that the system has."""
     memory, size, seconds = limits["memory_mb"] * MB, limits["file_mb"] * MB, limits["cpu_seconds"]
     values = {"AS": memory, "FSIZE": size, "NPROC": 0, "NOFILE": 64, "CORE": 0, "CPU": seconds}
     for name, value in values.items():
-        hard = value + 1 if name == "CPU" else value  # SIGXCPU, then SIGKILL
+        hard = value + 1 if name == "CPU" else value  # SIGXCPU at `value`, SIGKILL at `hard`
         try:
             resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, hard))
         except (ValueError, OSError):
@@ -44,7 +44,7 @@ def limit(limits: dict) -> None:
 
 
 def run(source: str, name: str, calls: list, limits: dict) -> str:
-    """Return results or failure as JSON. The code may have changed builtins and modules."""
+    """Run the code. Return results or failure as JSON text, even if the code changed builtins or modules."""
     loads, dumps, results = json.loads, json.dumps, []
 
     def describe(error: BaseException) -> str:

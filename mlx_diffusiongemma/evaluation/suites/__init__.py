@@ -1,4 +1,4 @@
-"""Suites of tasks: prompts and their graders, one suite a file."""
+"""Suites of tasks, one in each file. A task has a prompt and a grader."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SUITES = {
     "demo": "The tasks that the bundled demo checkpoint was trained on, with held-out items.",
     "probe": "Count from 1 to 200: full canvases, for throughput.",
 }
-"""Names, with their line in `--help`."""
+"""Names of the suites, each with its line in `--help`."""
 
 
 def tasks_of(suite: str) -> list[Task]:
-    """Return the tasks of the suite of that name."""
+    """Return the tasks of the suite with this name."""
     tasks: list[Task] = import_module(f"{__name__}.{suite}").tasks()
     return tasks
 
 
 def texts(suite: str, **more: str) -> dict[str, str]:
-    """Return the texts of SUITE.txt by name, each behind a line `=== name`.
+    """Return the texts of SUITE.txt by name. A line `=== name` begins each text.
 
-    In a text, a line `{name}` stands for an earlier one, or one of `more`.
+    A line `{name}` in a text is replaced by the earlier text of this name, or by the one in `more`.
     """
     parts = re.split(r"^=== (\w+)\n", files(__name__).joinpath(f"{suite}.txt").read_text("utf-8"), flags=re.M)
     found = dict(more)

@@ -1,7 +1,7 @@
-"""callback: a long explanation that has to return, at its end, to a fact from its first sentence.
+"""The suite callback: a long explanation that must return, at its end, to a fact from its first sentence.
 
-The grader checks that the fact survives eight to ten canvases, that the length is as asked, and that no
-canvas repeats earlier text.
+The grader checks that the fact is still right after eight to ten canvases, that the length is as asked, and
+that no canvas repeats earlier text.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..task import Grade, Reply, Task
 from . import texts
 
 FACT = "in 1893 the harbour master Ottoline Varga counted 4,817 mussels on a single mooring post"
-FEWEST, MOST = 1400, 1700  # words
-WORDS_PER_BLOCK = 190  # of English prose in a canvas of 256 tokens, for runners without canvases
-FEWEST_WORDS = 100  # a phrase said again weighs too much in fewer; such a block is part of its neighbour
-MOST_REPEATED = 0.15  # of the 4-grams of a block; in a book of English prose 0.01 at the median, 0.12 at most
+FEWEST, MOST = 1400, 1700  # words of an answer
+WORDS_PER_BLOCK = 190  # English words in a canvas of 256 tokens, for runners without canvases
+FEWEST_WORDS = 100  # in a shorter block one repeated phrase weighs too much, so it joins its neighbour
+MOST_REPEATED = 0.15  # share of a block's 4-grams; in an English book the median is 0.01, the maximum 0.12
 
 _STATED = [
     re.compile(rf"\b{part}\b")
@@ -33,15 +33,15 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 def returns(reply: Reply) -> Grade:
-    """Grade an essay: the fact in its first sentence and last paragraph, length, layout and repetition."""
+    """Grade an essay by the fact in first sentence and last paragraph, by length, layout and repetition."""
     return graded(partial(judge, reply))(reply)
 
 
 def judge(reply: Reply, text: str) -> tuple[str, dict[str, Any]]:
-    """Return the reasons why an answer fails, empty if it passes, and its details.
+    """Return the reasons why an answer fails (empty if it passes), and its details.
 
-    Details: fact_at_start, fact_at_end, words, and blocks: for each block its words and the share of its
-    4-grams that repeat earlier ones. `*` and `_` are removed before the fact is looked for.
+    The details are fact_at_start, fact_at_end, words (their number) and blocks (see `repetition`). The fact
+    is searched in the text without `*` and `_`.
     """
     plain = re.sub(r"[*_]", "", text)
     first, *others = re.split(r"\n\s*\n", plain)
@@ -62,7 +62,7 @@ def judge(reply: Reply, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def repetition(reply: Reply) -> list[dict[str, Any]]:
-    """Return the words of each canvas, and the share of its 4-grams that were said before. FACT may be."""
+    """Return, for each block, its number of words and its share of repeated 4-grams, except those of FACT."""
     blocks = _blocks(reply)
     granted, said = set(_grams(_words(FACT))), set[tuple[str, ...]]()
     found, before = list[dict[str, Any]](), list[str]()
@@ -86,7 +86,7 @@ def _grams(words: list[str]) -> zip[tuple[str, ...]]:
 
 
 def _blocks(reply: Reply) -> list[list[str]]:
-    """Return the words of each canvas. A canvas of fewer than FEWEST_WORDS is joined to its neighbour."""
+    """Return the words of each block: a canvas, joined to its neighbour if it has under FEWEST_WORDS."""
     blocks, words = [list[str]()], _words(reply.answer)
     canvases = [words[at : at + WORDS_PER_BLOCK] for at in range(0, len(words), WORDS_PER_BLOCK)]
     for canvas in map(_words, reply.blocks) if any(reply.blocks) else canvases:

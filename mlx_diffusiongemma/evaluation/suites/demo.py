@@ -1,4 +1,4 @@
-"""demo: tasks of the demo checkpoint, with items that it was not trained on."""
+"""The suite demo: tasks of the demo checkpoint, with items that it was not trained on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..graders.json_text import document
 from ..graders.text import lines, shortened
 from ..task import Grade, Reply, Task
 
-_ITEMS = 20  # per task and thinking mode; half of that for each situation of a tool
+_ITEMS = 20  # items per task and thinking mode; half as many for each of three tool situations
 _SEED = 0
 
 
 def tasks() -> list[Task]:
-    """Return every task's first item, then every one's second, so that a part of them has all tasks."""
+    """Return the first item of every task, then the second of every task, so that few cover all tasks."""
     groups: dict[str, list[Task]] = defaultdict(list)
     for item in demo.held_out_items(_ITEMS, _SEED):
         group = f"{item.task}{', thinking' if item.thinking else ''}"
@@ -28,7 +28,7 @@ def tasks() -> list[Task]:
 
 
 def grade(item: demo.Item, reply: Reply) -> Grade:
-    """Grade the answer or the call. Strictly right replies also have a thought exactly when asked to."""
+    """Grade the answer or tool call. To be strictly right, it must have a thought exactly if asked to."""
     content = _content(item, reply)
     thought = bool(reply.thought.strip())
     if not content.strict or thought == item.thinking:

@@ -1,7 +1,7 @@
-"""matrix: ten tasks with traps, graded on the answer only.
+"""The suite matrix: ten tasks with traps, graded on the answer only.
 
-Bugs to fix, a regular expression, SQL with NULL, JSON, three puzzles whose well-known versions have other
-answers, a program to trace, exact arithmetic.
+They are two bugs to fix, a regular expression, SQL with NULL, JSON, three puzzles whose well-known versions
+have other answers, a program to trace, and exact arithmetic.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ JUGS = {"A": 4, "B": 7}
 
 
 def judge_moves(text: str) -> tuple[str, dict[str, Any]]:
-    """Carry out the moves, one a line: at most 7, from A full and B empty to 5 litres in B."""
+    """Carry out the moves, one per line. At most 7 must lead from A full and B empty to 5 litres in B."""
     litres, moves = {"A": 4, "B": 0}, text.replace("\r\n", "\n").split("\n")
     for line in moves:
         move = _MOVE.fullmatch(line)

@@ -1,4 +1,4 @@
-"""probe: counting from 1 to 200, which fills canvases with predictable text, for throughput."""
+"""The suite probe: counting from 1 to 200. It fills canvases with predictable text, to measure throughput."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PROMPT = (
 
 
 def judge(text: str) -> tuple[str, dict[str, Any]]:
-    """Compare with the numbers from 1 to LAST and single spaces.
+    """Compare `text` with the numbers from 1 to LAST, separated by single spaces.
 
-    Details: counted, the length of the longest count from 1.
+    The detail `counted` is the length of the longest count from 1 in the text.
     """
     counted, at = 0, 0
     for number in re.findall(r"\d+", text):

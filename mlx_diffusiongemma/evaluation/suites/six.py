@@ -1,7 +1,7 @@
-"""six: six tasks of six kinds.
+"""The suite six: six tasks of six kinds.
 
-A function from its specification, strict JSON, Polish, recall from a long text, rules that conflict, and
-exact arithmetic.
+They are code from a specification, strict JSON, Polish, recall from a long text, rules that conflict, and
+sums.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOISE = (
 
 
 def log_book() -> list[str]:
-    """240 entries: K-417 changes its pallet, that pallet its hall, and that hall its keeper."""
+    """Return 240 entries: crate K-417 changes its pallet, this pallet its hall, and this hall its keeper."""
     source = random.Random(8)
     crates = [f"K-{number}" for number in source.sample(range(100, 1000), 40) if number != 417]
     pallets = [f"P-{number}" for number in source.sample(range(10, 100), 12)]
@@ -54,7 +54,7 @@ def log_book() -> list[str]:
             entries.append(f"hall {hall} is now kept by {source.choice(_KEEPERS)}")
         else:
             entries.append(source.choice(_NOISE).format(source.randint(1, 9)))
-    # The chain and what it replaces, far from each other. Two others end with more halls than Hoshino.
+    # Entries about K-417, far from those that they replace. Two keepers get more halls than Hoshino.
     for line in texts("six")["chain"].replace("MINE", mine).replace("OTHER", other).splitlines():
         place, _, entry = line.partition(" ")
         entries[int(place)] = entry

@@ -1,7 +1,7 @@
-"""structured: 50 short texts to extract as JSON, each once free, once held to its schema.
+"""The suite structured: 50 short texts to extract as JSON, each in two tasks, without and with `schema=`.
 
-Both have the same prompt, schema included, so the difference is the effect of `schema=`. The two of a pair
-are neighbours, so that the beginning of the list compares them, too.
+Both tasks have the same prompt, which shows the schema, so they differ only by the effect of `schema=`. They
+are neighbours in the list, so that the beginning of the list compares them, too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from . import texts
 
 
 def items() -> list[dict[str, Any]]:
-    """Return the sources of the tasks.
+    """Return the sources of the tasks, as dicts. Keys among others:
 
-    rules: more than the general rules. expected: the one right value. stated: by JSON pointer, the words of
-    the text for a value that the text spells otherwise.
+    rules: rules of this text besides the general ones. expected: the only right value. stated: JSON pointers
+    of values that the text spells differently, with the words of the text.
     """
     found: list[dict[str, Any]] = json.loads(
         files(__package__).joinpath("structured.json").read_text("utf-8")
