@@ -1,4 +1,4 @@
-"""Reads text files of a model, which may come from anybody: pipes, devices and giants are refused."""
+"""Reads text files of a model, which are untrusted: pipes, devices and very large files are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-MOST_BYTES = 2_000_000  # those of this model have 0.1 MB at most. Parsed, 2 MB of JSON take 100 MB.
+MOST_BYTES = 2_000_000  # this model's files have 0.1 MB at most. Parsed, 2 MB of JSON take 100 MB.
 
 
 def read_text(path: Path, most: int = MOST_BYTES, encoding: str = "utf-8", errors: str = "strict") -> str:

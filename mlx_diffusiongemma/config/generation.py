@@ -1,4 +1,4 @@
-"""Numbers of generation_config.json, in both dialects."""
+"""Settings of generation_config.json, in the nested form of older files and the flat one of newer files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _RELEASED_MAX_NEW_TOKENS, MAX_NEW_TOKENS = 256, 2048
 # mlx-lm's value. It bounds the attention scores of a long prompt.
 PREFILL_STEP_SIZE = 2048
-# Older files nest these values, newer ones do not. Only the sampler has an object in both.
+# Objects in older files. Newer files have only the first, and other values at the top level.
 _NESTED = ("sampler_config", "linear_temperature_schedule_config", "diffusion_stopping_config")
 
 
@@ -33,9 +33,9 @@ class GenerationConfig:
         most answers.
     max_denoising_steps: maximum number of decoder passes per canvas.
     t_min, t_max: the temperature falls linearly from t_max (first step) to near t_min (last step).
-    entropy_bound: a step accepts the most certain positions while the entropies before each sum to at most
-        this.
-    stability_threshold: number of steps in a row that must repeat the argmax canvas before it is finished.
+    entropy_bound: a step accepts positions, most certain first, while the entropies of those before each sum
+        to at most this.
+    stability_threshold: number of steps in a row that must leave the argmax canvas unchanged to finish it.
     confidence_threshold: mean entropy below which a stable canvas is finished.
     eos_token_id: ids that end the generation.
     prefill_step_size: tokens per encode pass over a prompt. Fewer need less memory.
@@ -53,7 +53,10 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, values: Any, eos_token_id: tuple[int, ...] = eos_token_id) -> Self:
-        """Return the settings of a parsed generation_config.json. eos_token_id: used if it has none."""
+        """Return the settings of a parsed generation_config.json. Raise `ConfigError` for bad ones.
+
+        eos_token_id: stop ids if `values` have none.
+        """
         read = JsonObject(values, "", "generation_config.json")
         flat = dict(read.values)
         for name in _NESTED:
@@ -74,7 +77,7 @@ class GenerationConfig:
 
     @classmethod
     def load(cls, directory: str | Path, eos_token_id: tuple[int, ...] = eos_token_id) -> Self:
-        """Read `directory`/generation_config.json. Without the file, return defaults with these stop ids."""
+        """Read `directory`/generation_config.json. Without the file, return defaults with `eos_token_id`."""
         path = Path(directory) / "generation_config.json"
         return cls.from_dict(read_json(path) if path.exists() else {}, eos_token_id)
 

@@ -27,7 +27,10 @@ MOST_SIZE = 2**20  # of one dimension; the largest of this model is its vocabula
 
 
 class JsonObject:
-    """One object of a file. `where` is its place in the file, for messages."""
+    """One object of a JSON file. where: its path in the file, for messages; "" at the top level.
+
+    Raises `ConfigError` if `values` are not an object.
+    """
 
     def __init__(self, values: Any, where: str, file: str = "config.json"):
         if not isinstance(values, dict):
@@ -38,7 +41,7 @@ class JsonObject:
         return f"{self.file}: {self.where}{'.' if self.where else ''}{key}"
 
     def size(self, key: str, needed_for: str, most: int = MOST_SIZE) -> int:
-        """Return a required integer from 1 to `most`."""
+        """Return the integer at `key`. Raise `ConfigError` if it is missing, or not from 1 to `most`."""
         if self.values.get(key) is None:
             raise ConfigError(f"{self.name(key)} is missing (needed {needed_for})")
         value = integer(self.values[key], 1, most)

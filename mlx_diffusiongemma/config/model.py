@@ -41,7 +41,7 @@ _BOOKKEEPING = set(
 
 @dataclass(frozen=True)
 class RopeParameters:
-    """Rotary embedding of one layer type. `rotated` is the share of each head that is rotated."""
+    """Rotary embedding of one layer type. `rotated` is the share of a head's values that are rotated."""
 
     theta: float
     rotated: float
@@ -136,12 +136,17 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Values of config.json that the text path needs. `quantization` is the block of that name, or None."""
+    """Values of config.json.
+
+    quantization: the block of that name, or None.
+    vision: the block `vision_config` as it is, or None. `VisionConfig` checks it when an image comes.
+    """
 
     text: TextConfig
     canvas_length: int
     eos_token_id: tuple[int, ...]
     quantization: dict[str, Any] | None
+    vision: Any = None
 
     @classmethod
     def from_dict(cls, values: Any) -> ModelConfig:
@@ -156,7 +161,7 @@ class ModelConfig:
             raise ConfigError(f"{read.name('text_config')} is missing (needed to build the model)")
         text = TextConfig.from_dict(values["text_config"])
         _report_unknown(values, "", set())
-        # Transformers saves it only in text_config.
+        # Transformers saves eos_token_id only in text_config.
         named = (values.get("eos_token_id"), values["text_config"].get("eos_token_id"))
         eos = next((value for value in named if value is not None), _EOS_TOKEN_ID)
         return cls(
@@ -164,6 +169,7 @@ class ModelConfig:
             canvas_length=read.size("canvas_length", "to size the canvas", _MOST_TOKENS),
             eos_token_id=token_ids(eos, read.name("eos_token_id")),
             quantization=_quantization(values),
+            vision=values.get("vision_config"),
         )
 
     @classmethod

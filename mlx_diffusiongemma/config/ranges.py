@@ -1,4 +1,4 @@
-"""Ranges of settings and arguments, and the check of them."""
+"""Ranges of settings and arguments, and functions that check them."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def integer(value: Any, low: int, high: int) -> int | None:
 
 
 def in_range(name: str, value: Any, label: str | None = None) -> Any:
-    """Return `value` in the type of `name`. Raise `InputError` if it is out of range.
+    """Return `value` as the int or float that setting `name` has. Raise `InputError` if out of range.
 
     NumPy's scalars are accepted.
 
-    label: name in the message.
+    label: name in the message, if not `name`.
     """
     kind, low, high = _RANGES[name]
     number: Any = math.nan
