@@ -10,7 +10,7 @@ import click
 # Control characters and those that change the direction of text -> a visible sign, one cell wide.
 CONTROLS = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
 CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
-# The same table for text of several lines.
+# The same table without newline and tab, for text of several lines.
 CONTROLS_OF_LINES = {code: sign for code, sign in CONTROLS.items() if chr(code) not in "\n\t"}
 
 
@@ -32,14 +32,14 @@ def one_line(text: object, most: int | None = None, *, keep_end: bool = False) -
 
 
 def printable(text: str) -> str:
-    """Return a text of several lines with visible signs for its control characters."""
+    """Return a text of several lines with visible signs for control characters except newline and tab."""
     return text.translate(CONTROLS_OF_LINES)
 
 
 def say(text: object = "", **style: Any) -> None:
-    """Write a text to stderr, with visible signs for control characters. Ignore a stderr that is full.
+    """Write a text to stderr, with visible signs for control characters. Ignore errors such as a full disk.
 
-    style: of `click.style`, such as dim=True.
+    style: arguments of `click.style`, such as dim=True.
     """
     with suppress(OSError):
         click.secho(printable(str(text)), err=True, **style)

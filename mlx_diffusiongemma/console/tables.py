@@ -8,7 +8,7 @@ from .messages import CONTROLS
 
 
 def aligned(lines: Iterable[Sequence[str]], left: int) -> str:
-    """Return lines in columns two spaces apart. The first `left` are flush left, the others flush right.
+    """Return lines in columns two spaces apart. The first `left` columns are flush left, others flush right.
 
     Control characters in cells, which may come from files, become visible signs.
     """
