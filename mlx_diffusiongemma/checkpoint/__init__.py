@@ -1,1 +1,1 @@
-"""A directory or a hub id -> a model and its tokenizer."""
+"""Loads a model and its tokenizer from a directory or a hub id."""

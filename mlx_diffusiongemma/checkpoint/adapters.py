@@ -17,10 +17,11 @@ _WEIGHTS = "adapters.safetensors"
 
 
 def check_adapters(directory: Path) -> None:
-    """Check the files of a directory of adapters, before a model is read for them.
+    """Check the files in a directory of adapters, so that an error shows before the model is read.
 
     Raises:
-        InputError: it is not such a directory. A subclass says which file is wrong.
+        InputError: a file is missing.
+        ConfigError, CheckpointError: a file is damaged.
     """
     for name in (ADAPTER_CONFIG, _WEIGHTS):
         if not (directory / name).is_file():
@@ -37,10 +38,10 @@ def check_adapters(directory: Path) -> None:
 
 
 def load_adapters(model: DiffusionGemma, directory: Path) -> None:
-    """Put the adapters of `directory` into a model, whose weights need not be evaluated.
+    """Put the adapters of `directory` into a model. Its weights may still be lazy.
 
     Raises:
-        CheckpointError: they were made for another model.
+        CheckpointError: the adapters do not fit this model.
     """
     from mlx_lm.tuner.utils import load_adapters
 

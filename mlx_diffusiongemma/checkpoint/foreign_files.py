@@ -27,14 +27,14 @@ _MERGE = (
 
 
 def describe(names: Iterable[str], adapter_config: Path | None = None) -> str | None:
-    """Say what a directory without model weights holds, by its file names, and the way out.
+    """Say what a directory without model weights holds, and what the user can do instead.
 
     Args:
-        names: of its files.
-        adapter_config: an adapter's configuration, which names the base model.
+        names: names of the directory's files.
+        adapter_config: path of an adapter's configuration, which may name the base model.
 
     Returns:
-        The end of a sentence, or None if nothing is recognized.
+        The end of the sentence "DIRECTORY holds ...", or None if nothing is recognized.
     """
     names = sorted(names)
     if any(_ADAPTER.fullmatch(name) for name in names):
@@ -46,7 +46,7 @@ def describe(names: Iterable[str], adapter_config: Path | None = None) -> str | 
 
 
 def describe_file(file: Path) -> str | None:
-    """Say what a file is that was given instead of a model's directory. None if it is not recognized."""
+    """Say what `file`, given instead of a directory, holds. Return None if it is not recognized."""
     described = describe([file.name], file.parent / ADAPTER_CONFIG)
     if described is None and _is_gguf(file):
         described = describe([".gguf"])
@@ -54,16 +54,16 @@ def describe_file(file: Path) -> str | None:
 
 
 def describe_directory(directory: Path) -> str | None:
-    """Say what a directory without model weights holds. None if nothing is recognized."""
+    """Say what a directory without model weights holds. Return None if nothing is recognized."""
     try:
         names = [path.name for path in directory.iterdir()]
-    except OSError:  # the next reader of the files says why
+    except OSError:  # the code that reads the files next says why
         return None
     return describe(names, directory / ADAPTER_CONFIG)
 
 
 def _is_gguf(file: Path) -> bool:
-    """Ollama stores GGUF under names without a suffix."""
+    """Return True if the file begins like GGUF. Ollama stores GGUF under names without a suffix."""
     if not file.is_file():  # reading a pipe would wait
         return False
     try:
@@ -74,7 +74,7 @@ def _is_gguf(file: Path) -> bool:
 
 
 def _base_model(config: Path | None) -> str:
-    """Return " NAME" of the base model that PEFT or mlx-lm has noted, or ""."""
+    """Return a space and the base model's name, as PEFT or mlx-lm wrote it, or "" without a name."""
     if config is None:
         return ""
     try:

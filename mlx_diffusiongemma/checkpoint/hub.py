@@ -1,9 +1,9 @@
-"""Downloads a model from the Hugging Face hub: the files it is loaded from and no others.
+"""Downloads from the Hugging Face hub the files that a model is loaded from, and no others.
 
-huggingface_hub does the work, with its cache, progress bars and resume. After a broken connection it goes on
-where it stopped, and a second run fetches only files that are not finished. A model in the cache needs no
-network. For a branch, the hub is asked once for its commit, with a short timeout. Every failure becomes one
-line with the way out.
+huggingface_hub does the work, with its cache and progress bars. After a broken connection it goes on where it
+stopped, and a second run fetches only files that are not finished. A model in the cache needs no network. For
+a branch, the hub is asked once for its commit, with a short timeout. Every failure becomes one line that says
+what to do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .hub_cache import find_snapshot, indexed_weights, is_usable, is_whole
 _UNAVAILABLE = "no such directory here, and it cannot be downloaded"
 _INCOMPLETE = "only part of it is in the cache, and the rest cannot be downloaded"
 _STOPPED = "the download stopped"
-# Beside the weights: configuration, tokenizer and template, and what a conversion passes on.
+# Besides the weights: configuration, tokenizer, template, and files that a conversion copies.
 _SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"]
 _COMMIT = re.compile("[0-9a-f]{40}")
 # Longest wait for the hub if the model is in the cache. An answer takes a fraction of this.
@@ -37,13 +37,13 @@ _PATIENCE_SECONDS = 1.5
 
 
 def download(repo: str, revision: str | None = None) -> Path:
-    """Return the local directory of a hub model, after fetching what is not in the cache.
+    """Download the files of a hub model that the cache lacks, and return the local directory.
 
     revision: a branch, tag or commit. None is the main branch.
 
     Raises:
-        InputError: not found, gated, no such revision, unreachable, interrupted, disk full.
-        ConfigError: it is not a DiffusionGemma. No weights have been fetched.
+        InputError: the model or revision does not exist, is not open to this user, or cannot be downloaded.
+        ConfigError: the model is not a DiffusionGemma. This is checked before weights are fetched.
     """
     cached = _cached(repo, revision)
     if cached is not None:
@@ -52,7 +52,7 @@ def download(repo: str, revision: str | None = None) -> Path:
     with hub_errors(repo, _STOPPED, revision):
         patterns = _weight_patterns(directory)
         _fetch(repo, directory.name, patterns)
-        # If the hub fails at this point, some versions return what is in the cache without an error.
+        # If the hub fails at this point, some versions of huggingface_hub return the cache without an error.
         for pattern in patterns:
             _require(repo, directory, pattern)
     return directory
@@ -62,8 +62,8 @@ def download(repo: str, revision: str | None = None) -> Path:
 def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
     """Yield a directory like that of `download`, for callers that read no weights.
 
-    It is the cache's directory if that is complete. Otherwise it is a temporary one, in which weights are
-    sparse files that have only headers. Raises as `download` does.
+    It is in the cache if the cache has the whole model. Otherwise it is temporary, and its weight files are
+    sparse: they have a header but no data. Raises the same errors as `download`.
     """
     from huggingface_hub import HfApi
 
@@ -92,7 +92,7 @@ def preview(repo: str, revision: str | None = None) -> Iterator[Path]:
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
-    """Return the cache's directory of the model, None if something has to be fetched.
+    """Return the model's directory in the cache, or None if something has to be fetched.
 
     Raises `InputError` if something has to be fetched and the hub cannot be reached.
     """
@@ -120,7 +120,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
 
 
 def _current_commit(repo: str, revision: str | None, patience: float | None) -> str:
-    """Ask the hub once for the commit of a revision. Raises its error, or `TimeoutError`.
+    """Ask the hub once for the commit of a revision. Raise the hub's error, or `TimeoutError`.
 
     The request runs in a thread, because nothing else limits how long looking up the hub's address takes.
     """
@@ -147,26 +147,26 @@ def _current_commit(repo: str, revision: str | None, patience: float | None) -> 
 
 
 def _without_weights(repo: str, revision: str | None) -> Path:
-    """Return the local directory with all but weights, once config.json is that of a DiffusionGemma."""
+    """Download everything but weights, and return the directory. config.json is checked first."""
     with hub_errors(repo, _UNAVAILABLE, revision):
         directory = _fetch(repo, revision, ["config.json"])
     with hub_errors(repo, _STOPPED, revision):
         _require(repo, directory, "config.json")
         ModelConfig.load(directory)
-        # The cache names the directory after the commit. Fetching the rest of that commit keeps a push in
-        # between from mixing two versions.
+        # The cache names the directory after the commit. The other files are fetched from that commit, so a
+        # push in between does not mix two versions.
         return _fetch(repo, directory.name, _SMALL_FILES)
 
 
 def _fetch(repo: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    # A pattern's * matches "/" too: without `ignore_patterns`, exports in subfolders would come along.
+    # A pattern's * matches "/" too: without `ignore_patterns`, exports in subfolders would be fetched.
     return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns="*/*"))
 
 
 def _write_sparse(path: Path, metadata: Any) -> None:
-    """Write a safetensors file with the header of a `SafetensorsFileMetadata` and no data, only a hole."""
+    """Write a sparse safetensors file: the header that a `SafetensorsFileMetadata` describes, no data."""
     entries = {
         name: {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": list(info.data_offsets)}
         for name, info in metadata.tensors.items()
@@ -181,24 +181,27 @@ def _write_sparse(path: Path, metadata: Any) -> None:
 
 @contextmanager
 def hub_errors(repo: str, subject: str, revision: str | None = None) -> Iterator[None]:
-    """Turn every exception of huggingface_hub into an `InputError` with repo, subject, reason and way out."""
+    """Turn every exception of huggingface_hub into an `InputError` that names repo, reason and advice.
+
+    subject: what failed, such as "the download stopped".
+    """
     try:
         yield
     except DiffusionGemmaError as error:
         raise type(error)(f"{repo}: {error}") from None
-    # Every one, because those of its HTTP and storage libraries come through, and they change by version.
+    # Any `Exception`: those of its HTTP and storage libraries come through too, and differ by version.
     except Exception as error:
         raise InputError(f"{repo}: {subject}: {_reason(error, repo, revision)}") from error
 
 
 def _weight_patterns(directory: Path) -> list[str]:
-    """Return the files of the index, so that no second set of weights is fetched, or the usual name."""
+    """Return patterns of the weight files. With an index, they match only its files, no second set."""
     names = indexed_weights(directory)
     return ["model*.safetensors"] if names is None else [glob.escape(name) for name in names]
 
 
 def _require(repo: str, directory: Path, pattern: str, commit: str | None = None) -> None:
-    """Raise `CheckpointError` if no file matches. It names what the repository holds instead."""
+    """Raise `CheckpointError` if no file matches. The message says what the repository holds instead."""
     from huggingface_hub import HfApi
 
     if any(directory.glob(pattern)):
@@ -212,7 +215,7 @@ def _require(repo: str, directory: Path, pattern: str, commit: str | None = None
 
 
 def _reason(error: BaseException, repo: str, revision: str | None) -> str:
-    """Explain an exception of huggingface_hub: what went wrong, and the way out."""
+    """Return the reason of an exception of huggingface_hub, and what the user can do."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) and error.__cause__:
@@ -224,7 +227,7 @@ def _reason(error: BaseException, repo: str, revision: str | None) -> str:
         if status == 401:
             return f"it is gated; accept its licence at {page}, log in with `hf auth login` and try again"
         return f"it is gated and your account is not on its list; accept its licence at {page} and try again"
-    # For a bad token the hub adds these words. Without them, 401 is its answer to anyone unknown.
+    # For a bad token the hub adds these words. Without them, 401 is its answer to users not logged in.
     if status == 401 and ("Invalid credentials" in text or "Invalid user token" in text):
         return "the hub refuses your token; log in again with `hf auth login`, or correct HF_TOKEN"
     if status == 401 or isinstance(error, errors.RepositoryNotFoundError):

@@ -1,4 +1,4 @@
-"""Models in the cache of the Hugging Face hub: where they are, and if they are complete."""
+"""Finds models in the cache of the Hugging Face hub, and checks if they are complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBERED = re.compile(r"model.*-\d+-of-(?P<count>\d+)\.safetensors")
 
 
 def find_snapshot(repo: str, revision: str | None) -> Path | None:
-    """Return the cache's directory of a revision, which may lack files, or None if there is none."""
+    """Return the cached directory of a revision, None if it lacks config.json. It may lack other files."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repo, "config.json", revision=revision)
@@ -23,7 +23,7 @@ def find_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def is_usable(snapshot: Path) -> bool:
-    """True if all files exist that a model cannot be loaded without."""
+    """Return True if all files exist that loading a model requires."""
     names = {path.name for path in snapshot.iterdir() if path.is_file()}
     if not names & {"tokenizer.json", "tokenizer.model"}:
         return False
@@ -39,7 +39,7 @@ def is_usable(snapshot: Path) -> bool:
 
 
 def is_whole(repo: str, snapshot: Path) -> bool:
-    """True if the cache knows, without asking the hub, that no file of the model is missing."""
+    """Return True if each of `_WANTED_FILES` is in the cache, or known to be missing on the hub."""
     from huggingface_hub import try_to_load_from_cache
 
     # A path, or an object for a file that the hub does not have, or None if that is unknown.
@@ -48,7 +48,7 @@ def is_whole(repo: str, snapshot: Path) -> bool:
 
 
 def indexed_weights(directory: Path) -> list[str] | None:
-    """Names of the weight files in the index, None without an index. `CheckpointError` for bad names."""
+    """Return the weight files' names in the index, None without it. Raise `CheckpointError` if it is bad."""
     index = directory / "model.safetensors.index.json"
     if not index.exists():
         return None

@@ -1,4 +1,4 @@
-"""Quantizations that MLX has, and the one that config.json gives a module."""
+"""Finds how config.json says that a module is quantized."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..config.released import QUANTIZATIONS
 from ..errors import ConfigError
 from .weights import TensorInfo
 
-_DEFAULT_BITS, _DEFAULT_GROUP_SIZE = 4, 64  # MLX's, in modes that have them
+_DEFAULT_BITS, _DEFAULT_GROUP_SIZE = 4, 64  # MLX's defaults, in modes that have these values
 
 
 def module_quantization(path: str, scales: TensorInfo, block: Mapping[str, Any]) -> tuple[int, int, str]:
     """Return bits, group size and mode of the quantized module at `path`.
 
     Args:
-        path: its own name. An override may also have the name under which a tied weight is stored.
-        scales: the tensor of that name.
-        block: config.json's quantization, a default with overrides by path. An override without `mode` means
-            affine, whatever the default is. Sizes that are left out are MLX's defaults for the mode.
+        path: the module's own path. A tied weight may be stored, and overridden in `block`, under another.
+        scales: the module's tensor of scales.
+        block: config.json's quantization: a default, and overrides by path. An override without `mode` means
+            affine, whatever the default is. Missing bits and group size are MLX's defaults for the mode.
 
     Raises:
         ConfigError: MLX has no such quantization.

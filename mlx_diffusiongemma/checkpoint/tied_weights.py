@@ -30,11 +30,11 @@ _CHUNK_VALUES = 2**22
 def model_tensors(directory: Path) -> dict[str, TensorInfo]:
     """Return one tensor per weight, by DiffusionGemma's own names.
 
-    Buffers and further copies of a weight are left out. Reads headers only, so it does not know whether
-    copies are equal: `compare_copies` does.
+    Buffers and further copies of a weight are left out. Only headers are read. `compare_copies` checks that
+    copies have equal values.
 
     Raises:
-        CheckpointError: from `tensor_infos`, or for copies that differ in shape or kind.
+        CheckpointError: as in `tensor_infos`, or copies differ in shape, or in dtype unless both are floats.
     """
     return {canonical_name(copies[0].name): copies[0] for copies in _copies(directory).values()}
 
@@ -51,7 +51,7 @@ def compare_copies(directory: Path) -> None:
 
 
 def canonical_name(name: str) -> str:
-    """Return DiffusionGemma's own name of a tensor. Other names stay as they are."""
+    """Return DiffusionGemma's own name for a tensor. A name that is not recognized stays unchanged."""
     bare, known = _PREFIX.subn("", name, count=1)
     if not known:
         return name
@@ -61,12 +61,12 @@ def canonical_name(name: str) -> str:
 
 
 def parameter_name(name: str) -> str:
-    """Return the name of the module's parameter: Hugging Face's expert stacks have no `.weight`."""
+    """Return the parameter's name for a tensor's name. Hugging Face's expert stacks lack its `.weight`."""
     return f"{name}.weight" if name.endswith(_EXPERT_STACKS) else name
 
 
 def _copies(directory: Path) -> dict[str, list[TensorInfo]]:
-    """Return the tensors of each parameter. The first is DiffusionGemma's own name, if it is there."""
+    """Return all copies of each parameter. One under DiffusionGemma's own name comes first."""
     tensors: dict[str, list[TensorInfo]] = {}
     for info in tensor_infos(directory).values():
         if not _BUFFER.search(info.name):
@@ -91,7 +91,7 @@ def _not_tied(directory: Path, first: TensorInfo, other: TensorInfo, how: str) -
 
 
 def _equal(first: TensorInfo, other: TensorInfo) -> bool:
-    """Compare the values of two tensors of one shape. Their floating-point dtypes may differ."""
+    """Return True if two tensors of one shape have equal values. Their floating-point dtypes may differ."""
     with first.file.open("rb") as one, other.file.open("rb") as two:
         one.seek(first.offset)
         two.seek(other.offset)

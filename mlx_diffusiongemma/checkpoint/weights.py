@@ -39,7 +39,7 @@ _ITEM_BYTES = {
 # The format allows 100 MB, which can take Python 2.5 GB to parse. With every expert and scale a tensor of
 # its own, this model's header has about 7 MB.
 _MAX_JSON_BYTES = 16_000_000
-_MAX_DIMENSIONS = 8  # this model needs four, and the product of a million takes minutes
+_MAX_DIMENSIONS = 8  # this model needs four, and multiplying a million sizes takes minutes
 _MAX_DIMENSION = 2**31 - 1  # MLX's shapes are int32
 _MAX_NAME = 500  # characters: names end up in messages
 _OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5"}
@@ -88,9 +88,10 @@ def tensor_infos(directory: Path) -> dict[str, TensorInfo]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files that the index names, without an index all `model*.safetensors`.
+    """Return the safetensors files that the index names, or all `model*.safetensors` without an index.
 
-    They are regular files of this directory, or of the Hugging Face cache to which it belongs.
+    Raise `CheckpointError` unless all are regular files of this directory, or of the Hugging Face cache to
+    which it belongs.
     """
     weight_map = _weight_map(directory)
     if weight_map is not None:
@@ -115,12 +116,12 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def has_weights(directory: Path) -> bool:
-    """True if the directory has weights or their index. They may be damaged."""
+    """Return True if the directory has weights or their index, which may be damaged."""
     return (directory / INDEX).exists() or any(directory.glob("model*.safetensors"))
 
 
 def read_tensors(files: list[Path]) -> dict[str, mx.array]:
-    """Return all tensors of `files`. Each is read when it is first evaluated."""
+    """Return all tensors of `files` by name. Each is read when it is first evaluated."""
     tensors: dict[str, mx.array] = {}
     for file in files:
         try:
@@ -135,7 +136,7 @@ def read_tensors(files: list[Path]) -> dict[str, mx.array]:
 
 
 def _weight_map(directory: Path) -> dict[str, str] | None:
-    """Return the file name of each tensor as the index has it, or None without an index."""
+    """Return the file name of each tensor from the index, or None without an index."""
     index = directory / INDEX
 
     def broken(what: str) -> CheckpointError:
@@ -177,7 +178,7 @@ def _check_index(weight_map: dict[str, str], infos: dict[str, TensorInfo], index
 
 
 def check_inside(file: Path, directory: Path) -> None:
-    """Raise `CheckpointError` unless the file, behind all symbolic links, lies in its model's directory."""
+    """Raise `CheckpointError` if links lead `file` out of `directory` and the hub's cache around it."""
     home = directory.resolve()
     homes = [home]
     if home.parent.name == "snapshots":  # the hub's cache: snapshots/REVISION/NAME -> ../../blobs/HASH
@@ -215,7 +216,7 @@ def _no_weights(directory: Path) -> CheckpointError:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Return the tensors of one file. `CheckpointError` unless they fill it without a gap or an overlap."""
+    """Return a file's tensors by name. Raise `CheckpointError` unless they fill it without gap or overlap."""
 
     def damaged(what: str) -> CheckpointError:
         return CheckpointError(
@@ -283,7 +284,10 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[str, Any]:
-    """Parse strictly: UTF-8, an object, no name twice in any object (readers differ on which counts)."""
+    """Return a JSON object. Raise `broken(reason)` unless `text` is one, in UTF-8.
+
+    A name that an object has twice is refused, because readers differ on which value they take.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
