@@ -1,4 +1,4 @@
-"""DiffusionGemma with MLX: load a checkpoint, denoise text canvas by canvas, get thought and answer.
+"""DiffusionGemma with MLX: load a checkpoint, denoise text canvas by canvas, and read thought and answer.
 
     import mlx_dg
 
@@ -125,9 +125,9 @@ _MODULE_OF = {
 
 
 def _missing(name: str) -> Exception:
-    """Return the error for a name that does not exist. It names the equivalent here, if there is one.
+    """Return the error for `name`, which this package does not have. Its message proposes another name.
 
-    A name of mlx-lm gets an `ImportError`, because an import statement drops the text of an `AttributeError`.
+    A name of mlx-lm gets an `ImportError`, because an import statement hides the text of an `AttributeError`.
     """
     from .habits import ATTRIBUTES, advice
 
@@ -138,7 +138,7 @@ def _missing(name: str) -> Exception:
     return AttributeError(f"{text}; {instead}" if instead else text)
 
 
-if not TYPE_CHECKING:  # a type checker would otherwise accept every name
+if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
@@ -147,7 +147,7 @@ if not TYPE_CHECKING:  # a type checker would otherwise accept every name
             value = version("mlx-diffusiongemma")
         elif name in _MODULE_OF:
             value = getattr(import_module(f"mlx_diffusiongemma.{_MODULE_OF[name]}"), name)
-        elif name in __all__:  # an error class, looked up through mlx_dg
+        elif name in __all__:  # an error class: `mlx_dg` imports only `__getattr__` from here
             value = globals()[name]
         else:
             raise _missing(name)

@@ -22,12 +22,12 @@ from .text.tokenizer import Tokenizer
 class Block:
     """One committed canvas, cut after the stop id and at `max_new_tokens`.
 
-    token_ids: up to and including the stop id.
+    token_ids: ids of the block, up to and including the stop id.
     thought, answer, tool_calls: text and calls that this block adds.
-    denoising_steps: all steps of the block, including those of rejected tries.
-    mean_entropy: nats, at the last step.
+    denoising_steps: steps of all tries at the canvas, including rejected ones.
+    mean_entropy: mean entropy of the canvas at the last step, in nats.
     converged: False if the step cap or the stalled guard ended the canvas.
-    seconds: this row's share of the time.
+    seconds: denoising time. Rows that share steps each count an equal share.
     warning: a problem that a reader should know about, usually None.
     """
 
@@ -48,9 +48,9 @@ class Answer:
 
     Args:
         start: the channel parser at the end of the prompt.
-        budget, structure: the row's constraints of these kinds, or None.
-        limit: for warnings, the limit that decided max_new_tokens, and the way out. None if the caller
-            decided it.
+        budget, structure: the row's thinking budget and its grammar constraint, or None.
+        limit: for warnings, the limit that lowered max_new_tokens, and what the user can do about it. None if
+            nothing lowered it.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Answer:
         )
 
     def end(self, warning: str) -> None:
-        """End the answer with the blocks so far."""
+        """End the answer early, with the blocks so far. `warning` says why."""
         self.finish_reason = "length"
         self.warnings.append(warning)
         rest = self._parser.finish()
@@ -112,7 +112,7 @@ class Answer:
             )
 
     def preview(self, draft: np.ndarray) -> ChannelDelta:
-        """Return the text of the blocks followed by the canvas `draft [C]`."""
+        """Return the text that the row has if the canvas `draft [C]` follows its committed ids."""
         ids: Sequence[int] = draft.tolist()[: self.row.remaining]
         stop = next((index for index, token in enumerate(ids) if token in self.row.spec.stop_ids), len(ids))
         parser = self.start.copy()

@@ -1,15 +1,15 @@
 """The prefix cache: keys and values of everything encoded so far, in buffers that are written in place.
 
-Each layer has one buffer for keys and one for values, `[B, kv_heads, positions, head_dim]`, in temporal
-order. A full-attention layer holds the prefix from position 0 on, a sliding one its last `window - 1`
-positions, which end where a canvas begins. Both have room behind the prefix, where a decode pass writes the
-canvas (`CanvasView`). It never copies the prefix, and the next pass overwrites the canvas.
+Each layer has one buffer for keys and one for values, `[B, kv_heads, positions, head_dim]`, in the order of
+positions. A full-attention layer holds the whole prefix, a sliding one its last `window - 1` positions. Both
+have room after the prefix, where a decode pass writes the canvas (`CanvasView`). A decode pass never copies
+the prefix, and the next pass overwrites the canvas.
 
-A decode pass reads a range of positions whose size repeats (`Layout`), so that a compiled pass is traced for
-a few sizes only. Where the prefix is shorter, a mask hides the difference.
+The number of positions that a decode pass reads is rounded up (`Layout`), so that MLX traces a compiled pass
+for a few sizes only. A mask hides positions that are empty.
 
 Prompts of a batch end at the same position. Shorter ones are padded on the left, row i by `left_padding[i]`
-positions. A mask hides the padding, and RoPE counts from the first token behind it.
+positions. A mask hides the padding, and RoPE counts from the first token after it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Windows = list[KeysValues]  # the buffers of all sliding layers
 
 
 class LayerCache:
-    """Keys and values of one layer, `[B, kv_heads, capacity, head_dim]`, which the first `grow` makes."""
+    """Keys and values of one layer, `[B, kv_heads, capacity, head_dim]`. The first `grow` creates them."""
 
     keys: mx.array
     values: mx.array
@@ -41,7 +41,7 @@ class LayerCache:
         return self.keys.shape[2] if hasattr(self, "keys") else 0
 
     def grow(self, batch: int, capacity: int) -> None:
-        """Make room for `capacity` positions in all. The contents stay."""
+        """Grow the buffers to at least `capacity` positions, and keep their contents."""
         if capacity <= self.capacity:
             return
         room = mx.zeros((batch, self.heads, capacity - self.capacity, self.head_dim), dtype=self.dtype)
@@ -53,24 +53,24 @@ class LayerCache:
 
 
 class FullLayerCache(LayerCache):
-    """All positions, from 0 on."""
+    """Cache of a full-attention layer, which holds all positions from 0 on."""
 
     def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
-        """Store rows `[B, kv_heads, L, head_dim]` from position `offset` on. Return all rows up to them."""
+        """Store `[B, kv_heads, L, head_dim]` from position `offset` on. Return all positions so far."""
         end, at = offset + keys.shape[2], mx.array(offset)
         self.keys, self.values = update_at(self.keys, keys, at), update_at(self.values, values, at)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class SlidingLayerCache(LayerCache):
-    """The last `window - 1` positions, which a canvas and the next encoded row may see."""
+    """Cache of a sliding layer: the `window - 1` last positions, all that later positions may see."""
 
     def __init__(self, kv_heads: int, head_dim: int, dtype: mx.Dtype, keep: int):
         super().__init__(kv_heads, head_dim, dtype)
         self.keep = keep
 
     def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
-        """Store rows as `FullLayerCache.append` does. Return the window before them, and them."""
+        """Store rows as `FullLayerCache.append` does. Return the window before them, followed by them."""
         start = self.keep - min(offset, self.keep)
         keys = mx.concatenate([self.keys[:, :, start : self.keep], keys], axis=2)
         values = mx.concatenate([self.values[:, :, start : self.keep], values], axis=2)
@@ -82,11 +82,11 @@ class SlidingLayerCache(LayerCache):
 
 
 class Layout(NamedTuple):
-    """Sizes of what a decode pass reads. They repeat, so one trace of the step serves many passes.
+    """Positions that a decode pass reads. Numbers are rounded, so one trace of the step serves many passes.
 
-    full: number of positions of full layers, from 0 on, the canvas included.
-    window: number of positions of sliding layers, directly before the canvas.
-    hides_full, hides_window: True if some of them are empty or padding.
+    full: number of positions that full layers read, from 0 on, including the canvas.
+    window: number of positions that sliding layers read, directly before the canvas.
+    hides_full, hides_window: True if some of these positions are empty or padding, so a mask hides them.
     """
 
     full: int
@@ -96,14 +96,14 @@ class Layout(NamedTuple):
 
 
 class CanvasView:
-    """The cache in one decode pass. The layers replace `buffers` as they write their canvas rows.
+    """The cache during one decode pass. Each layer replaces its entry in `buffers` by one with its canvas.
 
-    All arrays may be those of a trace.
+    All arrays may be placeholders in a trace of `mx.compile`.
 
-    layout: of a cache with the same offset and left_padding.
+    layout: result of `PrefixCache.layout`.
     offset: int32 scalar, number of encoded positions.
-    left_padding: int32 `[B]`, how many of them are padding, or None.
-    position: of the canvas's first row for RoPE, int32, a scalar or with left_padding `[B]`.
+    left_padding: int32 `[B]`, number of padding positions that each row begins with, or None.
+    position: RoPE position of the canvas's first row, int32: a scalar, or `[B]` with left_padding.
     """
 
     def __init__(
@@ -123,11 +123,12 @@ class CanvasView:
     def write(
         self, layer: int, keys: mx.array, values: mx.array
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Write canvas rows `[B, kv_heads, C, head_dim]` behind the prefix.
+        """Write canvas rows `[B, kv_heads, C, head_dim]` after the prefix.
 
         Returns:
-            The layer's keys and values up to and with the canvas, and the mask of the positions that hold
-            something, `[1, 1, 1, positions]`, with left_padding `[B, 1, 1, positions]`. None if all do.
+            The keys and values that the layer reads, including the canvas, and a mask `[1, 1, 1, positions]`,
+            or `[B, 1, 1, positions]` with left_padding. It is False for empty positions and padding. The
+            mask is None if there are none.
         """
         kind, length = self.kinds[layer], keys.shape[2]
         full, _, window, _ = self.layout
@@ -151,17 +152,18 @@ class CanvasView:
             mask = positions < self.offset + length
             if self.left_padding is not None:
                 mask = mask & (positions >= self.left_padding[:, None])
-        else:  # as many as there are tokens, directly before the canvas
+        else:  # tokens lie directly before the canvas, empty positions and padding before them
             mask = mx.arange(window + length) >= window - self.position.reshape(-1, 1)
         return mask[:, None, None]
 
 
 class PrefixCache:
-    """One cache per layer. The first rows set the batch size.
+    """The caches of all layers. The first rows that are encoded set the batch size.
 
-    offset: number of encoded positions, padding included.
-    reserved: number of positions, with the last canvas, that full layers grow to when they grow next.
-    dtype: of keys and values.
+    offset: number of encoded positions, including padding.
+    reserved: minimum capacity of full layers when they grow next. Set it to the final number of positions,
+        including the last canvas, so that they grow only once.
+    dtype: dtype of keys and values.
     """
 
     def __init__(self, config: ModelConfig, dtype: mx.Dtype):
@@ -181,8 +183,8 @@ class PrefixCache:
     def left_padding(self) -> mx.array | None:
         """Number of padding positions that each row begins with, int32 `[B]`. None if no row has any.
 
-        Set it on an empty cache (`InputError` otherwise), as a list or array with a number for each row. The
-        first positions that are encoded then are the padding.
+        Set it on an empty cache (otherwise `InputError`), as a list or array with one number per row. Then
+        encode prompts that include the padding.
         """
         return mx.array(self._left_padding, dtype=mx.int32) if self.most_padded else None
 
@@ -196,11 +198,11 @@ class PrefixCache:
 
     @property
     def most_padded(self) -> int:
-        """Largest number of `left_padding`, 0 without."""
+        """Largest number in `left_padding`, or 0 without padding."""
         return max(self._left_padding, default=0)
 
     def reserve(self, batch: int, rows: int, canvas: int) -> None:
-        """Make room for `rows` more positions, and for a canvas of `canvas` behind them."""
+        """Make room for `rows` more positions and a canvas of `canvas` positions after them."""
         positions = bucket(max(self.offset + rows + canvas, self.reserved), self.config.canvas_length)
         for layer in self.layers:
             layer.grow(batch, self.keep + canvas if isinstance(layer, SlidingLayerCache) else positions)
@@ -217,7 +219,7 @@ class PrefixCache:
 
     @property
     def batch(self) -> int:
-        """Number of rows, 0 before the first `reserve`."""
+        """Number of rows in the batch, 0 before the first `reserve`."""
         return self.layers[0].keys.shape[0] if self.layers[0].capacity else 0
 
     @property
@@ -225,11 +227,11 @@ class PrefixCache:
         return sum(a.nbytes for layer in self.layers if layer.capacity for a in (layer.keys, layer.values))
 
     def is_trimmable(self) -> bool:
-        """Return True if the sliding windows still hold every position."""
+        """Return True if sliding layers still hold every position, as `trim` needs."""
         return self.offset <= self.keep
 
     def trim(self, count: int) -> None:
-        """Forget the last `count` positions. Needs `is_trimmable`."""
+        """Forget the last `count` positions. Call it only if `is_trimmable()`."""
         length = self.offset - count
         for layer in self._sliding:
             first, at = self.keep - self.offset, mx.array(self.keep - length)
@@ -239,11 +241,11 @@ class PrefixCache:
 
     @property
     def windows(self) -> Windows:
-        """Buffers of the sliding layers, for `restore`. Later writes leave them alone."""
+        """Buffers of the sliding layers, for `restore`. Later writes do not change them."""
         return [(layer.keys, layer.values) for layer in self._sliding]
 
     def restore(self, offset: int, windows: Windows) -> None:
-        """Go back to an earlier `offset`, with the `windows` of that time."""
+        """Go back to an earlier `offset`. windows: the property `windows` as it was then."""
         for layer, (keys, values) in zip(self._sliding, windows, strict=True):
             layer.keys, layer.values = keys, values
         self.offset = offset
@@ -253,7 +255,7 @@ class PrefixCache:
         return [layer for layer in self.layers if isinstance(layer, SlidingLayerCache)]
 
     def layout(self, canvas: int) -> Layout:
-        """Return the positions that a decode pass over a canvas of `canvas` positions reads."""
+        """Return the `Layout` of a decode pass over a canvas of `canvas` positions."""
         positions = self.offset + canvas
         full = bucket(positions, self.config.canvas_length)
         window = min(bucket(min(self.offset, self.keep), self.config.canvas_length), self.keep)
@@ -262,7 +264,7 @@ class PrefixCache:
 
     @contextmanager
     def canvas(self, batch: int, length: int) -> Iterator[CanvasView]:
-        """Yield a view for one decode pass over `[batch, length]` ids, and take its buffers in the end."""
+        """Yield a view for one decode pass over `[batch, length]` ids. At the end, keep its buffers."""
         self.reserve(batch, 0, length)
         view = CanvasView(
             self.config, self.layout(length), mx.array(self.offset), self.buffers, self.left_padding
@@ -271,9 +273,9 @@ class PrefixCache:
         self.buffers = view.buffers
 
     def take(self, rows: Sequence[int]) -> PrefixCache:
-        """Return a new cache with these rows, in this order, with repeats.
+        """Return a new cache with copies of `rows`, in this order. A row may occur more than once.
 
-        Raises `InputError` for a row that is not there.
+        Raises `InputError` if `rows` is empty or a row does not exist.
         """
         other = PrefixCache(self.config, self.dtype)
         if not rows or not all(0 <= row < self.batch for row in rows):
@@ -290,7 +292,7 @@ class PrefixCache:
         return other
 
     def forget_canvas(self, batch: int, length: int) -> None:
-        """Overwrite the canvas of the last decode pass. A mask would hide it, but not a NaN in it."""
+        """Overwrite the canvas of the last decode pass with zeros. A mask cannot hide a NaN in it."""
         with self.canvas(batch, length) as view:
             for layer, (keys, _) in enumerate(view.buffers):
                 zeros = mx.zeros((*keys.shape[:2], length, keys.shape[3]), dtype=keys.dtype)
@@ -303,7 +305,7 @@ def update_at(buffer: mx.array, rows: mx.array, at: mx.array) -> mx.array:
 
 
 def bucket(positions: int, unit: int) -> int:
-    """Round `positions` up to 1, 2 or a multiple of 4 units (canvases)."""
+    """Round `positions` up to 1, 2 or a multiple of 4 times `unit`, the canvas length."""
     for size in (unit, 2 * unit):
         if positions <= size:
             return size

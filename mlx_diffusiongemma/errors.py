@@ -1,14 +1,14 @@
 """Every error that this package raises on purpose.
 
-A message is one line that names the thing, what was found and the way out. `exit_code` is the exit status of
-the command line: 2 for bad input, 1 for a failure during the work.
+A message is one line. It names the thing at fault, what was found, and a way to correct it. `exit_code` is
+the exit status of the command line: 2 for bad input, 1 for a failure during the work.
 """
 
 
 class DiffusionGemmaError(Exception):
     """Base class of all errors raised on purpose by this package.
 
-    As text, its characters are printable: a message may quote a file or a server, and is shown in terminals.
+    `str()` escapes characters that are not printable, because a message may quote a file or a server.
     """
 
     exit_code = 1
@@ -41,4 +41,4 @@ class EndpointError(DiffusionGemmaError):
 
 
 class GenerationError(DiffusionGemmaError):
-    """The model produced something that cannot become text, such as NaN logits."""
+    """A generation cannot continue or give its result, for example because logits are NaN."""

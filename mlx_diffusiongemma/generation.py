@@ -65,26 +65,27 @@ def generate(
         seed: the same seed gives the same text. None chooses one (see `Generation.seed`).
         n: number of candidates. They share one prefill and differ in their noise (see
             `Generation.candidates`).
-        candidate: number of the first candidate. Candidate 2 of a seed is the same alone and among others.
+        candidate: number of the first candidate, from 0. Seed and number decide a candidate's text. It is the
+            same with and without other candidates.
         schema: JSON Schema, or a type that pydantic understands, such as a model class or `list[City]` (see
             `Generation.parsed`). The answer, not the thought, matches it and is complete within
             max_new_tokens.
-        regex, grammar, choices: a pattern, a grammar in Lark's syntax, or a list of texts to match instead of
-            a schema. At most one of the four.
+        regex, grammar, choices: a pattern, a grammar in Lark's syntax, or a list of texts. The answer matches
+            it. Give at most one of these and `schema`.
         draft: a text to start from instead of noise.
         noise_level: share of the draft that noise replaces, above 0, up to 1. Default 0.5.
-        pins: position among the ids of thought and answer -> the token id there. Or a function that gets the
-            index of each block and returns the pins of its canvas.
+        pins: dict from positions among the ids of thought and answer to the token ids there. Or a function
+            that gets the index of each block and returns such a dict for the positions of its canvas.
         trace: keep every denoising step (see `Generation.trace`), in at most 10 MB per candidate.
         on_step: called with a `Step` after every denoising step. This copies canvases to the host, so leave
             it out if you do not need it.
         prompt_cache: keeps the encoded tokens for the next generation.
-        draws: function that returns the `engine.noise.Draws` of a canvas, from its rows' keys, its length and
-            the vocabulary size. None for `SeededDraws`.
-        timeout: seconds from the first step. The generation then ends with its blocks so far and
+        draws: source of random numbers: a function that gets the keys of a canvas's rows, its length and the
+            vocabulary size, and returns an `engine.noise.Draws`. None for `SeededDraws`.
+        timeout: seconds from the start of the prefill. The generation then ends with its blocks so far and
             `finish_reason` "length".
-        allow_special_tokens: let special tokens that messages and tools spell, such as `<turn|>`, be
-            structure of the prompt. By default they are plain text.
+        allow_special_tokens: encode names of special tokens in messages and tools, such as `<turn|>`, as
+            these tokens. By default they are plain text.
         settings: fields of `Settings` that replace the checkpoint's, such as `max_new_tokens=1024`.
 
     Raises:
@@ -139,9 +140,9 @@ def generate_batch(
 ) -> list[Generation]:
     """Return one `Generation` for each prompt, denoised together. See `generate` for the other arguments.
 
-    Up to rounding, each text is the one that its prompt gives alone with the same seed. Asking one generation
-    for its next block runs every unfinished generation of its batch. Shorter prompts are padded on the left.
-    A row that has ended costs nothing from the next block on. A row's statistics count its share of the time.
+    Up to rounding, `generate` returns the same text for a prompt and the same seed. Asking one generation for
+    its next block runs every unfinished generation of its batch. Shorter prompts are padded on the left. A
+    row that has ended costs nothing from the next block on. A row's statistics count its share of the time.
 
     Args:
         prompts: a list, an array, a pandas Series or any other iterable of prompts.

@@ -20,7 +20,7 @@ _SAMPLED_WHOLE = "a canvas is sampled as a whole; the entropy bound decides how 
 _ADAPTERS = "adapters are loaded with the model: mlx_dg.load(model, adapter_path=DIRECTORY) in Python"
 _NO_CODE = "code from a checkpoint is never run; leave it out"
 
-# Names in other programs: (advice in Python, advice on the command line). Options have underscores here.
+# Names in other programs -> (advice in Python, advice on the command line). "-" of an option is "_" here.
 _GENERATE = {
     "max_tokens m max_length max_completion_tokens": ("use max_new_tokens", "use --max-new-tokens"),
     "prompt p messages": (
@@ -109,7 +109,7 @@ def advice(name: str, habits: Mapping[str, str], known: Mapping[str, str]) -> st
     """Return advice for the unknown `name`, or None.
 
     habits: names in other programs -> advice.
-    known: names that exist here -> their spelling.
+    known: names that exist here -> the spelling to propose.
     """
     if name in habits:
         return habits[name]
@@ -122,13 +122,13 @@ _keywords: dict[str, list[str]] = {}  # name of a function that takes settings -
 
 
 def takes_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """Register a function that takes settings besides its own keywords, for `unknown_setting`."""
+    """Register a function that takes settings besides its own keywords. `unknown_setting` uses these."""
     _keywords[function.__name__] = list(signature(function).parameters)
     return function
 
 
 def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
-    """Return the error for a keyword of a registered function that is not a setting."""
+    """Return the error for `name`, passed as a setting but not one of `settings`."""
     having = sorted(function for function, names in _keywords.items() if name in names)
     if having:
         lacking = sorted(_keywords.keys() - having)
@@ -140,7 +140,7 @@ def unknown_setting(name: str, settings: Sequence[str]) -> InputError:
 
 
 def led_on(habits: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function so that an unknown keyword raises `InputError` with advice."""
+    """Decorate a function so that an unknown keyword raises `InputError` with advice. See `advice`."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = {name: name for name in signature(function).parameters}

@@ -8,16 +8,16 @@ from typing import Any
 
 from .errors import InputError
 
-Span = tuple[int, int]  # start and end, without the end
+Span = tuple[int, int]  # first position, and the position after the last
 
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """The soft tokens of one image: `length` positions from `start`. A chunk never cuts them.
+    """One image in a prompt: `length` soft tokens from position `start`. They are encoded in one chunk.
 
     digest: hash of everything that decides the soft tokens: pixels, budget, preprocessing. Two images of the
         same size have the same ids, so only the digest tells their keys and values apart.
-    pixels: input of the vision tower. Not compared.
+    pixels: input of the vision tower. `==` ignores it.
     """
 
     start: int
@@ -32,9 +32,9 @@ class ImageSpan:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids and the images among them, in order.
+    """Token ids, and the images among them in order.
 
-    Raises `InputError` if images overlap, are out of order or lie outside of the ids.
+    Raises `InputError` if images overlap, are out of order or lie outside the ids.
     """
 
     ids: tuple[int, ...]
@@ -80,11 +80,11 @@ class Prompt:
         return Prompt(self.ids[start:end], (replace(image, start=image.start - start) for image in images))
 
     def border(self, position: int) -> int:
-        """Return `position`, or the start of the image that it would cut."""
+        """Return `position`, or the start of the image if a cut at `position` would divide an image."""
         return next((start for start, end in self.spans if start < position < end), position)
 
     def common_length(self, other: Prompt) -> int:
-        """Return the length of the common beginning, in ids and images. It never cuts an image."""
+        """Return the length of the beginning that both prompts share. It never cuts an image."""
         length = common_length(self.ids, other.ids)
         shared = set(self.images) & set(other.images)
         # The prompts differ from the start of the first image that only one of them has.
@@ -95,13 +95,13 @@ class Prompt:
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return the length of the common beginning of two lists of ids."""
+    """Return the length of the beginning that two lists of ids share."""
     pairs = zip(one, other, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
-    """Return sorted spans, with overlapping ones joined, such as those of several rows of a batch."""
+    """Return `spans` sorted, with overlapping spans merged. They may come from several rows of a batch."""
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -117,7 +117,8 @@ def chunk_end(start: int, end: int, size: int, spans: Iterable[Span]) -> int:
     `size`.
 
     Args:
-        spans: do not overlap (see `merge_spans`). `start` is in none of them except as its first position.
+        spans: spans that do not overlap (see `merge_spans`). `start` may be the first position of a span, but
+            not a later one.
     """
     stop = min(start + size, end)
     for first, last in spans:

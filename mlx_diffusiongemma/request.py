@@ -35,7 +35,7 @@ def check_loaded(model: Any, tokenizer: Any) -> None:
 
 
 def canvas_spec(model: DiffusionGemma, tokenizer: Tokenizer, settings: Settings) -> CanvasSpec:
-    """Return what all canvases of a generation have in common."""
+    """Return the sizes and special ids that all canvases of a generation share."""
     return CanvasSpec(
         length=model.config.canvas_length,
         vocab_size=model.config.text.vocab_size,
@@ -45,11 +45,11 @@ def canvas_spec(model: DiffusionGemma, tokenizer: Tokenizer, settings: Settings)
 
 
 class Request:
-    """Everything that the rows of a batch have in common.
+    """Everything that the rows of a batch share: model, settings, grammar.
 
     Args:
-        settings: from the caller.
-        structure: keywords of `compile_grammar`.
+        settings: settings that the caller changes.
+        structure: `schema`, `regex`, `grammar` and `choices` of the caller, for `compile_grammar`.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Request:
         self._check_grammar()
 
     def _stop_ids(self) -> tuple[int, ...]:
-        """Return the stop ids of caller or checkpoint, and the ids that always end the model's turn."""
+        """Return the stop ids that caller or checkpoint set, and the ids that always end the model's turn."""
         special, known = self.tokenizer.special, self.settings.eos_token_id
         size = self.model.config.text.vocab_size
         ends = [special.turn_close, special.tool_response_open]
         return (*known, *(end for end in ends if end is not None and end < size and end not in known))
 
     def shrink_default(self, prompt_tokens: int, rows: int, cache_bytes: int = 0) -> None:
-        """Lower max_new_tokens to the room in context and memory, unless the caller set it."""
+        """Unless the caller set max_new_tokens, lower it to what fits in the context and in memory."""
         if not self._is_default:
             return
         length, most = self.spec.length, self.settings.max_new_tokens
@@ -126,9 +126,10 @@ class Request:
         return draft
 
     def answer(self, prompt: Prompt, start: ChannelParser, key: RowKey, *more: Constraint | None) -> Answer:
-        """Return a new answer with its row.
+        """Return a new `Answer` with its row.
 
-        more: constraints besides those of the settings.
+        start: the channel parser at the end of the prompt.
+        more: constraints besides guards, grammar and thinking budget. None is skipped.
         """
         if self.grammar is not None and start.in_call:
             raise InputError(

@@ -23,28 +23,28 @@ from .writer import Writer
 
 
 class Preview(NamedTuple):
-    """Clean text of the committed blocks followed by the current draft of a canvas."""
+    """Text of the committed blocks and of the current draft that follows them, without special tokens."""
 
     thought: str
     answer: str
 
 
 class Generation:
-    """An answer that is written while you iterate. Each `Block` arrives when its canvas has converged.
+    """An answer that is written while you iterate. Each `Block` arrives when its canvas is committed.
 
     `thought`, `answer`, `tool_calls`, `parsed`, `finish_reason`, `token_ids`, `to_dict()` and `str()` first
     run the generation to its end. `blocks`, `warnings`, `stats`, `trace`, `seed`, `candidate`, `prompt_ids`,
     `settings` and `tokenizer` return at once. Iterating again replays the blocks. `async for` also works, and
     runs steps in another thread.
 
-    `close()` ends the generation with the blocks so far, and so does leaving it as a context manager. An
-    ended generation can be pickled. The copy lacks its tokenizer and its candidates.
+    `close()` ends the generation with the blocks so far. The end of a `with` block does the same. An ended
+    generation can be pickled. The copy has no tokenizer and no other candidates.
 
-    In a notebook it runs to its end and displays channels, statistics and, with a trace, its canvases. A
-    failed generation shows its blocks and the reason.
+    A notebook runs the generation to its end and displays channels, statistics and, with a trace, canvases.
+    For a failed generation it displays the blocks and the reason.
 
-    candidates: generations that share the steps, including this one. Running one runs all. Two objects for
-        the same answer are equal.
+    candidates: generations that are denoised in the same steps, including this one. Running one runs all.
+        Two `Generation` objects for the same answer are equal.
     warnings: problems that a reader should know about, in single blocks and in the whole answer.
     trace: the denoising steps, or None without `trace=True`.
     """
@@ -128,7 +128,7 @@ class Generation:
         """End the generation with the blocks so far. Its other candidates continue.
 
         May be called from any thread. A canvas that is being denoised stops after its current step. A prompt
-        cache keeps the encoded prompt, so asking again needs no prefill.
+        cache keeps the encoded prompt, so the next generation for it needs no prefill.
         """
         if self._answer.finish_reason is None:
             self._answer.row.closed = True
@@ -209,8 +209,7 @@ class Generation:
     def preview(self, step: Step) -> Preview:
         """Return thought and answer as if the canvas of `step` were committed now.
 
-        Use it to show text in `on_step`. It has no special tokens and ends at the stop id. Each step may
-        change it.
+        Use it to show text in `on_step`. The text ends before the stop id, and each step may change it.
         """
         number = self.candidates.index(self)
         if self._writer is None or number not in step.rows:  # its canvas is accepted and waits for other rows
@@ -220,7 +219,7 @@ class Generation:
         return Preview(delta.thought, delta.answer)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return answer, thought, calls, finish reason, warnings and statistics, ready for JSON."""
+        """Return texts, tool calls, ids, finish reason, seed, warnings and statistics, ready for JSON."""
         return {
             "answer": self.answer,
             "thought": self.thought,
@@ -260,7 +259,7 @@ class Generation:
         return f"<Generation: {ended}, {written}, seed {self.seed}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        """Return the view for notebooks. IPython itself applies `include` and `exclude`."""
+        """Return what a notebook displays. IPython itself applies `include` and `exclude`."""
         from .display.notebook import page, plain_text
 
         return {"text/plain": plain_text(self), "text/html": page(self)}

@@ -22,8 +22,8 @@ class Writer:
     """Writes several answers together.
 
     Args:
-        timeout: seconds from the first call of `advance`. Then all rows end with their blocks so far.
-        on_end: called with the number of rows that ended with a block.
+        timeout: seconds from the first call of `advance`. After that, all rows end with their blocks so far.
+        on_end: called whenever rows have written their last block, with the number of these rows.
     """
 
     def __init__(
@@ -47,7 +47,10 @@ class Writer:
         self.failure: Exception | None = None
 
     def advance(self) -> None:
-        """Write one more block of every row that has not ended. Do nothing after an interrupt."""
+        """Write one more block of every row that has not ended. Do nothing after an interrupt.
+
+        Raises `GenerationError` if an earlier call failed or another call is running.
+        """
         if self.failure is not None:
             raise GenerationError(
                 f"this generation failed ({type(self.failure).__name__}); start a new one, "
@@ -84,7 +87,7 @@ class Writer:
             self._busy = False
 
     def _is_unwanted(self) -> bool:
-        """Return True if every row is closed. At the deadline, end the answers and return True."""
+        """Return True if the caller closed every unfinished row. At the deadline, end them first."""
         running = [answer for answer in self.answers if answer.finish_reason is None]
         if self._deadline is not None and time.monotonic() >= self._deadline:
             for answer in running:
@@ -94,14 +97,14 @@ class Writer:
         return all(answer.row.closed for answer in running)
 
     def _stop(self) -> None:
-        """End the loop, which frees the prefix cache."""
+        """End the engine's loop, which frees the prefix cache."""
         self.is_over = True
         self._events.close()
 
     def close(self) -> None:
-        """Stop if all rows are closed or have ended. Another thread that is running stops after its event."""
+        """Stop if all rows are closed or have ended. If another thread runs `advance`, that stops soon."""
         if not self._busy and all(answer.row.closed or answer.finish_reason for answer in self.answers):
-            with suppress(ValueError):  # another thread has just started to run it
+            with suppress(ValueError):  # another thread has just started to run the loop
                 self._stop()
 
     def _take(self, event: Event) -> None:
