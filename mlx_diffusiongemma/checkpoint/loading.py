@@ -1,4 +1,4 @@
-"""From a directory or a hub id to a model and a tokenizer.
+"""Loads a model and a tokenizer from a directory or a hub id.
 
 Hugging Face checkpoints and MLX conversions are read the same way: a module is quantized if and only if its
 `.scales` exist. No weights are read before names and shapes of all tensors have been checked.
@@ -31,12 +31,11 @@ from . import foreign_files, hub
 from .adapters import check_adapters, load_adapters
 from .quantization import module_quantization
 from .tied_weights import compare_copies, model_tensors, parameter_name
+from .vision import PREFIXES, SoftTokens
 from .weights import TensorInfo, has_weights, read_tensors, weight_files
 
 logger = logging.getLogger(__name__)
 
-# Weights that the text path does not use. Conversions keep them.
-_NOT_LOADED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 # Processors and chat formats add a few tokens for which a model has no embedding, such as <|video|>.
 # Vocabularies of other models differ by thousands.
@@ -55,14 +54,14 @@ def load(
 
     Args:
         path_or_hf_repo: a Hugging Face checkpoint or an MLX conversion.
-        dtype: of the activations and unquantized weights: float32, float16 or bfloat16, as MLX's dtype or by
-            name. None keeps the checkpoint's, except on MLX's CPU backend, where bfloat16 is ten times slower
-            than float32: there it is float32.
-        lazy: leave every weight unread until it is used, which must be in the same thread.
+        dtype: dtype of activations and unquantized weights: float32, float16 or bfloat16, as MLX's dtype or
+            by name. None keeps the checkpoint's dtype. On MLX's CPU backend, None means float32, because
+            bfloat16 is ten times slower there.
+        lazy: do not read a weight until it is used. It must then be used in the thread that called `load`.
         adapter_path: a directory of adapters that mlx-lm's fine-tuning wrote for this model.
 
     Raises:
-        InputError: the checkpoint cannot be used. A subclass says which part.
+        InputError: the checkpoint cannot be used. Its subclass, such as `ConfigError`, says which part.
     """
     dtype = _dtype(dtype)
     directory = resolve(path_or_hf_repo)
@@ -110,9 +109,9 @@ def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, directory: Path)
 
 
 def resolve(path_or_hf_repo: str | Path, revision: str | None = None) -> Path:
-    """Return the local directory of "demo", a path or a hub id; download files that are missing.
+    """Return the local directory of "demo", a path or a hub id. Download files that are missing.
 
-    revision: a branch, tag or commit of the hub. `InputError` for one of a local model.
+    revision: a branch, tag or commit of a hub id. Any other model with a revision is an `InputError`.
     """
     local = _local_directory(path_or_hf_repo, revision)
     return local if local is not None else hub.download(str(path_or_hf_repo), revision)
@@ -133,7 +132,7 @@ def preview(path_or_hf_repo: str | Path, revision: str | None = None) -> Iterato
 
 
 def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path | None:
-    """Return the directory if it exists, None if the name can be a hub id."""
+    """Return the directory if it exists, None if the name can be a hub id. Raise `InputError` otherwise."""
     given: object = path_or_hf_repo
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"the model is {type(given).__name__}; give a model directory, a hub id, or 'demo'")
@@ -145,7 +144,7 @@ def _local_directory(path_or_hf_repo: str | Path, revision: str | None) -> Path 
     try:
         path = Path(path_or_hf_repo).expanduser()
         is_directory, exists = path.is_dir(), path.exists()
-    # No permission or too long a name, no such user, a NUL.
+    # No permission or too long a name; no such user; a NUL character.
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path_or_hf_repo)[:80]!r} cannot be a model directory ({error})") from None
     if is_directory:
@@ -200,17 +199,18 @@ def _loaded(
 
 
 def checked_model(directory: Path, config: ModelConfig) -> tuple[DiffusionGemma, dict[str, TensorInfo]]:
-    """Return a checkpoint's model before its weights are read, and the tensor of each of its parameters.
+    """Return a checkpoint's model without reading weights, and the `TensorInfo` of each parameter.
 
     Raises:
-        ConfigError, CheckpointError: names, shapes or dtypes are not those that config.json calls for.
+        ConfigError, CheckpointError: names, shapes or dtypes of tensors do not fit config.json.
     """
     model = DiffusionGemma(config, GenerationConfig.load(directory, config.eos_token_id))
+    stored_tensors = model_tensors(directory)
     tensors = {
-        parameter_name(name): info
-        for name, info in model_tensors(directory).items()
-        if not name.startswith(_NOT_LOADED)
+        parameter_name(name): info for name, info in stored_tensors.items() if not name.startswith(PREFIXES)
     }
+    if len(tensors) < len(stored_tensors):
+        model.vision = SoftTokens(directory, config)
     for name, info in tensors.items():
         # Packed weights and the scales of mx formats are unsigned. Nothing else may be an integer.
         packed = f"{name.rpartition('.')[0]}.scales" in tensors
@@ -231,18 +231,17 @@ def check_weights(
     stored: Mapping[str, str],
     directory: Path | str,
 ) -> None:
-    """Raise `CheckpointError` unless the tensors of an unquantized checkpoint are those of its config.
+    """Raise `CheckpointError` unless an unquantized checkpoint has the tensors that its config requires.
 
-    shapes: by DiffusionGemma's own names. stored: their names in the files, for messages.
+    shapes: shape of each tensor, by DiffusionGemma's own name.
+    stored: name of each tensor in the files, for messages, by DiffusionGemma's own name.
     """
-    loaded = {
-        parameter_name(name): shape for name, shape in shapes.items() if not name.startswith(_NOT_LOADED)
-    }
+    loaded = {parameter_name(name): shape for name, shape in shapes.items() if not name.startswith(PREFIXES)}
     _check_names_and_shapes(DiffusionGemma(config), loaded, stored, directory)
 
 
 def _quantize_like(model: nn.Module, tensors: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> None:
-    """Replace modules that have `.scales` in the checkpoint by quantized ones, as `block` says."""
+    """Quantize each module whose `.scales` are in `tensors`. block: config.json's quantization."""
 
     def parameters(path: str, module: nn.Module) -> bool | dict[str, Any]:
         scales = tensors.get(f"{path}.scales")
@@ -269,7 +268,7 @@ def _check_names_and_shapes(
     stored: Mapping[str, str],
     directory: Path | str,
 ) -> None:
-    """Raise `CheckpointError`, which names at most ten tensors, unless they are the model's."""
+    """Raise `CheckpointError` unless `shapes` are those of the model. It names at most ten tensors."""
     parameters: Any = tree_flatten(model.parameters())
     expected = {name: tuple(array.shape) for name, array in parameters}
     missing = sorted(expected.keys() - shapes.keys())

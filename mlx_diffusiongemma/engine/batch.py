@@ -205,16 +205,10 @@ class Batch:
         padding = [Prompt([self.spec.pad_id] * (self._longest - len(row.prompt))) for row in self.rows]
         cache.left_padding = [len(each) for each in padding]
         padded = [each + row.prompt for each, row in zip(padding, self.rows, strict=True)]
-        whole, start = mx.array([list(each.ids) for each in padded], dtype=mx.int32), 0
-        spans = [each.spans for each in padded]
-        unbroken = merge_spans(span for row_spans in spans for span in row_spans)
+        unbroken, start = merge_spans(span for each in padded for span in each.spans), 0
         while start < self._longest:
             end = chunk_end(start, self._longest, chunk_size, unbroken)
-            inside = [
-                [(first - start, last - start) for first, last in row_spans if start <= first < end]
-                for row_spans in spans
-            ]
-            self.model.encode(whole[:, start:end], cache, end - start, inside)
+            self.model.encode([each.part(start, end) for each in padded], cache, end - start)
             yield Prefill(end, self._longest, 0, clock.stop())
             clock.resume()
             start = end
@@ -244,9 +238,6 @@ class Batch:
             check_ids("the prompt", row.prompt.ids, self.spec.vocab_size)
             if (row.settings, row.spec, row.draft) != (first.settings, first.spec, first.draft):
                 raise InputError("rows of one batch must have the same settings and draft; make several")
-        differ = any(row.prompt != first.prompt for row in self.rows)
-        if differ and any(image.pixels for row in self.rows for image in row.prompt.images):
-            raise InputError("different prompts with images cannot share a batch; run one at a time")
         limit = self.model.config.text.max_position_embeddings
         if self._positions > limit:
             raise InputError(

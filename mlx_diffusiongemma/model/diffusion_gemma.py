@@ -6,7 +6,8 @@ weights causally and owns only its layer scalars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,6 +29,8 @@ from ..prompt import Prompt, Span, chunk_end, merge_spans
 from ..threads import release_at_thread_end
 from .attention import Chunk
 from .layers import DecoderLayer, SelfConditioning
+
+SoftTokens = Callable[[Any], mx.array]  # an image's pixels -> its soft tokens [n, D]
 
 
 class Decoder(nn.Module):
@@ -65,6 +68,7 @@ class DiffusionGemma(nn.Module):
         super().__init__()
         self.config = config
         self.generation_config = generation_config or GenerationConfig(eos_token_id=config.eos_token_id)
+        self.vision: SoftTokens | None = None  # set by the loader if the checkpoint has a vision tower
         self.model = Backbone(config.text)
 
     @property
@@ -92,7 +96,7 @@ class DiffusionGemma(nn.Module):
 
     def encode(
         self,
-        input_ids: mx.array | Prompt,
+        input_ids: mx.array | Prompt | Sequence[Prompt],
         cache: PrefixCache,
         chunk_size: int = PREFILL_STEP_SIZE,
         spans: Sequence[Sequence[Span]] = (),
@@ -104,18 +108,23 @@ class DiffusionGemma(nn.Module):
         `cache.left_padding` before.
 
         Args:
-            input_ids: a `Prompt`, ids `[B, L]`, or embeddings `[B, L, D]` as `embed` returns them.
+            input_ids: a `Prompt`, several of the same length, ids `[B, L]`, or embeddings `[B, L, D]` as
+                `embed` returns them.
             chunk_size: most positions to encode at a time. A longer span is a chunk of its own.
             spans: for each row, start and end of its image blocks in `input_ids`, in order. Their positions
                 see each other in both directions (see `Chunk`). A `Prompt` brings its own.
+
+        Raises:
+            InputError: a prompt has images, but the checkpoint has no vision tower, or they do not fit in it.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
-        if isinstance(input_ids, Prompt):
-            if any(image.pixels is not None for image in input_ids.images):
-                raise InputError("the prompt has images, but this model has no vision tower; leave them out")
-            spans = [input_ids.spans]
-            input_ids = mx.array([input_ids.ids], dtype=mx.int32)
+        prompts: Sequence[Prompt] = ()
+        if not isinstance(input_ids, mx.array):
+            prompts = [input_ids] if isinstance(input_ids, Prompt) else input_ids
+            self._check_images(prompts)
+            spans = [prompt.spans for prompt in prompts]
+            input_ids = mx.array([prompt.ids for prompt in prompts], dtype=mx.int32)
         release_at_thread_end()
         rows, length = input_ids.shape[:2]
         if len(spans) not in (0, rows):
@@ -125,13 +134,32 @@ class DiffusionGemma(nn.Module):
         while start < length:
             end = chunk_end(start, length, chunk_size, unbroken)
             inside = [[(a - start, b - start) for a, b in row if start <= a < end] for row in spans]
-            self._encode_chunk(input_ids[:, start:end], cache, Chunk(cache, inside))
+            part = input_ids[:, start:end]
+            x = self.embed(part) if part.ndim == 2 else part.astype(self.dtype)
+            for row, prompt in enumerate(prompts):
+                for image in prompt.images:
+                    if self.vision and image.pixels is not None and start <= image.start < end:
+                        # In the place of embeddings, and without their scale.
+                        soft = self.vision(image.pixels).astype(self.dtype)
+                        x[row, image.start - start : image.end - start] = soft
+            self._encode_chunk(x, cache, Chunk(cache, inside))
             start = end
 
-    def _encode_chunk(self, rows: mx.array, cache: PrefixCache, chunk: Chunk) -> None:
+    def _check_images(self, prompts: Sequence[Prompt]) -> None:
+        for image in (image for prompt in prompts for image in prompt.images if image.pixels is not None):
+            if self.vision is None:
+                raise InputError(
+                    "the prompt has images, but this checkpoint has no vision tower; leave them out"
+                )
+            if image.pixels.soft_tokens != image.length:
+                raise InputError(
+                    f"an image of {image.pixels.soft_tokens} soft tokens has {image.length} positions in the "
+                    "prompt; repeat the image id once for each soft token"
+                )
+
+    def _encode_chunk(self, x: mx.array, cache: PrefixCache, chunk: Chunk) -> None:
         scalars = self.model.encoder.language_model.layers
         *body, last = self.decoder.layers
-        x = self.embed(rows) if rows.ndim == 2 else rows.astype(self.dtype)
         for i, layer in enumerate(body):
             x = layer.encode(x, chunk, cache.layers[i], scalars[i].layer_scalar)
         last.encode_last(x, chunk, cache.layers[-1])

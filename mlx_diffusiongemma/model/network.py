@@ -35,7 +35,7 @@ class Network(Protocol):
 
     def encode(
         self,
-        input_ids: mx.array | Prompt,
+        input_ids: mx.array | Prompt | Sequence[Prompt],
         cache: PrefixCache,
         chunk_size: int = ...,
         spans: Sequence[Sequence[Span]] = ...,

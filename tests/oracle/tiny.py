@@ -204,6 +204,9 @@ def config(spec: TinySpec, dialect: str) -> dict[str, Any]:
     vision = {"model_type": "gemma4_vision", "hidden_size": 16, "intermediate_size": 16, "head_dim": 8}
     vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     vision |= {"position_embedding_size": 16, "patch_size": 16, "pooling_kernel_size": 3}
+    vision |= {"standardize": False, "use_clipped_linears": False, "rms_norm_eps": 1e-6}
+    vision |= {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+    vision |= {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
     return {
         "model_type": "diffusion_gemma",
         "architectures": ["DiffusionGemmaForBlockDiffusion"],

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from oracle import tiny
+from oracle.reference import load_reference
 from PIL import Image
+from transformers import DynamicCache
 from transformers.models.gemma4.configuration_gemma4 import Gemma4VisionConfig
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
-from transformers.models.gemma4.modeling_gemma4 import Gemma4MultimodalEmbedder, Gemma4VisionModel
+from transformers.models.gemma4.modeling_gemma4 import (
+    Gemma4MultimodalEmbedder,
+    Gemma4VisionModel,
+    create_masks_for_vision_model,
+    get_block_sequence_ids_for_mask,
+)
 
+from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.config.vision import VisionConfig
+from mlx_diffusiongemma.prompt import ImageSpan, Prompt
 from mlx_diffusiongemma.vision import tower
-from mlx_diffusiongemma.vision.patches import BUDGETS, cut
+from mlx_diffusiongemma.vision.patches import BUDGETS, Patches, cut
 from mlx_diffusiongemma.vision.tower import Vision
 
 TEXT_SIZE = 24
+IMAGE_ID = tiny.ROUGH.vocab - 3
 # head_dim is not hidden_size / heads. A grid of 9 x 12 has other columns than rows.
 CONFIG: dict[str, Any] = {
     "model_type": "gemma4_vision", "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
@@ -111,6 +123,52 @@ def test_bands_of_queries_and_wider_heads_change_nothing(monkeypatch: pytest.Mon
     assert relative_error(ours(mx.array(patches), positions), expected) <= 1e-6
     monkeypatch.setattr(tower, "on_gpu", lambda: True)
     assert relative_error(ours(mx.array(patches), positions), expected) <= 1e-6
+
+
+def with_images(length: int, places: list[tuple[int, int]], seed: int) -> Prompt:
+    """Random ids with an image of n soft tokens, one below the other, from each start."""
+    rng, ids, images = np.random.default_rng(seed), np.random.default_rng(seed).integers(0, 90, length), []
+    for start, number in places:
+        grid = np.stack(np.meshgrid(np.arange(3), np.arange(3 * number)), -1).reshape(-1, 2)
+        values = rng.uniform(0, 1, (len(grid), 768)).astype(np.float32)
+        patches = Patches(values, grid.astype(np.int32), number)
+        ids[start : start + number] = IMAGE_ID
+        images.append(ImageSpan(start, number, patches.digest, patches))
+    return Prompt(ids.tolist(), images)
+
+
+@torch.no_grad()
+def test_logits_behind_images(tmp_path: Path) -> None:
+    """Two turns with images through encode, in chunks, against Transformers with Gemma 4's masks injected."""
+    directory = tiny.build(tiny.ROUGH, tmp_path)
+    theirs, ours = load_reference(directory), load_model(directory, dtype=mx.float32)
+    encoder, rng = theirs.model.encoder, np.random.default_rng(0)
+    canvas, types = rng.integers(0, 90, (1, 16)), np.zeros((1, 70), dtype=np.int64)
+    reference, cache = DynamicCache(config=theirs.config.text_config), ours.make_cache()
+    # Blocks shorter and longer than a chunk; images of the same size with other pixels.
+    for prompt in (with_images(50, [(1, 5), (8, 5), (30, 4)], 1), with_images(20, [(2, 5)], 2)):
+        offset = cache.offset
+        embeddings = encoder.language_model.embed_tokens(torch.tensor([prompt.ids]))
+        for image in prompt.images:
+            types[:, offset + image.start : offset + image.end] = 1
+            inputs = (
+                torch.tensor(image.pixels.values)[None],
+                torch.tensor(image.pixels.positions).long()[None],
+            )
+            features = encoder.vision_tower(*inputs).last_hidden_state
+            embeddings[0, image.start : image.end] = encoder.embed_vision(features)
+        masks = create_masks_for_vision_model(
+            config=theirs.config.text_config,
+            inputs_embeds=embeddings,
+            attention_mask=None,
+            cache=reference,
+            position_ids=torch.arange(offset, offset + len(prompt))[None],
+            block_sequence_ids=get_block_sequence_ids_for_mask(torch.from_numpy(types), torch.device("cpu")),
+        )
+        encoder.language_model(inputs_embeds=embeddings, attention_mask=masks, cache=reference)
+        ours.encode(prompt, cache, chunk_size=4)
+        expected = theirs(decoder_input_ids=torch.from_numpy(canvas), cache=reference).logits.numpy()
+        assert np.abs(np.array(ours.decode(mx.array(canvas), cache)) - expected).max() <= 1e-4
 
 
 SIZES = [

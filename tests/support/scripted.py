@@ -54,13 +54,14 @@ class Scripted:
 
     def encode(
         self,
-        input_ids: mx.array | Prompt,
+        input_ids: mx.array | Prompt | Sequence[Prompt],
         cache: PrefixCache,
         chunk_size: int = PREFILL_STEP_SIZE,
         spans: Sequence[Sequence[Span]] = (),
     ) -> None:
-        if isinstance(input_ids, Prompt):
-            input_ids = mx.array([input_ids.ids], dtype=mx.int32)
+        if not isinstance(input_ids, mx.array):
+            prompts = [input_ids] if isinstance(input_ids, Prompt) else input_ids
+            input_ids = mx.array([prompt.ids for prompt in prompts], dtype=mx.int32)
         self.encoded.append(input_ids[0].tolist())  # type: ignore[arg-type]
         self.attempt = -1
         cache.reserve(input_ids.shape[0], input_ids.shape[1], self.config.canvas_length)

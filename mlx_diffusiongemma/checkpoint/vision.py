@@ -1,0 +1,105 @@
+"""The vision tower of a checkpoint, which is read when the first image comes."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..config.model import ModelConfig
+from ..config.vision import VisionConfig
+from ..errors import CheckpointError
+from ..ops import on_gpu
+from ..vision.patches import Patches
+from ..vision.tower import Vision
+from .tied_weights import model_tensors
+from .weights import TensorInfo, read_tensors
+
+ENCODER = "model.encoder."
+PREFIXES = (f"{ENCODER}vision_tower.", f"{ENCODER}embed_vision.")
+# mlx-vlm leaves out the name of the matrix in a projection.
+_PROJECTION = re.compile(r"((?:self_attn|mlp)\.[a-z]+_proj)\.(?=weight$)")
+# Bounds that some programs store although config.json says that nothing is clipped.
+_BOUNDS = re.compile(r"\.(?:input|output)_(?:min|max)$")
+_MOST_BYTES = 64 * 10**6  # of soft tokens that are kept; those of one image take 3 MB
+
+
+class SoftTokens:
+    """Turns the patches of an image into soft tokens, and keeps those of the last images.
+
+    Args:
+        directory: of the checkpoint. Its tower is read with the first image.
+    """
+
+    def __init__(self, directory: Path, config: ModelConfig):
+        self._directory, self._config = directory, config
+        self._vision: Vision | None = None
+        self._kept = OrderedDict[str, mx.array]()
+
+    @property
+    def config(self) -> VisionConfig:
+        """Shapes of the tower. Raises `ConfigError` if config.json does not have them."""
+        return VisionConfig.from_dict(self._config.vision)
+
+    def __call__(self, patches: Patches) -> mx.array:
+        """Return the soft tokens `[n, D]` of one image, float32."""
+        if patches.digest in self._kept:
+            self._kept.move_to_end(patches.digest)
+            return self._kept[patches.digest]
+        if self._vision is None:
+            self._vision = load_vision(self._directory, self._config)
+        soft = self._vision(mx.array(patches.values), patches.positions)
+        mx.eval(soft)
+        mx.clear_cache()
+        self._kept[patches.digest] = soft
+        while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _MOST_BYTES:
+            self._kept.popitem(last=False)
+        return soft
+
+
+def vision_tensors(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Return the tensors of the vision part among those of a checkpoint, by their names in `Vision`."""
+    return {
+        _PROJECTION.sub(r"\1.linear.", name.removeprefix(ENCODER)): info
+        for name, info in tensors.items()
+        if name.startswith(PREFIXES)
+    }
+
+
+def load_vision(directory: Path, config: ModelConfig) -> Vision:
+    """Return the vision part of a checkpoint with evaluated weights.
+
+    float16 becomes float32, because the pooled features exceed its range. On MLX's CPU backend everything is
+    float32.
+
+    Raises:
+        ConfigError, CheckpointError: its configuration or tensors are not those of a vision tower.
+    """
+    vision = Vision(VisionConfig.from_dict(config.vision), config.text.hidden_size)
+    tensors = vision_tensors(model_tensors(directory))
+    if not vision.config.use_clipped_linears:
+        tensors = {name: info for name, info in tensors.items() if not _BOUNDS.search(name)}
+    parameters: Any = tree_flatten(vision.parameters())
+    expected = {name: tuple(array.shape) for name, array in parameters}
+    found = {name: info.shape for name, info in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            wanted, there = (list(s[name]) if name in s else "none" for s in (expected, found))
+            raise CheckpointError(
+                f"{directory}: the vision tower's {name} has shape {there}, but config.json calls for "
+                f"{wanted}; download it again"
+            )
+    stored = read_tensors(sorted({info.file for info in tensors.values()}))
+    weights = []
+    for name, info in tensors.items():
+        weight = stored[info.name]
+        is_wide = not on_gpu() or weight.dtype == mx.float16
+        weights.append((name, weight.astype(mx.float32) if is_wide else weight))
+    vision.load_weights(weights)
+    vision.eval()
+    mx.eval(vision.parameters())
+    return vision
