@@ -1,1 +1,1 @@
-"""From a prefix to committed ids: token ids and arrays only, no text."""
+"""The engine: encodes prompts and denoises canvases. It handles token ids and arrays, but no text."""

@@ -1,4 +1,4 @@
-"""Constraints: the one way to restrict the canvases of a row. Ids in, verdicts out."""
+"""Constraints restrict the canvases of a row. A constraint reviews a canvas and returns a verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Best(Protocol):
         ...
 
     def scores(self, position: int) -> np.ndarray:
-        """Return the raw logits of a position, fp32 `[V]`."""
+        """Return the raw logits of a position, float32 `[V]`."""
         ...
 
 
@@ -36,10 +36,10 @@ class Canvas:
     """A denoised canvas that is not committed yet.
 
     written: ids of earlier canvases.
-    ids: ids of this one, `[C]`.
+    ids: ids of this canvas, `[C]`.
     remaining: number of ids that may still be written, counted from the start of this canvas.
-    mean_entropy: nats, at the last step.
-    capped: True if denoising ended at the full step cap.
+    mean_entropy: mean entropy at the last step, in nats.
+    capped: True if the step cap ended denoising, and `Redo`s had not lowered the cap.
     rerolls: reason -> number of times that this canvas was denoised again.
     plan: `plan` of the same constraint's previous verdict on this canvas, None at first.
     """
@@ -54,7 +54,7 @@ class Canvas:
     plan: Any = None
 
     def until_stop(self) -> tuple[list[int], bool]:
-        """Return the ids up to the limit or through the first stop id, and True if there is a stop id."""
+        """Return the ids up to `remaining` or through the first stop id, and True if there is a stop id."""
         ids = self.ids[: self.remaining]
         for position, token in enumerate(ids):
             if token in self.spec.stop_ids:
@@ -66,9 +66,9 @@ class Canvas:
 class Stand:
     """Verdict: the canvas may be committed.
 
-    plan: returned to the constraint as `Canvas.plan`, in the next review and in `commit`.
+    plan: any value. The constraint gets it back as `Canvas.plan` in the next review and in `commit`.
     by: name of the constraint, for statistics.
-    remark: a problem that remains.
+    remark: a problem that the canvas still has.
     ids: ids to commit instead of the canvas's. They may be fewer if the row is alone in its batch. The next
         canvas then begins after them.
     """
@@ -106,9 +106,9 @@ Verdict = Stand | Reroll | Redo
 
 
 class Look(NamedTuple):
-    """Trial canvases: they share prefix and noise, and none is committed.
+    """Request for trial canvases, which share prefix and noise and are never committed.
 
-    pins: `[N, C]`, the token of each position, or `FREE`.
+    pins: `[N, C]`, for each of N canvases the token of each position, or `FREE`.
     steps: maximum number of denoising steps. They have the temperatures of the schedule's last steps.
     """
 
@@ -121,9 +121,9 @@ class Constraint(Protocol):
 
     needs_logits: True if `review` may call `best`.
 
-    Two methods are optional. `scout(written)` runs before `begin`: a generator that yields `Look`s and is
-    sent a `DenoisedCanvas` with logits for each. `initial(...)` returns the ids that denoising starts from,
-    see `control.draft`.
+    Two methods are optional. `scout(written)` is a generator that runs before `begin`. For each `Look` that
+    it yields, the engine sends it a `DenoisedCanvas` with logits. `initial(...)` returns the ids that
+    denoising starts from, see `control.draft`.
     """
 
     needs_logits: bool

@@ -1,4 +1,4 @@
-"""One canvas: noise in, converged ids out."""
+"""Denoise one canvas per row, from noise to the ids of its last step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Event: rows took a denoising step. rows: their indices. step: host arrays, or None if not watched."""
+    """Event: a denoising step ended.
+
+    rows: indices in the batch of the rows that were denoised.
+    step: the step as host arrays. None if it was not copied to the host.
+    """
 
     rows: tuple[int, ...]
     step: Step | None
@@ -39,14 +43,15 @@ class DenoisedCanvas:
     """The result of denoising one canvas per row.
 
     ids: argmax tokens of each row's last step, int32 `[B, C]`.
-    steps: decoder passes of each row.
-    mean_entropy: of each row at its last step, nats.
+    steps: number of decoder passes of each row.
+    mean_entropy: mean entropy of each row at its last step, in nats.
     stopped_by: the stop rule that ended each row, or None if it reached the step cap.
-    temperatures: of each row's last step.
+    temperatures: temperature of each row's last step.
+    softcap: the model's softcap of logits, or None.
     seconds: time spent denoising.
     logits, log_normalizer: `[B * C, V]` and `[B * C]` of each row's last step, as in `SparseRemainder`. None
-        unless `keep_logits` asked for them.
-    watched: True if every step was read back.
+        without `keep_logits`.
+    watched: True if every step was copied to the host.
     """
 
     ids: mx.array
@@ -63,7 +68,7 @@ class DenoisedCanvas:
     def logprobs(self, row: int, ids: Sequence[int]) -> np.ndarray | None:
         """Return log-probabilities of `ids [C]` in the last step of `row`, float32 `[C]`. See `Step`.
 
-        None without the logits.
+        Return None if the logits were not kept.
         """
         if self.logits is None or self.log_normalizer is None:
             return None
@@ -115,10 +120,10 @@ class Denoiser:
         time between two steps is not counted.
 
         Args:
-            rows: indices of the rows, for events.
+            rows: indices of the rows in the batch, for events.
             keep_logits: return the logits of each row's last step.
-            watched: read every step back for the events. Otherwise only the stop record is read.
-            lap: see `denoise_step`. Also called after the soft embedding. The step is then not compiled.
+            watched: copy every step to the host for the events. Otherwise only what ends a canvas is copied.
+            lap: see `denoise_step`. Also called after the soft embedding. With a lap, steps are not compiled.
 
         Raises:
             GenerationError: the logits of a position contain NaN or +inf, or no finite value.
@@ -138,7 +143,7 @@ class Denoiser:
         state = initial_state(canvas, soft_embedding, init.pins)
         softcap = model.config.text.final_logit_softcapping
         last: dict[int, tuple[mx.array, mx.array]] = {}  # row -> logits and log_normalizer of its last step
-        logprobs = np.zeros(shape, np.float32)  # of each row's draft, for a watcher
+        logprobs = np.zeros(shape, np.float32)  # log-probabilities of each row's draft, for `Step`
         row_steps, temperatures = [0] * shape[0], [0.0] * shape[0]
         done = [False] * shape[0]
         most = settings.max_denoising_steps
@@ -157,7 +162,7 @@ class Denoiser:
                     draws.step(index),
                 )
 
-            # The stop record is the only readback of a step, unless it is watched.
+            # These results decide which rows are done. Others stay lazy unless they are needed.
             record = state.acceptance, state.entropies, state.unchanged_steps, state.stopped_by
             mx.eval(record, remainder.dropped_mass)
             running = [row for row, was_done in enumerate(done) if not was_done]
@@ -214,7 +219,7 @@ class Denoiser:
         """Return `denoise_step` for the model and `rules`, compiled on a GPU if every part is traceable.
 
         The most recent compiled functions are cached. MLX traces them again for new shapes and layouts.
-        Weights are inputs, so they may change between steps.
+        Weights are inputs of a compiled function, so they may change between steps.
 
         kernels: names of the Metal kernels in use.
         """
@@ -238,7 +243,7 @@ def denoise(
     init: CanvasInit = CanvasInit(),  # noqa: B008
     **options: Any,
 ) -> DenoisedCanvas:
-    """Denoise one canvas per cached row at once. See `Denoiser.run`. on_step: called with each step."""
+    """Run `Denoiser.run` to its end, and return its result. on_step: called with each `Step`."""
     steps = denoiser_of(model).run(cache, settings, draws, init, watched=on_step is not None, **options)
     while True:
         try:
@@ -253,7 +258,7 @@ def denoise(
 StepFunction = Callable[..., tuple[CanvasState, SparseRemainder, list[KeysValues]]]
 
 _MOST_COMPILED = 8  # per model
-_denoisers: dict[int, Denoiser] = {}  # by `id` of a living model
+_denoisers: dict[int, Denoiser] = {}  # `id` of a living model -> its denoiser
 
 
 def denoiser_of(model: Network) -> Denoiser:
@@ -265,7 +270,7 @@ def denoiser_of(model: Network) -> Denoiser:
 
 
 def _compiled(model: Callable[[], Network | None], rules: Rules) -> StepFunction:
-    """Compile `denoise_step`.
+    """Return `denoise_step`, compiled for `model()` and `rules`.
 
     `mx.compile(inputs=model)` would keep the model alive, so weights are arguments instead.
     """
@@ -291,7 +296,7 @@ def _compiled(model: Callable[[], Network | None], rules: Rules) -> StepFunction
 
 
 def _compiles() -> bool:
-    """True on a GPU. On a CPU, MLX runs the C++ compiler: 20 seconds to make a step 5% faster."""
+    """Return True on a GPU. On a CPU, MLX would run a C++ compiler for 20 s to make a step 5% faster."""
     return on_gpu()
 
 

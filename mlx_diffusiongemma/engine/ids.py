@@ -1,4 +1,4 @@
-"""Lists of token ids."""
+"""A check of token ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import InputError
 
 
 def check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
-    """Raise `InputError` for an id without an embedding. MLX would read other memory without an error.
+    """Raise `InputError` if an id has no embedding. MLX would read other memory, and report no error.
 
     name: where the ids come from, for the message.
     """

@@ -1,7 +1,7 @@
-"""Memory of a generation: an estimate before it runs, a check that it fits, and wiring on Macs.
+"""Memory of a generation: an estimate before it runs, a check that it fits, and wired memory on Macs.
 
-As in mlx-lm, MLX's cache of freed buffers has no limit. MLX reuses or frees these buffers before it exceeds
-95% of the size that a Mac recommends. The cache is cleared after each prefill chunk and each block.
+As in mlx-lm, MLX's cache of freed buffers has no limit. MLX reuses or frees these buffers before its memory
+exceeds 95% of the size that a Mac recommends. The cache is cleared after each prefill chunk and each block.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def memory_needed(
     the sum of:
 
     - Attention: rows * keys * (itemsize * heads + 1) bytes of scores and mask in the most expensive layer, as
-      if MLX never fused them. (On Metal it rarely fuses heads as wide as these.) A sliding layer has at most
-      512 rows at a time, its window as keys, and one more copy of K and V.
+      if MLX never fused attention. (On Metal it rarely does for heads as wide as these.) A sliding layer has
+      at most 512 rows at a time, its window as keys, and one more copy of K and V.
     - Experts: rows * top_k * (itemsize * 3 * (hidden + moe_intermediate) + 4 * hidden) bytes. These are the
       input before and after sorting, gate, up and their product, the output, and the weighted output in 4
       bytes.
@@ -171,8 +171,8 @@ def check_fits(
 ) -> None:
     """Raise `InputError` if a generation needs more memory than there is. The message says what would help.
 
-    The memory available is `usable_memory` less MLX's other arrays: all but this model's weights and the
-    `cache_bytes` of a prompt cache that the generation continues.
+    The available memory is `usable_memory` minus MLX's other arrays. These are all arrays except this model's
+    weights and the prompt cache that the generation continues, which takes `cache_bytes`.
     """
     usable = usable_memory()
     if usable is None:
@@ -202,9 +202,9 @@ def check_fits(
 
 
 def _remedies(fits: Callable[..., bool], sizes: tuple[int, int, int, int], canvas: int) -> list[str]:
-    """Return changes, each of which is enough alone. If there is none, return one that combines two.
+    """Return changes for the message, each of which is enough alone. If there is none, combine two.
 
-    sizes: arguments of `fits`, which do not fit.
+    sizes: arguments with which `fits` returns False.
     """
     prompt, new, chunk, batch = sizes
 
@@ -237,15 +237,15 @@ def _most_wired_mb() -> int:
     return int(device["memory_size"]) * 7 // 8 // 2**20
 
 
-_previous_limits: list[int] = []  # one per open `wired_limit`; the first is from outside this package
+_previous_limits: list[int] = []  # one per open `wired_limit`; the first was set outside this package
 
 
 @contextmanager
 def wired_limit() -> Iterator[None]:
     """Let MLX wire as much memory as macOS recommends, so that weights are not paged out between passes.
 
-    This is mlx-lm's `wired_limit` without its warning on stdout. Generations that take turns may have several
-    open. When the last one closes, the limit is again the one before the first.
+    This is mlx-lm's `wired_limit` without its warning on stdout. Several may be open if generations take
+    turns. The end of the last one restores the limit from before the first.
     """
     recommended = mx.device_info().get("max_recommended_working_set_size")
     if recommended is None:

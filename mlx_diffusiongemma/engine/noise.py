@@ -23,7 +23,7 @@ class Draws(Protocol):
         ...
 
     def step(self, index: int) -> tuple[mx.array, mx.array]:
-        """Return uniforms in [0, 1), fp32 `[B, C]`, and noise tokens, int32 `[B, C]`, of step 0, 1, ..."""
+        """Return uniforms in [0, 1), fp32 `[B, C]`, and noise tokens, int32 `[B, C]`. The first step is 0."""
         ...
 
 
@@ -38,7 +38,7 @@ def checked_seed(seed: int | None) -> int:
 
 
 class NoiseKey(NamedTuple):
-    """Key of one row's draws for one try at a canvas. Each step adds its number."""
+    """Key of one row's draws for one try at a canvas. The number of a step completes it."""
 
     seed: int
     candidate: int
@@ -47,11 +47,11 @@ class NoiseKey(NamedTuple):
 
 
 DrawsOf = Callable[[Sequence[NoiseKey], int, int], Draws]
-"""Function that returns the draws of a canvas, from its rows' keys, its length and the vocabulary size."""
+"""A function of a canvas's keys (one per row), its length and the vocabulary size. Returns its draws."""
 
 
 class CheckedDraws:
-    """Draws of a caller, checked: wrong shapes and ids without an embedding are `InputError`s."""
+    """Draws of user code. Wrong shapes and dtypes and ids without an embedding raise `InputError`."""
 
     def __init__(self, draws: Draws, shape: tuple[int, int], vocab_size: int):
         self._draws, self._shape, self._vocab_size = draws, shape, vocab_size
@@ -93,7 +93,7 @@ class SeededDraws:
         return uniforms, self._noise([pair[1] for pair in pairs])
 
     def _mx_key(self, key: NoiseKey, step: int) -> mx.array:
-        # SeedSequence mixes the coordinates; MLX has no fold_in.
+        # SeedSequence mixes the parts of the key, because MLX has no fold_in.
         return mx.random.key(int(np.random.SeedSequence((*key, step)).generate_state(1, np.uint64)[0]))
 
     def _noise(self, keys: list[mx.array]) -> mx.array:

@@ -1,4 +1,4 @@
-"""Calls into samplers, schedules and stop rules, which users may write. Errors name the part."""
+"""Checks around calls of samplers, stop rules and draws, which users may write. Errors name the part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import InputError
 
 
 class PartError(InputError):
-    """An error inside a part. It does not name the step, which a traced part cannot know."""
+    """An error inside a part. It does not name the step, which is unknown while MLX traces the part."""
 
     def __init__(self, part: str, error: Exception):
         self.part, self.error = part, error
@@ -23,7 +23,7 @@ class PartError(InputError):
 
 @contextmanager
 def named(part: str) -> Iterator[None]:
-    """Turn an error inside the block into a `PartError` of `part`."""
+    """Turn an error inside the `with` block into a `PartError` that names `part`."""
     try:
         yield
     except Exception as error:  # user code may raise anything
@@ -32,7 +32,7 @@ def named(part: str) -> Iterator[None]:
 
 @contextmanager
 def naming_the_step(when: str) -> Iterator[None]:
-    """Turn a `PartError` inside the block into an `InputError` that says `when` it happened."""
+    """Turn a `PartError` inside the `with` block into an `InputError` that also says `when` it happened."""
     try:
         yield
     except PartError as failure:
@@ -59,7 +59,7 @@ def check_result(name: str, value: Any, shape: Sequence[int], dtype: mx.Dtype | 
 
 
 def check_token_ids(name: str, ids: mx.array, vocab_size: int) -> None:
-    """Raise a `PartError` for an id without an embedding, where MLX would read beyond the table."""
+    """Raise a `PartError` if an id has no embedding. MLX would read beyond the embedding table."""
     low, high = np.array(ids).min(), np.array(ids).max()
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
@@ -67,6 +67,6 @@ def check_token_ids(name: str, ids: mx.array, vocab_size: int) -> None:
 
 
 def is_traceable(part: Any) -> bool:
-    """Return True if `part` or its own class says `traceable = True`. A subclass does not inherit it."""
+    """Return True if `part` or its class sets `traceable = True`. The value of a base class is ignored."""
     own = {**vars(type(part)), **getattr(part, "__dict__", {})}
     return own.get("traceable") is True

@@ -29,10 +29,10 @@ class PromptCache:
     A prompt that continues the encoded `token_ids` is encoded from their end. For a prompt that differs, the
     cache goes back to the first difference. Layers with full attention drop what follows it. The window of a
     sliding layer cannot go back once it has lost tokens, so it is restored from a snapshot near the end of
-    the last prompt. The snapshot takes as much memory as the windows. If it does not help, everything is
-    encoded again.
+    the last prompt. The snapshot takes as much memory as the windows. If the difference is before the
+    snapshot, everything is encoded again.
 
-    Only one generation at a time may use it.
+    Only one generation at a time may use a prompt cache.
     """
 
     prompt: Prompt
@@ -72,7 +72,9 @@ class PromptCache:
             )
 
     def go_to(self, prompt: Prompt, positions: int = 0) -> int:
-        """Drop what follows the common beginning with `prompt`, in ids and images. Return its length.
+        """Go back to the beginning that the cache shares with `prompt`, or to a snapshot before its end.
+
+        Return the number of positions that remain encoded.
 
         positions: number of positions that the generation will need, including its last canvas.
         """
@@ -82,7 +84,7 @@ class PromptCache:
         return self.prefix.offset
 
     def encode_prompt(self, prompt: Prompt, chunk_size: int, positions: int = 0) -> int:
-        """Encode `prompt` after its common beginning with the cache. Return the length of that beginning."""
+        """Encode `prompt`, and return the number of its positions that the cache already had."""
         reused = self.go_to(prompt, positions)
         for _ in self.encode_rest(prompt, chunk_size):
             pass
@@ -92,7 +94,7 @@ class PromptCache:
         """Encode the rest of `prompt`, whose beginning is encoded.
 
         Yields the number of encoded positions after each chunk. Closing the generator between two chunks
-        keeps them. Neither a chunk nor a snapshot cuts an image.
+        keeps what is encoded. Neither a chunk nor a snapshot cuts an image.
         """
         snapshot_at = prompt.border(max(0, len(prompt) - _REWRITTEN))
         while (start := self.prefix.offset) < len(prompt):
@@ -121,7 +123,7 @@ class PromptCache:
         self.prefix, self.prompt, self._snapshot = self.model.make_cache(), Prompt(()), None
 
     def _go_back(self, length: int) -> None:
-        """Keep at most the first `length` tokens."""
+        """Keep the first `length` tokens, or fewer if the cache cannot go back to exactly `length`."""
         if self._snapshot is not None and self._snapshot.offset > length:
             self._snapshot = None
         if length == self.prefix.offset:

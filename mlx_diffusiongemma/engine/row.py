@@ -1,4 +1,4 @@
-"""One sequence, written canvas by canvas: its ids, the tries at its current canvas, its constraints."""
+"""One sequence that is written canvas by canvas, with its constraints and the tries at its canvas."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ class RowKey(NamedTuple):
 class Tries:
     """Tries at one canvas. Prefix, pins and plans apply to the next try. Counts are sums over all tries.
 
-    number: key of the next try's draws.
-    revisions: tries that a `Redo` asked for.
-    prefix: ids at the beginning of the canvas.
+    number: number of the next try, from 0. Part of the key of its draws.
+    revisions: number of tries that a `Redo` asked for.
+    prefix: pinned ids at the beginning of the canvas.
     pins: other pins, position -> token.
-    plans: number of a constraint -> `plan` of its last verdict.
-    steps: denoising steps.
-    seconds: this row's share of their time.
-    rerolls: reason -> count.
-    reviews, redos: constraint -> number of canvases that it reviewed, and that it changed.
-    remarks: problems of the last try that remain.
+    plans: index of a constraint -> `plan` of its last verdict.
+    steps: number of denoising steps.
+    seconds: this row's share of the denoising time.
+    rerolls: reason -> number of `Reroll`s.
+    reviews: name of a constraint -> number of its verdicts, without `Reroll`s.
+    redos: name of a constraint -> number of its `Redo`s.
+    remarks: problems that the last try still has.
     """
 
     number: int = 0
@@ -63,13 +64,14 @@ class Tries:
 class Committed:
     """A canvas that a row committed.
 
-    block: its number, from 0.
-    ids: up to the token limit or through the stop id.
-    canvas: all its ids, `[C]`. The next canvas follows them.
+    block: number of the canvas, from 0.
+    ids: ids of the block, which end with the stop id or at the token limit.
+    canvas: all ids of the canvas, `[C]`. The next canvas follows them.
     stopped: True if `ids` ends with a stop id.
-    mean_entropy: nats, at the last step.
-    stopped_by: the stop rule that ended it, or None.
-    logprobs: float32 `[C]`, for `canvas`. None if they equal those of the last step's draft.
+    mean_entropy: mean entropy at the last step, in nats.
+    stopped_by: the stop rule that ended denoising, or None.
+    logprobs: log-probabilities of `canvas`, float32 `[C]`. None if they equal those of the last draft, or
+        were not computed.
     """
 
     row: Row
@@ -86,8 +88,8 @@ class Committed:
 class Row:
     """One sequence of a batch.
 
-    For each block: `begin`, then denoise and `judge` until a canvas is accepted, then `commit`. Set `closed`
-    when no further block is wanted.
+    For each block, call `begin`, then denoise and call `judge` until it accepts a canvas, then call `commit`.
+    Set `closed` if no further block is wanted.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Row:
 
     @property
     def pins(self) -> list[int]:
-        """Pins of the next canvas, `[C]`."""
+        """Pins of the next try, `[C]`: token ids or `FREE`."""
         prefix = self.tries.prefix
         pins = prefix + [FREE] * (self.spec.length - len(prefix))
         for position, token in self.tries.pins.items():
@@ -138,7 +140,7 @@ class Row:
 
     @property
     def steps(self) -> int:
-        """Maximum number of denoising steps of the next try. Halved after every four repairs of a canvas."""
+        """Maximum number of denoising steps of the next try. It is halved after every four `Redo`s."""
         return max(1, self.settings.max_denoising_steps >> self.tries.revisions // _REVISIONS_PER_HALVING)
 
     @property
@@ -156,7 +158,7 @@ class Row:
 
         Otherwise it has to be denoised again, with the new draws and pins of `tries`.
 
-        seconds: this row's share of the time.
+        seconds: this row's share of the denoising time.
         """
         tries = self.tries
         tries.steps += result.steps[index]
@@ -195,7 +197,7 @@ class Row:
             self.canvas = self.canvas._replace(ids=ids, logprobs=logprobs)
             return True
         pins = {**tries.pins, **verdict.pins}
-        if len(prefix) + len(pins) <= len(tries.prefix) + len(tries.pins):  # otherwise an endless loop
+        if len(prefix) + len(pins) <= len(tries.prefix) + len(tries.pins):  # it would loop without end
             raise GenerationError("a repair of a canvas would change its pins; please report this")
         tries.prefix, tries.pins = prefix, pins
         tries.number += 1
@@ -203,7 +205,7 @@ class Row:
         return False
 
     def commit(self) -> Committed:
-        """Commit the last judged canvas."""
+        """Commit the canvas that `judge` accepted, and return it."""
         assert self.canvas is not None
         ids, stopped = self._canvas(0).until_stop()
         for number, constraint in enumerate(self.constraints):
@@ -241,7 +243,7 @@ class Row:
 
 
 class _Best:
-    """`Best` for the canvas whose first position is row `start` of the result's logits."""
+    """Implements `Best` for a canvas whose logits begin at row `start` of the result's logits."""
 
     def __init__(self, result: DenoisedCanvas, start: int):
         self._result, self._start = result, start
@@ -258,7 +260,7 @@ class _Best:
 
 
 class DenoisedRow(NamedTuple):
-    """One row of a `DenoisedCanvas`, with the ids of a constraint where it replaced them."""
+    """One row of a `DenoisedCanvas`. `ids` are those of a constraint if it replaced them."""
 
     ids: list[int]
     mean_entropy: float

@@ -1,7 +1,7 @@
 """Exchangeable parts of a denoising step: samplers, temperature schedules, stop rules.
 
-They are those of the released model and the usual alternatives. Any object with the same methods will do.
-All arrays stay on the device, and nothing is read back.
+This module has those of the released model and the usual alternatives. Any object with the same methods can
+replace them. All arrays stay on the device, and nothing is read back.
 
 On a GPU a part is compiled with the step if it or its class says `traceable = True`. A subclass must say it
 again. Such a part must be hashable, and a pure function of MLX arrays that `mx.compile` can trace. All other
@@ -32,7 +32,7 @@ class _KeepSamples:
 
 @dataclass(frozen=True)
 class EntropyBound(_KeepSamples):
-    """Accepts positions by ascending entropy while the entropies before each sum to at most `bound` nats.
+    """Accepts positions by ascending entropy, while the sum of the earlier entropies is at most `bound` nats.
 
     The released model's sampler: Ben-Hamu et al., arXiv:2505.24857.
     """
@@ -49,7 +49,7 @@ class EntropyBound(_KeepSamples):
 
 @dataclass(frozen=True)
 class ConfidenceThreshold(_KeepSamples):
-    """Accepts positions whose argmax has at least this probability, and always the most certain one."""
+    """Accepts positions whose argmax has at least probability `threshold`, and the most certain one."""
 
     threshold: float = 0.9
     traceable = True
@@ -102,9 +102,9 @@ class ConstantSchedule:
 
 @dataclass(frozen=True)
 class StableAndConfident:
-    """Stops when the argmax canvas is stable and certain. The released model's rule.
+    """Stops when the argmax canvas repeated and the mean entropy is low. The released model's rule.
 
-    Stable: it repeated `stability_threshold` times in a row. Certain: its mean entropy is below
+    The canvas must have repeated `stability_threshold` times in a row, and the mean entropy must be below
     `confidence_threshold` nats.
     """
 
@@ -123,10 +123,10 @@ class StableAndConfident:
 
 @dataclass(frozen=True)
 class Stalled:
-    """Stops when more steps would change little.
+    """Stops when more steps would probably change little.
 
-    The same positions were accepted `steps` times in a row, and the mean entropy is below `mean_entropy`
-    nats.
+    The same positions must have been accepted `steps` times in a row, and the mean entropy must be below
+    `mean_entropy` nats.
     """
 
     steps: int = 8

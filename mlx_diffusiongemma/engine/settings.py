@@ -42,12 +42,12 @@ class SettingsDict(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Settings(GenerationConfig):
-    """Settings of a generation: the checkpoint's `GenerationConfig` and the caller's own. Entropies: nats.
+    """Settings of a generation: those of `GenerationConfig`, and the ones below. Entropies are in nats.
 
     thinking_budget: maximum number of tokens of thought text. A longer thought is closed. None: no limit.
     answer_reserve: tokens of max_new_tokens that a thought must leave for the answer. None: with a thinking
-        budget or a grammar, a quarter of them, at most a canvas. Otherwise 0.
-    guard_empty: denoise an empty answer's canvas again, with other noise, at most 3 times.
+        budget or a grammar, a quarter of max_new_tokens, at most a canvas. Otherwise 0.
+    guard_empty: if a canvas leaves the answer empty, denoise it again with other noise, at most 3 times.
     guard_unconverged: denoise a canvas again, once, if it ends at the step cap with a mean entropy above 0.2.
     guard_stalled: end a canvas that accepts the same positions for 8 steps with a mean entropy below 0.05.
     sampler, schedule, stop: parts that replace the released model's, see `samplers`. `stop` may be a list. A
@@ -122,7 +122,7 @@ class Settings(GenerationConfig):
 
 
 _NAMES = tuple(SettingsDict.__annotations__)
-# part -> what to give
+# part -> valid values, in words
 _PARTS = {
     "sampler": "an object with accept and renoise, such as EntropyBound(0.1); t_max sets a temperature",
     "schedule": "a function of step and steps (such as LinearSchedule(0.4, 0.8))",
@@ -148,7 +148,7 @@ def _check_parts(parts: Mapping[str, Any], changes: Container[str]) -> None:
 
 
 def _check_shares(config: Settings) -> None:
-    """Raise `InputError` unless max_new_tokens has room for thought and answer."""
+    """Raise `InputError` if max_new_tokens is too small for thinking_budget or answer_reserve."""
     most, budget, reserve = config.max_new_tokens, config.thinking_budget, config.answer_reserve
     if budget is not None and budget > most:
         raise InputError(
@@ -182,9 +182,9 @@ def _part(name: str, value: Any) -> Any:
 
 
 def _check_traceable(name: str, part: Any) -> None:
-    """Raise `InputError` if `part` says that it is traceable but is not.
+    """Raise `InputError` if `part` says that it is traceable but has `begin` or is not hashable.
 
-    It must be hashable because compiled steps are looked up by their parts.
+    Compiled steps are looked up by their parts, so these must be hashable.
     """
     if not is_traceable(part):
         return
@@ -202,7 +202,7 @@ def _check_traceable(name: str, part: Any) -> None:
         ) from error
 
 
-# Settings that are not numbers of the checkpoint -> their check.
+# Settings that a checkpoint does not have -> the function that checks a value.
 _CHECKS = {
     "thinking_budget": in_range,
     "answer_reserve": in_range,

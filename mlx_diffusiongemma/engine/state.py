@@ -1,4 +1,4 @@
-"""State of a canvas between two denoising steps, and the protocols of the parts that decide them."""
+"""State of a canvas between two denoising steps, and protocols of samplers, stop rules and schedules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StopRule(Protocol):
     """Decides which canvases are finished. May have `begin(canvas)`, see `Sampler`."""
 
     def __call__(self, state: CanvasState) -> mx.array:
-        """Return the rows that are finished, bool `[B]`. state: after a step."""
+        """Return the rows that are finished, bool `[B]`. state: the state after a step."""
         ...
 
 
@@ -60,7 +60,7 @@ class CanvasState(NamedTuple):
     done: bool `[B]`.
     invalid: bool `[B]`, True if logits are NaN, +inf, or nowhere finite.
     pins: int32 `[B, C]`, the token of a pinned position, or `FREE`.
-    soft_embedding: `[B, C, D]`, the self-conditioning.
+    soft_embedding: `[B, C, D]`, the next step's self-conditioning.
     entropies: fp32 `[B, C]`, nats, 0 where pinned.
     unchanged_steps: int32 `[B]`, number of steps in a row that accepted the same positions.
     stopped_by: int32 `[B]`, index of the stop rule that ended the row, or -1.
@@ -85,10 +85,10 @@ class CanvasState(NamedTuple):
 
 
 class SparseRemainder(NamedTuple):
-    """Results of a step that the next one does not read.
+    """Results of a step that the next step does not read.
 
-    dropped_mass: fp32 `[B * C]`, probability that each position's sparse soft embedding lacks. 0 in rows that
-        were done.
+    dropped_mass: fp32 `[B * C]`, probability that each position's sparse soft embedding lacks. 0 at pinned
+        positions and in rows that were done.
     logits: `[B * C, V]`, before softcap and temperature.
     log_normalizer: fp32 `[B * C]`, logsumexp of the processed logits.
     """
@@ -99,7 +99,7 @@ class SparseRemainder(NamedTuple):
 
 
 class CanvasInit(NamedTuple):
-    """Start of a canvas that is not all noise.
+    """Start of a canvas: pins, and optionally ids and a number of steps.
 
     pins: int32 `[B, C]`, the fixed token of a position, or `FREE`. None pins nothing.
     canvas: int32 `[B, C]`, ids to start from. None for noise.
@@ -114,7 +114,7 @@ class CanvasInit(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step for a watcher. Host arrays, `[B, C]` unless said otherwise.
+    """One denoising step, as `on_step` gets it. NumPy arrays, `[B, C]` unless said otherwise.
 
     A row that was done before this step keeps its draft_ids, logprobs and mean_entropy.
 
@@ -127,8 +127,8 @@ class Step:
     logprobs: natural log-probabilities of draft_ids, or of the pin at a pinned position. Their distribution
         is the softmax of this step's processed logits: softcapped, then divided by `temperature`.
     mean_entropy, done: `[B]`.
-    seconds: time since the canvas was begun.
-    rows: indices of these rows in the batch. A canvas that is denoised again may have fewer rows.
+    seconds: time since this try at the canvas began.
+    rows: index in the batch of each row here. Rows that are not denoised again are missing.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""The cost of a generation. Three throughputs that are often confused have a name each."""
+"""The cost of a generation. In-step, gross and net throughput are separate, because they differ widely."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTROL_EVENTS = (
 
 @dataclass
 class Stats:
-    """Counts and times of one generation so far, and the throughputs that follow (0 before the first block).
+    """Counts and times of one generation so far, and its throughputs, which are 0 before the first block.
 
     Rows that share steps each count an equal share of the time, so the rows of a batch add up to the total.
 
@@ -24,7 +24,7 @@ class Stats:
     denoising_steps: decoder passes, including those of canvases that were denoised again.
     prefill_seconds: time to encode the prompt.
     denoising_seconds: time in denoising steps.
-    seconds: all time.
+    seconds: total time.
     peak_memory_gb: MLX's peak since the generation started, including weights, in 10^9 bytes.
     empty_rerolls, unconverged_rerolls: canvases that a guard had denoised again with other noise.
     stalled_stops: canvases that the stalled guard ended.
@@ -57,22 +57,22 @@ class Stats:
 
     @property
     def tokens_per_forward(self) -> float:
-        """New tokens per denoising step: the reference's count, without tokens beyond max_new_tokens."""
+        """New tokens per denoising step. The reference also counts tokens beyond max_new_tokens."""
         return _ratio(self.new_tokens, self.denoising_steps)
 
     @property
     def in_step_tokens_per_second(self) -> float:
-        """Canvas length over seconds per step: the speed of a step, however many a canvas needs."""
+        """Canvas length over seconds per step: the speed if each canvas took one step."""
         return _ratio(self.canvas_length * self.denoising_steps, self.denoising_seconds)
 
     @property
     def gross_tokens_per_second(self) -> float:
-        """Committed canvas positions over all time, including padding after the stop id."""
+        """Committed canvas positions over total time, including padding after the stop id."""
         return _ratio(self.canvas_length * self.blocks, self.seconds)
 
     @property
     def net_tokens_per_second(self) -> float:
-        """Answer tokens over all time: the speed that a reader experiences."""
+        """Answer tokens over total time: the speed that a reader experiences."""
         return _ratio(self.answer_tokens, self.seconds)
 
     @property

@@ -43,14 +43,14 @@ class Rules(NamedTuple):
 
     @property
     def fused(self) -> Bounds | None:
-        """Bounds for the fused operation, which needs the released sampler and stop rule. Otherwise None."""
+        """Bounds for the fused `accept_and_renoise`. None if sampler or first stop rule need other code."""
         first = self.stop[0]
         if type(self.sampler) is EntropyBound and type(first) is StableAndConfident:
             return Bounds(self.sampler.bound, first.stability_threshold, first.confidence_threshold)
         return None
 
     def countdown(self, step: int, steps: int) -> tuple[int | mx.array, int | mx.array]:
-        """Return `step` and `steps` in the form that the sampler gets, see `Proposal`."""
+        """Return `step` and `steps` for the sampler: as arrays if it is traceable, otherwise as ints."""
         return (mx.array(step), mx.array(steps)) if is_traceable(self.sampler) else (step, steps)
 
     def begin(self, canvas: mx.array) -> None:
@@ -66,7 +66,7 @@ class Rules(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """Inputs of a compiled step from a `PrefixCache`. See `CanvasView`."""
+    """Inputs that a step takes from a `PrefixCache`. See `CanvasView` for the fields."""
 
     layout: Layout
     offset: mx.array
@@ -89,7 +89,7 @@ def denoise_step(
     Args:
         countdown: step and steps, see `Proposal`.
         draws: uniforms and noise tokens, see `Draws.step`.
-        lap: called after body, logits and sampler.
+        lap: called after the decoder body, after the logits and after the sampler.
 
     Returns:
         The next state, the remaining results of the step, and the cache's buffers with the canvas in them.
@@ -151,7 +151,7 @@ def proposal_of(
 
 
 def _accepted(sampler: Sampler, proposal: Proposal, noise: mx.array, state: CanvasState) -> Acceptance:
-    """Return the acceptance of a sampler that has no fused operation."""
+    """Return the result of a step by the methods of `sampler`, without the fused operation."""
     shape = noise.shape
     with named("sampler: accept"):
         accepted = sampler.accept(proposal, state.pins)
@@ -185,7 +185,7 @@ def logprobs_of(
     """
     chosen = mx.take_along_axis(logits, ids.reshape(-1, 1), axis=-1)
     logprobs = processed_logits(chosen, temperature, softcap)[:, 0] - log_normalizer
-    return mx.minimum(logprobs, 0).reshape(ids.shape)  # rounding could lift a certain token's above 0
+    return mx.minimum(logprobs, 0).reshape(ids.shape)  # rounding can lift that of a certain token above 0
 
 
 # Rows of one dense product. A row needs about 20 bytes per logit.

@@ -16,10 +16,10 @@ MOST_STEPS = 1536  # at most 10 MB for canvases of 256 tokens
 
 @dataclass(frozen=True, slots=True)
 class TracedStep:
-    """One denoising step of one canvas. Fields mean the same as in `Step`. Host arrays are `[C]`.
+    """One denoising step of one canvas. Fields mean the same as in `Step`. Arrays are `[C]`.
 
     block: number of the canvas.
-    attempt: number of earlier tries at it.
+    attempt: number of earlier tries at the canvas.
     seconds: time since this try began.
     """
 
@@ -47,7 +47,7 @@ class TracedCanvas:
     token_count: number of these ids that belong to the block. The rest comes after the stop id or
         max_new_tokens.
     committed_logprobs: float32 `[C]`, log-probabilities of committed_ids in the last step. None if they equal
-        the draft's or the logits are gone.
+        the draft's or were not computed.
     """
 
     block: int
@@ -72,10 +72,10 @@ class TracedCanvas:
     def logprobs(self) -> np.ndarray:
         """Natural log-probabilities of the committed tokens, or of the last draft, float32 `[C]`.
 
-        They come from the last step, at its temperature, see `Step`. Earlier steps do not count, because
+        They come from the last step, at its temperature, see `Step`. Earlier steps have no influence, because
         each step decides every position anew. A token that was pinned, or set by a grammar or a thinking
-        budget, has the probability that the model gave it, which may be small. In the rare case that the
-        logits are gone, it is NaN.
+        budget, has the probability that the model gave it, which may be small. In the rare case that this was
+        not computed, the value is NaN.
         """
         if self.committed_logprobs is not None:
             return self.committed_logprobs
@@ -139,7 +139,7 @@ class Trace:
         return [canvas for canvas in canvases if canvas.committed or canvas is canvases[-1]]
 
     def record(self, step: Step, row: int, key: NoiseKey) -> None:
-        """Keep row `row` of `step`, unless the row was done before this step."""
+        """Keep row `row` of `step`, unless the row was done before this step. key: key of the row's draws."""
         before = self.steps[-1] if self.steps else None
         if before and (before.block, before.attempt) == (key.block, key.attempt) and before.done:
             return
@@ -167,7 +167,7 @@ class Trace:
     ) -> None:
         """Record the committed ids of the try at `key`. The first `token_count` belong to the block.
 
-        logprobs: of `ids` in the last step, if they differ from its draft.
+        logprobs: log-probabilities of `ids` in the last step, if `ids` differ from its draft.
         """
         oldest = (self.steps[0].block, self.steps[0].attempt) if self.steps else (0, 0)
         self._commits = {key: commit for key, commit in self._commits.items() if key >= oldest}
