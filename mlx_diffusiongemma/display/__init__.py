@@ -1,4 +1,4 @@
-"""Views of a generation. They consume blocks and steps, and do not know the model."""
+"""Displays of a generation. They read its blocks and steps, and do not depend on the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def choose(as_json: bool, statistics: bool, live: bool, tokenizer: Tokenizer) -> PlainDisplay:
-    """Return the display for these options. Where nothing can be redrawn, a live one becomes plain."""
+    """Return the display for these options. A live display needs a terminal. Without one it is plain."""
     from .plain import PlainDisplay
     from .region import on_terminal
 

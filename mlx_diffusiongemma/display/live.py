@@ -1,11 +1,11 @@
-"""The canvas while it denoises, below the text that has converged.
+"""Shows the canvas while it denoises, below the text that has converged.
 
-Every position shows the token that would be committed now: solid where the step accepted its sample,
-otherwise dim. Its colour says how uncertain the model is there (see `SCALE`): below 0.01 nats the terminal's
-own, then one for each half power of ten. With NO_COLOR there are only solid and dim.
+Every position shows the token that would be committed now. The token is solid if the step accepted its sample
+there, otherwise dim. Its colour shows the entropy at the position (see `SCALE`): the terminal's own colour
+below 0.01 nats, then another colour for each half power of ten. With NO_COLOR, tokens are only solid or dim.
 
-A newline is one sign, so that a canvas takes about the same room from its first step to its last. Structure
-(delimiters, padding) is dim, and a run of one such token is shown once, with its length.
+A newline is shown as one sign, so that a canvas takes about the same room from its first step to its last.
+Delimiters and padding are dim, and a run of one such token is shown once, with its length.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Mark(NamedTuple):
     style: Style
 
 
-# Entropy in nats, from which on -> the colour.
+# Lowest entropy in nats -> the colour from there on.
 SCALE = {0.01: "#5fd7d7", 0.03: "#5faf87", 0.1: "#afaf5f", 0.3: "#d7af00", 1.0: "#ff8700", 3.0: "#ff5f87"}
 _BOUNDS, _COLORS = list(SCALE), [None, *SCALE.values()]
 _STYLES = [(Style(color=color), Style(color=color, dim=True)) for color in _COLORS]
@@ -50,20 +50,20 @@ _PLAIN, _DIM = _STYLES[0]
 
 _LEGEND = [Mark("entropy 0.01 ", _DIM), *(Mark("■", hue) for hue, _ in _STYLES[1:]), Mark(" 3 nats", _DIM)]
 
-_ROWS_LEFT = 7  # of the terminal's: some for the text above, the rule and the status
-_LONGEST_RUN = 2  # of one structural token, spelled out
+_ROWS_LEFT = 7  # rows of the terminal that the canvas leaves to the text above, the rule and the status
+_LONGEST_RUN = 2  # longest run of one delimiter or padding token that is shown token by token
 
 
 class LiveDisplay(PlainDisplay):
-    """A `PlainDisplay` whose steps show the canvas. For a terminal (see `region.on_terminal`)."""
+    """A `PlainDisplay` that shows the canvas at each step. It needs a terminal (see `region.on_terminal`)."""
 
     def __init__(self, tokenizer: Tokenizer, statistics: bool = False):
         super().__init__(as_json=False, statistics=statistics)
         self._pieces, self._hidden = Pieces(tokenizer), tokenizer.hidden_ids
         self._console = Console(file=sys.stderr, force_terminal=True, highlight=False)
-        self._height = 0  # lines of this canvas, at most so far
+        self._height = 0  # most lines that this canvas has taken so far
         self._size = terminal_size()
-        self._since = time.perf_counter()  # the last committed block, or the beginning
+        self._since = time.perf_counter()  # time of the last committed block, or of the beginning
 
     def begin(self, generation: Generation) -> None:
         super().begin(generation)
@@ -78,7 +78,7 @@ class LiveDisplay(PlainDisplay):
         if size != self._size:
             self._size, self._height = size, 0
         number = self._generation.candidates.index(self._generation)
-        if number not in step.rows:  # it waits for others, which are denoised again
+        if number not in step.rows:  # its canvas waits for other candidates, which are denoised again
             number = step.rows[0]
         row = step.rows.index(number)
         canvas = list(layout(self._marks(step, row), columns - 1))
@@ -91,7 +91,7 @@ class LiveDisplay(PlainDisplay):
         self.region.draw(self._rendered([rule, *canvas, *self._status(step, row, number, columns - 1)]))
 
     def _marks(self, step: Step, row: int) -> Iterator[Mark]:
-        """Yield the canvas, token by token."""
+        """Yield the marks of the canvas, one for each token or run of hidden tokens."""
         ids, accepted = step.draft_ids[row].tolist(), step.accepted[row].tolist()
         levels = [bisect_right(_BOUNDS, entropy) for entropy in step.entropies[row].tolist()]
         tokens = zip(ids, self._pieces(ids), accepted, levels, strict=True)
@@ -121,7 +121,7 @@ class LiveDisplay(PlainDisplay):
         return fitted([emphasized(part) for part in state], more, width)
 
     def _throughputs(self, step: Step) -> str:
-        """Return speeds as in `Stats`: in-step of this canvas, gross and net of committed blocks."""
+        """Return speeds as in `Stats`: in-step of this canvas, gross and net of the committed blocks."""
         stats = self._generation.stats
         in_step = step.accepted.shape[1] * (step.index + 1) / step.seconds
         gross = net = "-"
@@ -132,7 +132,7 @@ class LiveDisplay(PlainDisplay):
         return f"in-step {in_step:.1f}, gross {gross}, net {net} tokens/s"
 
     def _rendered(self, lines: Iterable[Iterable[Mark]]) -> list[str]:
-        """Return `lines` with the escape sequences of this terminal, each by itself."""
+        """Return `lines` as texts with this terminal's escape sequences. Each line ends its own styles."""
         segments: list[Segment] = []
         for line in lines:
             for style, marks in groupby(line, lambda mark: mark.style):
@@ -144,9 +144,9 @@ class LiveDisplay(PlainDisplay):
 
 
 def visible(text: str) -> str:
-    """Return `text` as one line, with signs for newlines, tabs and other controls.
+    """Return `text` as one line, with signs for newlines, tabs and other control characters.
 
-    Characters without width that join, mark or turn others are dropped: terminals do not agree on them.
+    Format characters and variation selectors are dropped, because terminals disagree on their width.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -173,13 +173,16 @@ def layout(marks: Iterable[Mark], width: int) -> Iterator[list[Mark]]:
 
 
 def emphasized(text: str) -> list[Mark]:
-    """Return `text` with its numbers solid and the rest dim."""
+    """Return `text` as marks: numbers are solid, everything else is dim."""
     parts = re.split(r"([\d.]*\d)", text)
     return [Mark(part, _PLAIN if place % 2 else _DIM) for place, part in enumerate(parts)]
 
 
 def fitted(first: list[list[Mark]], second: list[list[Mark]], width: int) -> list[list[Mark]]:
-    """Return two lines of at most `width` cells. Parts that do not fit into the first go to the second."""
+    """Return two lines of at most `width` cells, the first with parts of `first`, the second with the rest.
+
+    Parts that fit into neither line are dropped.
+    """
     lines, parts = list[list[Mark]](), [*first]
     for more in (second, []):
         line: list[Mark] = []

@@ -1,12 +1,12 @@
-"""The view of a generation in a notebook: one piece of HTML that needs nothing from outside.
+"""The view of a generation in a notebook: one piece of HTML that loads nothing else.
 
-It has the text by channels and a line of statistics. A trace adds its canvases, as JSON which
-`trace_view.html` makes interactive. Where no script runs (GitHub, a notebook that is not trusted), text
-remains, and still pictures where Pillow is installed (the extra `notebook` has it). The model's text is
-untrusted: it is escaped in HTML, and JSON cannot end a script element.
+It shows thought, answer, tool calls and a line of statistics. A trace adds its canvases, as JSON that the
+script in `trace_view.html` makes interactive. Where no script runs (GitHub, a notebook that is not trusted),
+the text remains, with still pictures if Pillow is installed (the extra `notebook` has it). The model's text
+is untrusted. It is escaped in HTML, and characters that could end a script element are escaped in JSON.
 
-Tests read the JSON and run no script: look at the view in JupyterLab after a change of it (keys, slider, map,
-both colours, a canvas that the grammar finished).
+Tests read the JSON but run no script. After a change, look at the view in JupyterLab: keys, slider, map, both
+colours, and a canvas that the grammar finished.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.text.channels import ToolCall
     from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
-# Entropies are one byte each, on a logarithmic scale between these; 12.5 nats is a guess among 262144 tokens.
+# Each entropy is a byte on a logarithmic scale between these. 12.5 nats: uniform over 262144 tokens.
 LEAST_NATS, MOST_NATS = 0.001, 12.5
-MOST_STILLS = 4  # of the last canvases, where no script runs
+MOST_STILLS = 4  # still pictures of the last canvases, shown where no script runs
 _MOST_STILL_ROWS = 240
 _INERT = "Still pictures, as no script runs here: trust the notebook or run the cell to go through the steps."
-_HUE = (230, 97, 0)  # of entropy, by opacity, so that it reads on light and on dark; also in trace_view.html
+_HUE = (230, 97, 0)  # entropy is its opacity, for light and dark themes; trace_view.html has the same colour
 
 
 def page(generation: Generation) -> str:
-    """Return the HTML of `generation`, run to its end, and of the candidates that share its prompt."""
+    """Run `generation` to its end. Return the HTML of it and of the candidates that share its prompt."""
     shown = generation.candidates
     if len({each.candidate for each in shown}) < len(shown):  # a batch: the others answer other prompts
         shown = [generation]
@@ -54,7 +54,7 @@ def page(generation: Generation) -> str:
 
 
 def plain_text(generation: Generation) -> str:
-    """Return `generation`, run to its end, for a terminal: answer, tool calls, warnings, and what failed."""
+    """Run `generation` to its end. Return answer, tool calls, warnings and failure as text for a terminal."""
     failure = run_to_end(generation)
     parts = [answer] if (answer := "".join(block.answer for block in generation.blocks)) else []
     for call in (call for block in generation.blocks for call in block.tool_calls):
@@ -65,18 +65,18 @@ def plain_text(generation: Generation) -> str:
 
 
 def run_to_end(generation: Generation) -> str | None:
-    """Run `generation` to its end. Return the message of its failure, now or earlier, or None."""
+    """Run `generation` to its end. Return the message of its failure, or None if it did not fail."""
     try:
         list(generation)
     except DiffusionGemmaError as error:
-        reason = error.__cause__ or error  # it failed earlier
+        reason = error.__cause__ or error  # the cause is the failure of an earlier run
         name = "" if isinstance(reason, DiffusionGemmaError) else f"{type(reason).__name__}: "
         return f"{name}{reason}"
     return None
 
 
 def dropped(trace: Trace) -> str | None:
-    """Return a remark on steps that were not kept, or None."""
+    """Return a remark if the trace did not keep all steps, otherwise None."""
     if len(trace.steps) == trace.total_steps:
         return None
     return f"the last {len(trace.steps)} of {trace.total_steps} steps were kept"
@@ -127,7 +127,7 @@ def _statistics(generation: Generation, ended: str) -> str:
 
 
 def text(raw: str) -> str:
-    """Return `raw` as HTML, neutralised."""
+    """Return `raw` as HTML, with signs for control characters."""
     return escape(neutralised(raw))
 
 
@@ -140,9 +140,9 @@ def neutralised(raw: str) -> str:
 
 
 def trace_view(trace: Trace, tokenizer: Tokenizer) -> str:
-    """Return the canvases as data for the script, and as stills."""
+    """Return the HTML of the canvases: JSON for the script, and still pictures."""
     data = json.dumps(view_data(trace, tokenizer), separators=(",", ":"), allow_nan=False)
-    for character in "<>&":  # neither an end tag nor a comment can appear; ASCII: U+2028 is escaped as well
+    for character in "<>&":  # so no tag and no comment can appear; `dumps` escapes all that is not ASCII
         data = data.replace(character, f"\\u{ord(character):04x}")
     stills = "\n".join(map(_still, trace.last_tries[-MOST_STILLS:]))
     return (
@@ -152,13 +152,13 @@ def trace_view(trace: Trace, tokenizer: Tokenizer) -> str:
 
 
 def view_data(trace: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the data of the script, in JSON's types.
+    """Return the data for the script, in JSON's types.
 
     Keys:
-        texts: texts of tokens, each once. Drafts and results hold places in this list.
-        special: how many of them, the first ones, are special tokens. pad: place of the padding, or -1.
-        length: positions of a canvas. nats: ends of the scale of entropies.
-        canvases: see `_canvas_data`.
+        texts: texts of tokens, each once, special tokens first. Drafts and results hold indices of this list.
+        special: number of special tokens in `texts`. pad: index of the padding token, or -1 if it is unused.
+        length: number of positions of a canvas. nats: lowest and highest entropy of the scale.
+        canvases: data of each canvas, see `_canvas_data`.
     """
     pieces, canvases = Pieces(tokenizer), trace.canvases
     results = [c.committed_ids for c in canvases if c.committed_ids is not None]
@@ -186,16 +186,17 @@ def view_data(trace: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
 def _canvas_data(
     canvas: TracedCanvas, places: Callable[[np.ndarray], list[int]], is_last: bool
 ) -> dict[str, Any]:
-    """Return one canvas.
+    """Return the data of one canvas. `places` maps token ids to indices of `texts`.
 
     Keys:
-        block, attempt: numbers from 0.
-        state: "committed", "again" (denoised again), or "ended" by an interrupt or an error.
-        steps: of each step index, temperature, mean entropy (null: not a number), seconds, most steps.
-        drafts: places in `texts`, a list for each step. entropies: the same of `quantised` nats.
-        accepted: for each step a text of 1 and 0, one for each position.
-        changed: for each position, the step in which it last changed.
-        result: places of the committed tokens, or null. finished: how many differ from the last draft.
+        block, attempt: number of the block, and of the attempt at this block, from 0.
+        state: "committed", "again" (it was denoised again), or "ended" (by an interrupt or an error).
+        steps: for each step its index, temperature, mean entropy (null for NaN), seconds and step limit.
+        drafts: for each step the indices of its tokens. entropies: for each step its `quantised` entropies.
+        accepted: for each step a text with 1 (accepted) or 0 for each position.
+        changed: for each position the step in which its token last changed.
+        result: indices of the committed tokens, or null. finished: how many of them differ from the last
+        draft.
     """
     steps = []
     for step in canvas.steps:
@@ -217,19 +218,19 @@ def _canvas_data(
 
 
 def _number(measured: float) -> float | None:
-    """Return four digits of it, or None for NaN, which JSON does not have."""
+    """Return `measured` with four digits, or None for NaN and infinity, which JSON does not have."""
     return float(f"{measured:.4g}") if math.isfinite(measured) else None
 
 
 def quantised(entropies: np.ndarray) -> np.ndarray:
-    """Return nats as uint8 on the logarithmic scale. 0: at most `LEAST_NATS`. 255 also stands for NaN."""
+    """Return entropies as uint8 on a logarithmic scale from LEAST_NATS (0) to MOST_NATS (255). NaN is 255."""
     entropies = np.nan_to_num(entropies, nan=MOST_NATS)
     share = np.log(np.maximum(entropies, LEAST_NATS) / LEAST_NATS) / np.log(MOST_NATS / LEAST_NATS)
     return np.rint(255 * np.minimum(share, 1)).astype(np.uint8)
 
 
 def _still(canvas: TracedCanvas) -> str:
-    """Return the heat map as a picture, for where no script runs; "" without Pillow."""
+    """Return a still picture of the canvas's entropies as HTML, or an empty text without Pillow."""
     try:
         from PIL import Image
     except ImportError:
@@ -253,7 +254,7 @@ def _still(canvas: TracedCanvas) -> str:
 
 
 def result(canvas: TracedCanvas) -> str:
-    """Return a remark on how a canvas ended; "" when its last draft was committed."""
+    """Return a remark on how a canvas ended. It is empty if its last draft was committed unchanged."""
     if not canvas.committed:
         return ", not committed"
     finished = len(canvas.finished)

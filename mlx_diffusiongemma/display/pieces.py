@@ -1,4 +1,4 @@
-"""Token ids as viewers show them, one by one."""
+"""The text of each token of a canvas, for displays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Pieces:
-    """Maps ids to the text that each of them adds. Special tokens are spelled out.
+    """Maps token ids to the text that each of them adds. Special tokens are spelled out.
 
-    A character of several byte tokens stands with the first of them, and the others are empty. Bytes that
-    spell no character are U+FFFD.
+    If several byte tokens make one character, the first gets the character and the others get an empty text.
+    Invalid bytes become U+FFFD.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -32,8 +32,8 @@ class Pieces:
                 text = utf8.decode(bytes([byte_values[token]]))
                 if utf8.getstate()[0]:
                     self._spread(text, texts, begun)
-                    begun = position if text else begun  # what was broken ended where another begins
-                else:  # all bytes are used up: one character of several, or broken ones before the last
+                    begun = position if text else begun  # an invalid sequence ended, and a new one begins
+                else:  # no byte is pending: one character, perhaps after invalid bytes
                     self._spread(text[:-1], texts, begun)
                     texts[position if len(text) > 1 else begun] += text[-1:]
             else:
@@ -44,12 +44,12 @@ class Pieces:
 
     @staticmethod
     def _spread(characters: str, texts: list[str], begun: int) -> None:
-        """Add one character to each token. (Python keeps ED A0 back, then gives two U+FFFD at once.)"""
+        """Add one character to each token from `begun` on. (Python turns ED A0 into two U+FFFD at once.)"""
         for place, character in enumerate(characters, begun):
             texts[place] += character
 
     def _piece(self, token: int) -> str:
         if token not in self._known:
-            decode = self._tokenizer.decode  # of two, because some decoders strip the first one's space
+            decode = self._tokenizer.decode  # decode two, because some decoders strip the first space
             self._known[token] = decode([token, token])[len(decode([token])) :]
         return self._known[token]

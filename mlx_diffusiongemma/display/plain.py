@@ -1,7 +1,7 @@
-"""Plain text of a generation as its blocks converge, or one line of JSON.
+"""Prints the text of a generation as its blocks converge, or one line of JSON at the end.
 
-Answer (or JSON) on stdout, everything else on stderr. A terminal shows control characters of the model's text
-as signs and does not obey them.
+The answer or the JSON goes to stdout, everything else to stderr. On a terminal, control characters in the
+model's text are replaced by signs, so that they have no effect.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ DIM = "\x1b[2m"
 
 
 class PlainDisplay:
-    """Shows generations on stdout and stderr. `watched`: stderr is a terminal, so progress is shown."""
+    """Shows generations on stdout and stderr. If stderr is a terminal, `watched`, it shows progress."""
 
     def __init__(self, as_json: bool, statistics: bool):
         self.as_json, self.statistics = as_json, statistics
         self.watched = on_terminal()
         self.region = Region()
-        self.thinking = False  # inside <thought>
+        self.thinking = False  # <thought> was printed, but </thought> not yet
         self.partial_line = False  # the answer so far does not end in a newline
         self.blocks = 0
         self._current: Generation | None = None
-        self._warned = 0  # how many of its warnings are shown
+        self._warned = 0  # number of its warnings that are shown
         if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows "?"
             sys.stdout.reconfigure(errors="replace")
 
     def step(self, step: Step) -> None:
-        """Show how far the canvas is. `Step.step` counts down to 1, `Step.index` up from 0."""
+        """Show the progress of the canvas. `Step.step` counts down to 1, `Step.index` counts up from 0."""
         line = (
             f"block {self.blocks + 1}  step {step.index + 1}/{step.step + step.index}"
             f"  mean entropy {float(step.mean_entropy.mean()):.4f}"
@@ -64,7 +64,7 @@ class PlainDisplay:
         self.region.draw([line[: terminal_size().columns - 1]])
 
     def begin(self, generation: Generation) -> None:
-        """Begin with another of several candidates."""
+        """Begin to show `generation`, which may be one of several candidates."""
         number, count = generation.candidates.index(generation), len(generation.candidates)
         self.blocks = self._warned = 0
         self._current = generation
@@ -89,7 +89,7 @@ class PlainDisplay:
             say(describe(block, canvas_length), dim=True)
 
     def end(self, generation: Generation, finished: bool = True) -> None:
-        """Show what comes last. finished: False after an interrupt, with the blocks that have converged."""
+        """Show JSON and statistics. finished: False after an interrupt, when only converged blocks exist."""
         self.tidy()
         if self.as_json:
             click.echo(json.dumps(result(generation, finished), allow_nan=False))
@@ -97,7 +97,7 @@ class PlainDisplay:
             say(f"{generation.stats.table()}\nseed         {generation.seed}", dim=True)
 
     def tidy(self) -> None:
-        """End an open line or thought, so that what follows starts on its own line. Show warnings."""
+        """End an open line or thought, so that the next output starts on a new line. Show warnings."""
         self.region.clear()
         self._thought("", over=True)
         if self.partial_line:
@@ -129,12 +129,12 @@ class PlainDisplay:
             self.partial_line = not text.endswith("\n")
 
     def _own_line(self) -> None:
-        """End an open line of the thought or, where both outputs meet, of the answer, before statistics."""
+        """End an open line of a thought, or of an answer on the same terminal, before statistics follow."""
         if self.thinking or (self.partial_line and outputs_meet()):
             self._write("\n", err=True)
 
     def _write(self, text: str, err: bool = False) -> None:
-        """The answer plain to stdout, all else dim to stderr."""
+        """Write `text` to stdout or, if `err`, dim to stderr."""
         stream = sys.stderr if err else sys.stdout
         if stream is not None and stream.isatty():
             text = text.translate(CONTROLS_OF_LINES)
@@ -145,7 +145,7 @@ class PlainDisplay:
 
 
 def result(generation: Generation, finished: bool) -> dict[str, Any]:
-    """Return the object of --json, from the blocks so far. An unfinished one has no finish_reason."""
+    """Return the object of --json, from the blocks so far. Its finish_reason is None if not `finished`."""
     blocks, statistics = generation.blocks, generation.stats.to_dict()
     return {
         "answer": "".join(block.answer for block in blocks),
@@ -160,7 +160,7 @@ def result(generation: Generation, finished: bool) -> dict[str, Any]:
 
 
 def describe(block: Block, canvas_length: int) -> str:
-    """One line of statistics about one block; in-step and gross as in `Stats`, for this block alone."""
+    """Return a line of statistics of one block. In-step and gross speed are as in `Stats`, for this block."""
     return (
         f"[block {block.index + 1}: {len(block.token_ids)} tokens in {block.denoising_steps} steps and "
         f"{block.seconds:.2f} s, {'converged' if block.converged else 'not converged'}, "

@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.result import Generation
 
 MOST_CANVASES = 4
-_SETTLING, _CHANGE = "#e66100", "#0072b2"  # apart for colour-blind readers, too
+_SETTLING, _CHANGE = "#e66100", "#0072b2"  # colour-blind readers can tell them apart
 
 
 def plot_trace(generation: Generation) -> Figure:
-    """Plot the last four canvases of a generation with `trace=True`, which is run to its end.
+    """Plot the last four canvases of a generation with `trace=True`. The generation is run to its end.
 
-    They are committed ones, and one that an interrupt or an error ended. A canvas has three panels with its
-    denoising steps downwards: the entropy (nats) of each position; how many positions were accepted, and the
-    mean entropy; where the tokens of the draft changed for the last time, with a cross below for each that
-    the grammar or the thinking budget replaced. The figure does not belong to pyplot or a GUI: show it as the
-    last value of a notebook's cell, or `savefig` it.
+    They are committed canvases, but the last may be one that an interrupt or an error ended. Each has three
+    panels, with denoising steps downwards. The first shows the entropy of each position, in nats. The second
+    shows the number of accepted positions and the mean entropy. The third shows the step in which each
+    position's draft token last changed, and below it a cross where the grammar or the thinking budget
+    replaced the token. The figure does not belong to pyplot. Show it as a notebook cell's last value, or
+    `savefig` it.
 
-    Raises `InputError` without a trace or matplotlib.
+    Raises `InputError` if there is no trace, nothing was denoised, or matplotlib is missing.
     """
     trace = getattr(generation, "trace", None)
     if trace is None:
@@ -104,7 +105,7 @@ def _plot(canvas: TracedCanvas, heat: Axes, accepted: Axes, changed: Axes) -> No
 
 
 def new_figure(width: float, height: float, needed_by: str) -> Any:
-    """Return an empty figure, sizes in inches. Raises `InputError` without matplotlib."""
+    """Return an empty figure. Sizes are in inches. Raises `InputError` if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -113,7 +114,7 @@ def new_figure(width: float, height: float, needed_by: str) -> Any:
         ) from error
 
     class NotebookFigure(Figure):
-        """Shows itself in a notebook. Matplotlib's own does so only once pyplot was imported."""
+        """A figure that a notebook shows. Matplotlib's own figures need an import of pyplot for that."""
 
         def _repr_png_(self) -> bytes:
             picture = io.BytesIO()
