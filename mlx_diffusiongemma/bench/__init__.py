@@ -1,1 +1,1 @@
-"""Measurements of `mlx_dg bench`: times, bytes and arithmetic of a denoising step."""
+"""Measures times, bytes and arithmetic of a denoising step, for `mlx_dg bench`."""

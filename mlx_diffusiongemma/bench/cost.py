@@ -1,8 +1,8 @@
 """Minimum bytes and operations of a denoising step, from its shapes and the storage of its tensors.
 
-These pure functions count what every implementation must move: each needed weight once, keys and values once,
-logits written once and read once by the sampler. They do not count activations between operations, which may
-stay in caches, or attention scores, which may be fused.
+These pure functions count the bytes that every implementation must move. Each needed weight, key and value is
+read once. Logits are written once, and the sampler reads them once. Activations between operations are not
+counted, because they may stay in caches. Attention scores are not counted, because they may be fused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 
 
 def stored_bytes(model: DiffusionGemma) -> dict[str, int]:
-    """Return bytes of the decoder's tensors by class (`converter.recipes.CLASSES`), including scales."""
+    """Return the bytes of the decoder's tensors, scales included, by class (`converter.recipes.CLASSES`)."""
     stored = dict.fromkeys(CLASSES, 0)
     parameters: Any = tree_flatten(model.parameters())
     for name, array in parameters:
@@ -45,8 +45,8 @@ def step_cost(
         prefix: number of positions before the canvas.
         canvas: number of positions of the canvas.
         itemsize: bytes of an activation, a key or a logit.
-        dense_rows: number of the canvas's soft embeddings that are softmax(logits) @ table over the whole
-            vocabulary. Sparse ones read the logits again, and almost nothing of the table.
+        dense_rows: number of canvas positions whose soft embedding is softmax(logits) @ table over the whole
+            vocabulary. Sparse soft embeddings read the logits again, and almost nothing of the table.
     """
     text = config.text
     gated = 3 * text.hidden_size * text.intermediate_size  # weights of a gated MLP: gate, up, down
@@ -86,7 +86,7 @@ def experts_touched(text: TextConfig, rows: int) -> float:
 
 
 def _projection_weights(text: TextConfig) -> int:
-    """Return the number of weights of q, o, k and v. Layers with full attention have no v (K = V)."""
+    """Return the number of weights of the q, k, v and o projections. Layers with full attention have no v."""
     return sum(
         text.hidden_size * head_dim * (2 * text.num_attention_heads + heads * (1 if kind == FULL else 2))
         for kind, heads, head_dim in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True)
@@ -94,7 +94,7 @@ def _projection_weights(text: TextConfig) -> int:
 
 
 def _attention(text: TextConfig, prefix: int, canvas: int, itemsize: int) -> Cost:
-    """Return the cost of attention: two products per query, key and head. K and V are read once."""
+    """Return the cost of attention: two products for each query, key and head, and one read of K and V."""
     nbytes, flop = 0.0, 0.0
     for kind, heads, head_dim in zip(text.layer_types, text.kv_heads, text.head_dims, strict=True):
         keys = canvas + (prefix if kind == FULL else min(prefix, text.sliding_window - 1))

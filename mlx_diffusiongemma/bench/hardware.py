@@ -1,13 +1,13 @@
-"""The ceilings of a chip: the most bytes and operations per second.
+"""The ceilings of a chip: the highest numbers of bytes and of operations per second.
 
-Apple's chips are in a table. Other chips, and MLX's CPU backend, are measured. If a step exceeds a ceiling,
-the ceiling is raised, because the table may be wrong and a busy machine slows the measurement.
+Apple's chips are in a table. Other chips, and MLX's CPU backend, are measured. If a step is faster than a
+ceiling, the ceiling is raised, because the table may be wrong and a busy machine slows the measurement.
 
 Bandwidth is from Apple's technical specifications. Arithmetic of M1 to M4 is GPU cores * 128 FMA per cycle
 (the same for fp32 and fp16) * 2 * clock, from metal-benchmarks (Philip Turner). Arithmetic of M5 is cores *
 1024 FLOP per cycle of its neural accelerators (16-bit input), measured by Taras Zakharko on A19, at 1.6 GHz.
-Apple does not publish clocks. The ones here are reports by others and may be off by several per cent. A name
-stands for its largest configuration: M3 Max and M4 Max also exist with 300 and 410 GB/s.
+Apple does not publish clocks. The clocks here are reports by others and may be wrong by several per cent.
+Each entry is the largest configuration of its name. M3 Max and M4 Max also exist with 300 and 410 GB/s.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _CHIPS: dict[str, tuple[float, int, float]] = {
 _FLOP_A_CYCLE, _FLOP_A_CYCLE_M5 = 2 * 128, 1024  # per core
 
 _COPIED_BYTES = 2**27  # larger than any cache
-_LEAST_SECONDS, _LARGEST_MATRIX = 0.03, 8192  # shorter runs do not reach the chip's speed
+_LEAST_SECONDS, _LARGEST_MATRIX = 0.03, 8192  # products that take less time do not reach the chip's speed
 _TIMED_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Maximum GB (10^9 bytes) and TFLOP per second of a chip.
+    """Highest numbers of GB (10^9 bytes) and TFLOP per second of a chip.
 
     source: "table", "measured", or "exceeded" for values of the table that a step exceeded.
     """
@@ -60,7 +60,7 @@ class Ceilings:
     source: str
 
     def raised(self, bandwidth: float, arithmetic: float) -> Ceilings:
-        """Return these ceilings, raised to the speeds in the arguments where these are higher."""
+        """Return these ceilings, each raised to the speed in the argument if that is higher."""
         most = replace(
             self,
             bandwidth_gb_per_second=max(self.bandwidth_gb_per_second, bandwidth),
@@ -79,7 +79,7 @@ def ceilings(dtype: mx.Dtype) -> Ceilings:
 
 
 def probe(dtype: mx.Dtype) -> tuple[float, float]:
-    """Measure GB/s and TFLOP/s of simple operations, the latter in `dtype`. Takes about a second."""
+    """Measure and return GB/s and, for `dtype`, TFLOP/s of simple operations. Takes about a second."""
     return _bandwidth(), _arithmetic(dtype)
 
 
@@ -94,9 +94,9 @@ def from_table(chip: str) -> Ceilings | None:
 
 
 def _bandwidth() -> float:
-    """Return GB/s of a sum, which reads, or of a negation, which reads and writes, whichever is faster.
+    """Measure a sum, which reads, and a negation, which reads and writes. Return the higher GB/s.
 
-    A plain copy does not work, because MLX copies only if it must.
+    A plain copy cannot be measured, because MLX copies an array only if it must.
     """
     array = mx.zeros((_COPIED_BYTES // 4,))
     mx.eval(array)
@@ -105,7 +105,7 @@ def _bandwidth() -> float:
 
 
 def _arithmetic(dtype: mx.Dtype) -> float:
-    """Return TFLOP/s of a square matrix product, the best over growing sizes."""
+    """Return the highest TFLOP/s of square matrix products of growing size."""
     size, best = 256, 0.0
     while True:
         matrix = mx.full((size, size), 0.5, dtype=dtype)
@@ -117,6 +117,6 @@ def _arithmetic(dtype: mx.Dtype) -> float:
 
 
 def _shortest(operation: Callable[[], mx.array]) -> float:
-    """Return the seconds of the fastest of a few runs, after one that is not timed."""
+    """Return the seconds of the fastest of a few runs, after one run that is not timed."""
     mx.eval(operation())
     return min(timeit.repeat(lambda: mx.eval(operation()), repeat=_TIMED_RUNS, number=1))

@@ -1,4 +1,4 @@
-"""Times one point of a sweep: a prompt length and a canvas length.
+"""Times one point of a benchmark. A point is a prompt length and a canvas length.
 
 A step is timed as in a generation, and then again part by part, with a barrier after each part. Barriers keep
 the device from overlapping parts, so the parts may add up to more than the step.
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 PARTS = ("body", "logits", "sampler", "soft_embedding")
 
-_CANVASES = 3  # number of timed canvases, of which the median counts
+_CANVASES = 3  # number of timed canvases, whose median is reported
 
 
 @dataclass(frozen=True)
 class Times:
-    """Times in seconds, and other measurements of one point.
+    """Times in seconds, and other measurements, of one point.
 
     prefill: time to encode the prompt.
     step: time of one denoising step.
     parts: time of each part of a step.
     encode_canvas: time to encode a committed canvas.
-    dense_rows: median number of rows per step whose soft embedding reads the whole vocabulary, because the
-        sparse one drops too much or the vocabulary is too small for one.
-    peak_memory: bytes, including weights, during prefill and denoising.
+    dense_rows: median number of positions per step whose soft embedding is computed over the whole
+    vocabulary,
+        because a sparse one drops too much probability, or because the vocabulary is too small for one.
+    peak_memory: peak bytes during prefill and denoising, including weights.
     """
 
     prefill: float
@@ -51,7 +52,7 @@ class Times:
 
 
 def measure(model: DiffusionGemma, prompt_tokens: int, canvas_length: int, steps: int, seed: int) -> Times:
-    """Time a random prompt and canvases of `steps` denoising steps after it, all after a warm-up."""
+    """Warm up, then time a random prompt and canvases of `steps` denoising steps after it."""
     ids = np.random.default_rng(seed).integers(model.config.text.vocab_size, size=(1, prompt_tokens))
     prompt = mx.array(ids, dtype=mx.int32)
     draws = SeededDraws([NoiseKey(seed, 0, 0, 0)], canvas_length, model.config.text.vocab_size)
@@ -86,7 +87,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 class PartClock:
-    """A clock for the parts of a step, each evaluated at its end. Pass `lap` to `denoise`."""
+    """Times the parts of a step. Pass `lap` to `denoise`. It evaluates each part before it stops the time."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {name: [] for name in PARTS}
@@ -102,14 +103,14 @@ class PartClock:
         self._since = now
 
     def medians(self) -> dict[str, float]:
-        """Return the median of each part's laps, without the first, which warms up."""
+        """Return the median time of each part. The first lap of a part is a warm-up and is left out."""
         return {name: statistics.median(times[1:]) for name, times in self.times.items()}
 
 
 def _parts(
     model: DiffusionGemma, cache: PrefixCache, settings: Settings, draws: SeededDraws
 ) -> tuple[dict[str, float], float]:
-    """Return the median seconds of each part over the steps of a canvas, and its dense rows."""
+    """Return the median seconds of each part over the steps of a canvas, and the median of `dense_rows`."""
     clock = PartClock()
     dense_rows: list[int] = []
     sparse = is_sparse(model.decoder.embed_tokens)

@@ -18,7 +18,7 @@ _SMALL = 0.1  # steps that need less GB or TFLOP are shown in MB and GFLOP
 
 
 class _Column(NamedTuple):
-    """A column: its heading in two lines, the key of a point, and the format of its value."""
+    """A column: the two lines of its heading, and the key, the factor and the format of its values."""
 
     above: str
     heading: str
@@ -73,7 +73,7 @@ def _speed(largest: dict[str, Any]) -> list[_Column]:
 
 
 def _units(largest: dict[str, Any]) -> tuple[tuple[str, float], tuple[str, float]]:
-    """Return the units for bytes and operations, with the number of them in a GB and a TFLOP."""
+    """Return the units for bytes and for operations, each with its number in a GB or a TFLOP."""
     return (
         ("GB", 1) if largest["step_gb"] >= _SMALL else ("MB", 1e3),
         ("TFLOP", 1) if largest["step_tflop"] >= _SMALL else ("GFLOP", 1e3),
@@ -87,7 +87,7 @@ def _of_points(points: Sequence[dict[str, Any]], columns: Sequence[_Column]) -> 
 
 
 def _needed(point: dict[str, Any]) -> str:
-    """Format the minimum bytes and operations of a step, by part."""
+    """Format the minimum bytes and operations of each part of a step at this point."""
     (gb, gb_factor), (tflop, tflop_factor) = _units(point)
     parts = [*point["needed"].items(), ("all", {"gb": point["step_gb"], "tflop": point["step_tflop"]})]
     rows = [

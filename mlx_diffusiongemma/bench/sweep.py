@@ -1,4 +1,4 @@
-"""The whole benchmark: checks its arguments, loads the model, and times every point."""
+"""Runs the whole benchmark: checks the arguments, loads the model, and times every point."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PROMPT_TOKENS = (128, 1024, 4096)
 _MOST_STEPS = 1000
 _QUESTION, _DEMO_QUESTION = "Why is the sky blue?", "Count to 37."  # the demo knows only a few tasks
-# Values that the result reports of a real generation, with their names in `Stats`.
+# Values of `Stats` that the result reports about one real generation.
 GENERATION = (
     "new_tokens", "answer_tokens", "blocks", "denoising_steps", "steps_per_block", "tokens_per_forward",
     "in_step_tokens_per_second", "gross_tokens_per_second", "net_tokens_per_second",
@@ -37,7 +37,7 @@ GENERATION = (
 
 
 def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
-    """Return the numbers in a text such as "128,1024". Raise `InputError` unless all are integers above 0."""
+    """Return the numbers in a text such as "128,1024", or None for None. Other texts raise `InputError`."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
@@ -56,8 +56,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure the model `name` at every prompt and canvas length. Return the output of `mlx_dg bench`.
 
-    None means the default in the command's help. Units are in the keys: GB are 10^9 bytes, TFLOP 10^12
-    operations.
+    An argument that is None has the default in the command's help. Units are part of the result's keys: a GB
+    is 10^9 bytes, a TFLOP is 10^12 operations.
 
     Raises:
         InputError: an argument is invalid or a point does not fit. Raised before anything is timed.
@@ -72,7 +72,7 @@ def run(
         dtype = synthetic.default_dtype()
         _check_memory(synthetic.quantized_skeleton(config, dtype), points)
         model = synthetic.build(config, seed, dtype)
-        # The answers of a random model, and where they stop, mean nothing.
+        # A random model is not asked to generate, because its answers mean nothing.
         generation: dict[str, Any] = dict.fromkeys(("prompt", *GENERATION))
     else:
         directory = resolve(name)
@@ -90,7 +90,7 @@ def run(
 def measured(
     model: DiffusionGemma, name: str, points: list[tuple[int, int]], steps: int, seed: int
 ) -> dict[str, Any]:
-    """Return the result of `run` for a loaded model. points: (prompt tokens, canvas length)."""
+    """Return the result of `run` for a loaded model. points: pairs of prompt tokens and canvas length."""
     limits = ceilings(model.dtype)
     times = []
     with wired_limit():  # as in generations
@@ -136,7 +136,7 @@ def measured(
 def _points(
     config: ModelConfig, prompt_tokens: tuple[int, ...] | None, canvas_lengths: tuple[int, ...] | None
 ) -> list[tuple[int, int]]:
-    """Return all pairs of lengths. Raise `InputError` if they do not fit the model."""
+    """Return all pairs of prompt and canvas length. Raise `InputError` if a pair does not fit the model."""
     limit, longest = config.text.max_position_embeddings, config.canvas_length
     canvases = canvas_lengths or (longest,)
     if max(canvases) > longest:
@@ -154,7 +154,7 @@ def _points(
 
 
 def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
-    """Raise `InputError` if a point needs more memory than there is. The model's weights may be lazy."""
+    """Raise `InputError` if a point needs more memory than there is. Lazy weights stay lazy."""
     for prompt_tokens, canvas_length in points:
         try:
             check_fits(model, prompt_tokens, canvas_length, model.generation_config.prefill_step_size)
@@ -164,7 +164,7 @@ def _check_memory(model: DiffusionGemma, points: list[tuple[int, int]]) -> None:
 
 
 def _speeds(needed: dict[str, cost.Cost], times: Times) -> tuple[float, float]:
-    """Return GB/s and TFLOP/s that a step reaches, from the cost that it needs."""
+    """Return the GB/s and TFLOP/s of a step: the cost that it needs, divided by its time."""
     total = cost.total(needed)
     return total.nbytes / 1e9 / times.step, total.flop / 1e12 / times.step
 

@@ -1,7 +1,8 @@
-"""Random quantized weights in the real shapes, created in their stored form without a checkpoint.
+"""Builds models of the real shapes from random weights, created in quantized form without a checkpoint.
 
-Such a model repeats its noise, so its steps per canvas and accepted tokens say nothing about the real model.
-But a step costs the same as a real one: every expert is chosen, and canvases stay as varied as noise.
+Such a model outputs its input, which is noise, so its steps per canvas and accepted tokens say nothing about
+the real model. But a step costs as much as a real step, because every expert is chosen and canvases stay as
+varied as noise.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..ops import on_gpu
 
 PREFIX = "synthetic:"
 
-_STD = 0.018  # deviation of weights that are not quantized; scales of 2**-(bits + 4) give the same
+_STD = 0.018  # deviation of unquantized weights; quantized ones have the same, by scales of 2**-(bits + 4)
 # Norm weights at the end of a layer's branches. They are so small that after 30 layers each token is still
 # the likeliest at its position. At 1, logits would be flat, and every step would need the dense soft
 # embedding, which a real canvas does not need once it settles.
@@ -36,8 +37,9 @@ def layers_of(name: str, layers: int | None) -> int | None:
     """Return the number of layers of the synthetic model `name`, or None if `name` is not synthetic.
 
     Raises:
-        InputError: the name is unknown, the number is out of range, or the model is not synthetic but
-            `layers` is set.
+        InputError: the synthetic name is unknown, `layers` is out of range, or `layers` is set for a model
+        that
+            is not synthetic.
     """
     if not name.startswith(PREFIX):
         if layers is not None:
@@ -56,7 +58,7 @@ def default_dtype() -> mx.Dtype:
 
 
 def quantized_skeleton(config: ModelConfig, dtype: mx.Dtype = mx.bfloat16) -> DiffusionGemma:
-    """Return a model in the default recipe's storage. Its parameters are lazy. Do not evaluate them."""
+    """Return a model quantized by the default recipe. Its parameters are lazy and must not be evaluated."""
     model = DiffusionGemma(config)
     model.set_dtype(dtype)
     recipe = RECIPES[DEFAULT_RECIPE]
@@ -70,12 +72,13 @@ def quantized_skeleton(config: ModelConfig, dtype: mx.Dtype = mx.bfloat16) -> Di
 
 
 def build(config: ModelConfig, seed: int, dtype: mx.Dtype) -> DiffusionGemma:
-    """Return a model with evaluated weights: mean 0 and deviation 0.018, norms and scalars 1 or 0.125.
+    """Return a model with evaluated weights: mean 0 and deviation 0.018, but 1 or 0.125 for norms and
+    scalars.
 
-    Memory peaks at the size of all weights plus the largest one.
+    Memory peaks at the size of all weights plus the largest weight.
 
-    dtype: of activations, scales, biases and tensors that are not quantized. In float32, scales and biases of
-        the 26B need 1.6 GB more.
+    dtype: dtype of activations, scales, biases and unquantized tensors. In float32, scales and biases of the
+        26B model need 1.6 GB more than in bfloat16.
     """
     model = quantized_skeleton(config, dtype)
     rng = np.random.Generator(np.random.SFC64(seed))
@@ -93,7 +96,7 @@ def build(config: ModelConfig, seed: int, dtype: mx.Dtype) -> DiffusionGemma:
 
 
 def _values(name: str, shape: tuple[int, ...], bits: int | None, rng: np.random.Generator) -> mx.array:
-    """Return a tensor of the model. Its scales and biases are exact in bfloat16, so the mean is 0."""
+    """Return the values of one tensor. Scales and biases are exact in bfloat16, so that the mean is 0."""
     kind = name.rpartition(".")[2]
     if bits is not None:
         if kind == "weight":
