@@ -1,4 +1,4 @@
-"""`mlx_dg doctor`: checks whether this machine runs the package as it should, for people to paste.
+"""`mlx_dg doctor`: checks if this machine runs the package correctly, and prints a report to share.
 
-examination.py runs the checks, one a file beside it. Each writes on a `Sheet`.
+examination.py runs the checks, each of which has a file in this directory and writes to a `Sheet`.
 """

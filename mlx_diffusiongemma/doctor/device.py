@@ -1,4 +1,4 @@
-"""The chip, how much memory it may use, and what slows it down."""
+"""Checks the chip, the memory that it may use, and settings that make it slow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..ops import metal
 from . import system
 from .sheet import Sheet
 
-_ABOUT_THE_DEFAULT = 0.95  # of what macOS chooses, which differs from one Mac to the next
+_ABOUT_THE_DEFAULT = 0.95  # share of the estimated macOS default, because the real default differs by Mac
 
 
 def check(sheet: Sheet) -> None:
@@ -40,7 +40,7 @@ def check(sheet: Sheet) -> None:
 
     if not system.is_mac():
         sheet.notes.append("this is not a Mac and has no Metal; nothing here says how a Mac does")
-    elif not ok and not system.is_translated():  # the section Versions says that
+    elif not ok and not system.is_translated():  # the section Versions reports Rosetta
         sheet.problems.append(
             f"Metal cannot be used: {reason}; a virtual machine may have none, and Python must be arm64"
         )
@@ -66,7 +66,7 @@ def _size(nbytes: int | str | None) -> str:
 
 
 def _free_disk() -> int | None:
-    """Return the bytes that downloads of models may take."""
+    """Return the free bytes on the disk of the hub cache, or None if no part of its path exists."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)

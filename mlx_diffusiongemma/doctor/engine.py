@@ -1,4 +1,4 @@
-"""Whole generations of the bundled demo model, whose answers are known, in every way they can run here."""
+"""Checks the demo model's generations against known answers, with and without kernels and mx.compile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Way = Callable[[], AbstractContextManager[Any]]
 
 
 class Known(NamedTuple):
-    """A prompt and its right answer, which the model gave with each of 20 seeds, in float32 and bfloat16."""
+    """A prompt and its right answer, which the model gives with each of 20 seeds in float32 and bfloat16."""
 
     prompt: str
     thinking: bool
@@ -76,7 +76,7 @@ def check(sheet: Sheet) -> None:
 
 
 def _ways() -> dict[str, tuple[_Way, str]]:
-    """Return other ways to run, by name: how, and why that is not compared here ("" where it is)."""
+    """Return other ways to run, by name: a context for it, and the reason why it cannot be checked or ""."""
     available, reason = metal.available()
     kernels, other = ("without the kernels", "off") if metal.enabled() else ("with the kernels", "on")
     compiled = "" if on_gpu() else "nothing is compiled on the CPU"
@@ -110,7 +110,7 @@ def _agreement(
 
 
 def _run(model: _Demo, known: Known) -> tuple[Generation, list[float]]:
-    """Return the finished generation and the seconds that each of its steps took."""
+    """Run a known prompt. Return the finished generation and the seconds of each of its steps."""
     steps: list[Step] = []
     generation = generate(*model, known.prompt, thinking=known.thinking, seed=0, on_step=steps.append)
     str(generation)

@@ -1,7 +1,7 @@
-"""Runs the checks one after the other and prints a report. Nothing is sent anywhere.
+"""Runs the checks one after the other and prints a report. Nothing is sent over the network.
 
-Each section is printed when it is done, so that a crash of the whole process shows where it happened. Lines
-are indented: Markdown shows them as they are.
+Each section is printed when its check is done, so that a crash of the whole process shows where it happened.
+Lines are indented, so that Markdown shows them unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..console.messages import count
 from . import system
 from .sheet import Sheet
 
-# Title -> module with a function `check(sheet)`. A module that cannot be imported is a finding.
+# Title -> module with a function `check(sheet)`. A module that cannot be imported is reported as a problem.
 CHECKS = {title: title.lower() for title in ("Versions", "Device", "Kernels", "Engine", "Memory")}
 _WITHOUT_MLX = "Versions"
 
@@ -21,12 +21,13 @@ _WITHOUT_MLX = "Versions"
 def examine(
     show: Callable[[str], None], progress: Callable[[str], None], aside: Callable[[str], None]
 ) -> bool:
-    """Show the report, part by part. Return True if nothing is wrong.
+    """Show the report, section by section. Return True if no problem was found.
 
     Args:
-        show: takes the report. progress: takes what runs now. aside: takes messages that the report omits.
+        show: gets the report. progress: gets the check that runs now. aside: gets messages that the report
+            omits, because they may hold private data.
     """
-    problems: dict[str, None] = {}  # in their order; what several checks meet is shown once
+    problems: dict[str, None] = {}  # an ordered set, so that a problem of several checks is shown once
     notes = []
     show("## mlx_dg doctor")
     for title, module in CHECKS.items():
@@ -49,7 +50,7 @@ def examine(
 
 
 def _imports_mlx(sheet: Sheet) -> bool:
-    """Return True if MLX can be imported. Otherwise write why, unless another finding says so: Rosetta."""
+    """Return True if MLX can be imported. Otherwise report a problem, unless Rosetta is reported as one."""
     try:
         import_module("mlx.core")
     except Exception as error:

@@ -1,7 +1,7 @@
-"""The Metal kernels against the MLX operations that define them, on this device.
+"""Compares the Metal kernels, on this device, with the MLX operations that define their results.
 
-A spot check: the trial of each kernel's self-check, at the sizes of the demo and of the released model. The
-package's tests compare on many more inputs. A kernel that a generation has switched off is compared as well.
+Each kernel runs the trial of its self-check, at the sizes of the demo and of the released model. The
+package's tests compare many more inputs. A kernel that a failed self-check has switched off is compared, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..ops.self_check import Check, checks_of, too_large
 from .sheet import Sheet
 
 SIZES = ((704, 128, 64), (262144, 2816, 256))  # tokens and columns of the embedding, positions of a canvas
-# A complaint of Metal's compiler about the generated source, which holds nothing of this machine.
+# An error of Metal's compiler about generated source. It holds no data of this machine.
 _COMPLAINT = re.compile(r"^program_source:\d+:\d+: error: [ -~]{1,200}", re.MULTILINE)
 _ADVICE = "set MLX_DG_KERNELS=off until this is fixed, and please report it with this text"
 
@@ -57,7 +57,7 @@ def _result(sheet: Sheet, each: Check, use: str) -> str:
 
 
 def _random_table(vocab: int, columns: int, dtype: mx.Dtype) -> nn.QuantizedEmbedding:
-    """Return an embedding in 8 bits, as in the default recipe, of values up to 1/32."""
+    """Return an embedding with random values up to 1/32, in 8 bits as in the default recipe."""
     table: Any = nn.QuantizedEmbedding(vocab, columns, 64, 8)  # its own values stay lazy
     words = mx.random.randint(-(2**31), 2**31 - 1, table.weight.shape, key=mx.random.key(4))
     table.weight = words.view(mx.uint32)

@@ -1,4 +1,4 @@
-"""The recipes of the released model that run here, and how long a prompt they may read."""
+"""Lists the recipes of the released model, and the longest prompt with which each fits in memory here."""
 
 from __future__ import annotations
 

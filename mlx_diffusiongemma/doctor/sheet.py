@@ -1,4 +1,4 @@
-"""Lines of the report, and findings. They hold only fields that cannot name a user, a machine or a place."""
+"""Lines and findings of the report. They hold only data that cannot name a user, a machine or a place."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 class Sheet:
     """One section of the report.
 
-    lines: in their order. problems: something does not work. notes: it works, but there is something to
-    know. details: messages from outside the package. They may hold anything, so they are not in the report.
+    lines: lines of the section, in order. problems: findings about things that do not work. notes: findings
+    about things that work, but not well. details: messages from outside the package. They may hold private
+    data, so they are not in the report.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -20,13 +21,13 @@ class Sheet:
     details: list[str] = field(default_factory=list)
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Add names and their values, in two columns. Names without a value are left out."""
+        """Add lines with names and values in two columns. Names with an empty value are left out."""
         facts = [(name, value) for name, value in facts if value]
         width = max(len(name) for name, _ in facts)
         self.lines += [f"{name.ljust(width)}  {value}" for name, value in facts]
 
     def failed(self, what: str, error: Exception) -> None:
-        """Add a problem. Its message is a detail."""
+        """Add a problem that names the type of `error`, and a detail with its message."""
         name = type(error).__name__
         self.problems.append(f"{what} failed with {name}; standard error has its message, please report both")
         self.details.append(f"{what}: {name}: {error}")

@@ -1,4 +1,4 @@
-"""Facts that macOS gives about itself. They are None elsewhere and when it does not answer."""
+"""Facts that commands of macOS report. They are None on other systems, or if a command fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_mac() -> bool:
 
 
 def ask(*command: str) -> str | None:
-    """Return what a command of macOS prints, or None if it fails."""
+    """Return the output of a macOS command, or None if it fails or this is not macOS."""
     if not is_mac():
         return None
     try:
@@ -59,6 +59,6 @@ def low_power_mode() -> bool | None:
 
 
 def wired_limit_mb() -> int | None:
-    """Return the MiB that the GPU may wire, as set by hand. 0: macOS decides."""
+    """Return the GPU's memory limit in MiB that was set by hand, 0 if macOS decides, or None if unknown."""
     limit = sysctl("iogpu.wired_limit_mb")
     return int(limit) if limit is not None and limit.isdigit() else None

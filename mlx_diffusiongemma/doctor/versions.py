@@ -1,4 +1,4 @@
-"""Versions, how they fit each other, and environment variables that change results. Imports none of them."""
+"""Checks installed versions, and environment variables that change results. Imports no checked package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .sheet import Sheet
 _PACKAGE = "mlx-diffusiongemma"
 _SHOWN = ("mlx", "mlx-lm", "transformers", "tokenizers", "huggingface_hub", "llguidance", "numpy")
 _BACKENDS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")  # each made for one version of mlx
-# Variables that change results or speed. Others are counted only: names and values may be secrets.
+# Variables that change results or speed. Others are only counted, because names and values may be secrets.
 _VARIABLES = re.compile(
     "MLX_(?:DG_KERNELS|ENABLE_TF32|DISABLE_COMPILE|BFS_MAX_WIDTH|MAX_(?:OPS|MB)_PER_BUFFER|SDPA_BLOCKS"
     "|USE_CUDA_GRAPHS|CUDA_GRAPH_CACHE_SIZE|CUDA_USE_CUDNN_SPDA|METAL_(?:FAST_SYNCH|GPU_ARCH|DEBUG|JIT))"
@@ -71,7 +71,7 @@ def _to_install(name: str, least: str) -> str:
 
 
 def _minimums() -> dict[str, str]:
-    """Return the lowest version of each package that this package's metadata allow."""
+    """Return the lowest version of each required package, from this package's metadata."""
     found = {}
     for requirement in metadata.requires(_PACKAGE) or []:
         parts = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
@@ -81,11 +81,11 @@ def _minimums() -> dict[str, str]:
 
 
 def _installed(name: str) -> list[str]:
-    """Return the installed versions. There are several where installations lie over each other."""
+    """Return the installed versions of a package. Overlapping installations give several."""
     return sorted({distribution.version for distribution in metadata.distributions(name=name)})
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """0.32.4.dev1 -> (0, 32, 4)."""
+    """Return the numbers of a release: (0, 32, 4) for "0.32.4.dev1"."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
