@@ -1,4 +1,4 @@
-"""Conversations."""
+"""Conversations with a model, which can be saved and loaded."""
 
 from .chat import Chat, ChatSettings
 

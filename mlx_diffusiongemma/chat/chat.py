@@ -6,8 +6,8 @@
         print(turn.answer, turn.stats.cached_tokens)
         chat.keep(turn)
 
-Only whole turns are in `messages`: a question is there once its answer is kept. So a turn that failed or was
-interrupted leaves the conversation as it was.
+`keep` adds a question and its answer to `messages`. A turn that fails, or that is not kept, therefore leaves
+the conversation unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """Settings that may change from turn to turn. None: an unlimited budget, a new seed each turn."""
+    """Settings that may change from turn to turn.
+
+    thinking: let the model think before it answers.
+    thinking_budget: maximum number of tokens of thought, None for no limit.
+    seed: seed of every turn, None for a new seed each turn.
+    n: number of candidates per turn.
+    """
 
     thinking: bool = False
     thinking_budget: int | None = None
@@ -45,7 +51,7 @@ class ChatSettings:
 
 @dataclass
 class Totals:
-    """Costs of the turns of a conversation. Of several candidates, the one that was kept counts."""
+    """Sums over the turns that were kept. A turn with several candidates adds only the one that was kept."""
 
     turns: int = 0
     prompt_tokens: int = 0
@@ -70,7 +76,7 @@ class Chat:
         system: a system message.
         name: the model's name in saved chats.
         thinking, thinking_budget, seed, n: the `ChatSettings` at the beginning. `change` replaces them.
-        fixed: fields of `GenerationConfig` for all turns, such as `max_new_tokens=1024`.
+        fixed: other settings of `generate` for all turns, such as `max_new_tokens=1024`.
 
     Attributes:
         messages: dicts with role ("user" and "assistant" alternate) and content. An answer's dict may also
@@ -108,13 +114,13 @@ class Chat:
         self.cache.clear()
 
     def change(self, **settings: Any) -> None:
-        """Take other `ChatSettings` from the next turn on. Raises `InputError` for bad values."""
+        """Replace fields of the `ChatSettings` for later turns. Raises `InputError` for bad values."""
         self.settings = self._checked(replace(self.settings, **settings))
 
     def ask(self, text: str, on_step: Callable[[Step], None] | None = None) -> Generation:
-        """Prepare the answer to `text`, as `generate` does. `keep` puts both into the conversation.
+        """Prepare the answer to `text`, as `generate` does. `keep` adds both to the conversation.
 
-        Raises `InputError` for empty text and for a prompt beyond context or memory.
+        Raises `InputError` if the text is empty, or if the prompt does not fit into context or memory.
         """
         prompt = [{key: message[key] for key in ("role", "content")} for message in self.messages]
         settings: dict[str, Any] = self.fixed | asdict(self.settings)
@@ -131,9 +137,10 @@ class Chat:
         return generation
 
     def keep(self, generation: Generation) -> None:
-        """Go on with `generation`, the last one asked for or another of its candidates.
+        """Add the last question, and the answer in `generation`, to the conversation.
 
-        It is not run on: the blocks that it has are the answer. Raises `InputError` if they hold none.
+        `generation` is the result of the last `ask`, or one of its candidates. The answer consists of the
+        blocks that have run, and no more are run. Raises `InputError` if these contain no answer.
         """
         question, asked = self._asked or ("", None)
         if asked is None or generation not in asked.candidates:
@@ -149,14 +156,14 @@ class Chat:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation to `path`, whole or not at all, readable for the owner only.
 
-        Raises `InputError` where that fails, and for a file that exists and is not a saved chat.
+        Raises `InputError` if that fails, or if the file exists and is not a saved chat.
         """
         write(path, self.to_dict())
 
     def load(self, path: str | os.PathLike[str]) -> str:
-        """Go on with the conversation in `path`. Return the name of the model that it was held with.
+        """Replace this conversation and its settings by those in `path`. Return the name of their model.
 
-        Raises `InputError`, and changes nothing, if `save` did not write the file.
+        Raises `InputError`, and changes nothing, if the file is not a saved chat.
         """
         values = read(path)
         try:
@@ -165,7 +172,7 @@ class Chat:
             raise InputError(f"{os.fspath(path)!r} is not a saved chat: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the conversation, ready for JSON."""
+        """Return the conversation as a dict that JSON can hold."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -176,7 +183,7 @@ class Chat:
         }
 
     def restore(self, values: Any) -> str:
-        """Go on with the conversation that `to_dict` gave. See `load`."""
+        """Do what `load` does, but with the result of `to_dict` instead of a file."""
         check_format(values)
         name, system, messages = (values.get(key) for key in ("model", "system", "messages"))
         if not isinstance(name, str) or not isinstance(system, str | None):
@@ -208,7 +215,7 @@ class Chat:
 
 
 def _fits(message: Any, role: str) -> bool:
-    """Return True if `message` can have this place in a conversation."""
+    """Return True if `message` has this role, text that is not blank, and no thought other than text."""
     if not isinstance(message, dict) or message.get("role") != role:
         return False
     texts = [message.get("content"), message.get("thought", "")]
@@ -216,6 +223,6 @@ def _fits(message: Any, role: str) -> bool:
 
 
 def written(generation: Generation) -> tuple[str, str]:
-    """Return answer and thought of the blocks that are there. `.answer` and `.thought` would run the rest."""
+    """Return answer and thought of the blocks that have run. `.answer` and `.thought` would run the rest."""
     blocks = generation.blocks
     return "".join(block.answer for block in blocks), "".join(block.thought for block in blocks)

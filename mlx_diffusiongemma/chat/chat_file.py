@@ -1,4 +1,4 @@
-"""The file of a saved chat: JSON, written whole. Its content is that of `Chat.to_dict`."""
+"""Reads and writes saved chats. Such a file holds the result of `Chat.to_dict` as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT, VERSION = "mlx_dg chat", 1
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a saved chat holds. Raises `InputError` for any other file."""
+    """Return the content of a saved chat. Raises `InputError` for any other file."""
     try:
         values = json.loads(read_text(_expanded(path), _MOST_BYTES, "utf-8-sig"))
         check_format(values)
@@ -32,10 +32,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     """Write `values` to `path`, whole or not at all, readable for the owner only.
 
-    Raises `InputError` where that fails, and for a file that exists and is not a saved chat.
+    Raises `InputError` if that fails, or if the file exists and is not a saved chat.
     """
     try:
-        target = Path(os.path.realpath(_expanded(path)))  # what a link names is replaced, not the link
+        target = Path(os.path.realpath(_expanded(path)))  # the file behind a link is replaced, not the link
         if target.exists():
             read(target)
         number, temporary = tempfile.mkstemp(dir=target.parent, prefix=".mlx_dg_chat.")
@@ -45,7 +45,7 @@ def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
                 file.write("\n")
             os.replace(temporary, target)
         finally:
-            with contextlib.suppress(FileNotFoundError):  # renamed
+            with contextlib.suppress(FileNotFoundError):  # it has been renamed
                 os.unlink(temporary)
     except (OSError, ValueError) as error:  # a full disk; half of a surrogate pair
         reason = getattr(error, "strerror", None) or one_line(error)
@@ -57,7 +57,7 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def check_format(values: Any) -> None:
-    """Raises `InputError` unless `values` call themselves a saved chat that this package reads."""
+    """Raises `InputError` unless `values` have the format and version of saved chats that are read here."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f'"format": "{FORMAT}" is missing')
     if values.get("version") != VERSION:
