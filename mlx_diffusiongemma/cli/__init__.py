@@ -4,7 +4,7 @@ Only the answer goes to standard output (with --json: one line of JSON). Thought
 errors go to standard error. An error is one line. Exit status: 0 success, 1 failure during the work, 2 bad
 input or usage, 130 interrupted, 141 the reader of the output has closed it.
 
-Commands import modules that load MLX or transformers when they run, so that --help is fast.
+Modules that load MLX or transformers are imported only when a command runs, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def run() -> NoReturn:
     """Run the command as a process, and exit.
 
     After a signal, or while other threads run, the process exits without finalizing the interpreter.
-    Otherwise a thread that used MLX would abort it (status 134), because freeing its compile cache needs the
-    interpreter.
+    Otherwise a thread that used MLX would abort the process (status 134), because freeing its compile cache
+    needs the interpreter.
     """
     handle_signals()
     status: str | int | None = 130

@@ -1,4 +1,4 @@
-"""`mlx_dg bench`: a model's speed on this machine, and its causes."""
+"""`mlx_dg bench`: measures a model's speed on this machine, and what limits it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def bench(
 ) -> None:
     """Measure a model's speed at several prompt and canvas lengths.
 
-    Prints a table on stderr and one line of JSON on stdout: seconds per step and per part of a step, bytes
-    and operations that a step needs, the share of the chip's limits that it reaches, and the time of one real
-    generation.
+    Prints a table on stderr and one line of JSON on stdout. They contain the seconds per step and per part of
+    a step, the bytes and operations that a step needs, the share of the chip's limits that a step reaches,
+    and the time of one real generation.
     """
     from mlx_diffusiongemma.bench import report, sweep
 

@@ -50,13 +50,13 @@ def chat(
 ) -> None:
     """Hold a conversation. /help lists the commands; q, exit or quit alone on a line ends it.
 
-    At a terminal, Ctrl-C stops an answer and keeps the conversation, and Ctrl-D ends it. Answers go to
-    stdout, everything else to stderr, including a warning when an answer was cut. Lines that were typed are
-    kept in ~/.mlx_dg_history.
+    At a terminal, Ctrl-C stops an answer and keeps the conversation. Ctrl-D ends the conversation. Answers go
+    to stdout. Everything else goes to stderr, including a warning when an answer was cut. Lines that were
+    typed are kept in ~/.mlx_dg_history.
 
-    If standard input is not a terminal, each line of it is a message or a command, and an empty line follows
-    each message's answer. Of several candidates the first answer is taken, unless the next line is a
-    number. The exit status is 1 if one of the lines failed; the others were done.
+    If standard input is not a terminal, each of its lines is a message or a command. An empty line follows
+    the answer to each message. The first of several candidates with an answer is taken, unless the next line
+    is the number of another. If a line fails, the next lines are still done, and the exit status is 1.
     """
     system = checked_utf8(system, "--system")
     from mlx_diffusiongemma import load
@@ -95,16 +95,19 @@ def terminal_lines(screen: TextIO) -> Lines:
 
 
 def terminal() -> TextIO | None:
-    """Return the stream that shows the terminal of standard input; None without either."""
+    """Return stderr or stdout if it is a terminal. Return None if neither is, or if stdin is not."""
     if sys.stdin is None or not sys.stdin.isatty():
         return None
     return next((stream for stream in (sys.stderr, sys.stdout) if stream and stream.isatty()), None)
 
 
 class Conversation:
-    """Reads, asks and shows, until the end of `lines`. Interrupts end it only without a terminal.
+    """Reads messages and commands until the end of `lines`, asks the model and shows its answers.
 
-    failed: a line went wrong. over: the user quit while a candidate was to be chosen.
+    An interrupt ends the conversation only if there is no terminal.
+
+    failed: True if a line failed.
+    over: True if the user quit instead of choosing a candidate.
     """
 
     def __init__(self, chat: Chat, lines: Lines, live: bool, at_terminal: bool):
@@ -112,7 +115,7 @@ class Conversation:
         self.failed = self.over = False
 
     def run(self) -> bool:
-        """Return True if every line went well. At a terminal the user has seen the errors: always True."""
+        """Run the conversation. Return False if a line failed, but always True at a terminal."""
         going_on = True
         while going_on:
             try:
@@ -125,7 +128,7 @@ class Conversation:
         return self.at_terminal or not self.failed
 
     def _line(self) -> bool:
-        """Read and do one line. Return False at the end."""
+        """Read one line, and run the command or answer the message in it. Return False at the end."""
         line = self.lines.read()
         if line is None or line.strip().lower() in QUITS:
             return False
@@ -140,9 +143,9 @@ class Conversation:
             self._turn(line.removeprefix("/"))
         except DiffusionGemmaError as error:
             self._complain(error)
-        except Exception as error:  # MLX's, when Metal has no memory left, or a bug: the conversation stays
+        except Exception as error:  # MLX's, when Metal has no memory left, or a bug: the chat goes on
             self._complain(f"{type(error).__name__}: {error}; the question is taken back")
-        except KeyboardInterrupt:  # before there is anything to show, or once more while that is shown
+        except KeyboardInterrupt:  # before there is anything to show, or a second one
             if not self.at_terminal:
                 raise
             complain("mlx_dg: interrupted; the question is taken back")
@@ -182,7 +185,7 @@ class Conversation:
         self.chat.keep(kept)
 
     def _chosen(self, generation: Generation) -> Generation | None:
-        """Return the candidate that the conversation goes on with, or None without an answer."""
+        """Return the candidate to keep, or None if no candidate has an answer."""
         from mlx_diffusiongemma.chat.chat import written
 
         candidates = dict(enumerate(generation.candidates, start=1))
@@ -208,7 +211,7 @@ class Conversation:
 
 
 def status(generation: Generation) -> str:
-    """Return one line about one answer."""
+    """Return a line of statistics about one answer."""
     stats = generation.stats
     return (
         f"{count(stats.blocks, 'block')}, {count(stats.denoising_steps, 'step')}, "

@@ -1,4 +1,4 @@
-"""The slash commands of `mlx_dg chat`: each changes the conversation and answers with a line or more."""
+"""The slash commands of `mlx_dg chat`, which change a conversation or report about it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ QUITS = ("q", "exit", "quit")  # alone on a line
 
 
 class Command(NamedTuple):
-    """argument: its spelling in the help; "[...]" may be left out, "" takes none. run: returns the text to
-    show, or None to end the chat."""
+    """A slash command.
+
+    argument: its argument, as the help shows it. One in brackets may be left out. "" for a command without.
+    what: its description in the help.
+    run: function that runs it. It returns the text to show, or None to end the chat.
+    """
 
     argument: str
     what: str
@@ -42,7 +46,7 @@ def run_command(chat: Chat, line: str) -> str | None:
 
 
 def chat_help() -> str:
-    """Return the help: a line for each command, and the keys."""
+    """Return the help: a line for each command, and lines about keys."""
     lines = [f"/{name} {command.argument}".ljust(18) + command.what for name, command in COMMANDS.items()]
     lines += [
         "Esc Enter or Alt-Enter begins a new line. // begins a message that starts with a slash.",

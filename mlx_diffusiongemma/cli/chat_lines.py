@@ -12,7 +12,10 @@ from .streams import decoded
 
 
 class Lines(Protocol):
-    """Source of messages. None is their end."""
+    """Source of lines. `read` returns a message or command, `choose` the answer to a question.
+
+    Both return None at the end of the input.
+    """
 
     def read(self) -> str | None: ...
 
@@ -24,7 +27,7 @@ class Lines(Protocol):
 
 
 class TypedLines:
-    """Lines typed at a terminal. Ctrl-C is a `KeyboardInterrupt`."""
+    """Lines typed at a terminal. Ctrl-C raises `KeyboardInterrupt`."""
 
     def read(self) -> str | None:
         return self.choose("> ")
@@ -37,7 +40,7 @@ class TypedLines:
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Hide what is typed while an answer is written. It is read afterwards."""
+        """Do not show what is typed while the context is open. It is read afterwards."""
         number = sys.stdin.fileno()
         before = termios.tcgetattr(number)
         without_echo = [*before]
@@ -50,10 +53,10 @@ class TypedLines:
 
 
 class PipedLines:
-    """Standard input, line by line. `InputError` for a line that is not UTF-8."""
+    """Standard input, line by line. Raises `InputError` for a line that is not UTF-8."""
 
     def __init__(self) -> None:
-        self._ahead: str | None = None  # a line that was read and answers no question
+        self._ahead: str | None = None  # a line that `choose` read, but that is not a number
 
     def read(self) -> str | None:
         if self._ahead is not None:

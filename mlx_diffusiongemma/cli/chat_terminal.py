@@ -28,7 +28,7 @@ HISTORY = "~/.mlx_dg_history"
 
 
 class TerminalLines(TypedLines):
-    """Messages typed at a terminal. screen: the stream that shows it."""
+    """Messages typed at a terminal. screen: the stream that shows the terminal."""
 
     def __init__(self, screen: TextIO):
         output = create_output(stdout=screen)
@@ -40,12 +40,12 @@ class TerminalLines(TypedLines):
             key_bindings=_bindings(),
             history=history(),
             completer=_Commands(),
-            # No more than a command: the menu reserves lines, which a message does not need.
+            # Only for commands: the menu reserves lines on the screen, which a message does not need.
             complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
         )
 
     def read(self) -> str | None:
-        """Return a message or command; None at the end."""
+        """Return a message or command, or None at the end of the input."""
         return self._asked(self._messages, "> ")
 
     def choose(self, question: str) -> str | None:
@@ -59,7 +59,7 @@ class TerminalLines(TypedLines):
 
 
 def history() -> History:
-    """Return the history in `HISTORY`, readable for its owner only; in memory if the file is not writable."""
+    """Return the history in the private file `HISTORY`, or one in memory if that cannot be written."""
     path = os.path.expanduser(HISTORY)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
@@ -84,7 +84,7 @@ class _Commands(Completer):
 
 
 def _bindings() -> KeyBindings:
-    """Return keys: Enter sends, Esc Enter (also Alt-Enter) begins a new line. prompt_toolkit swaps them."""
+    """Return key bindings, the reverse of the defaults: Enter sends, Esc Enter or Alt-Enter begins a line."""
     bindings, typing = KeyBindings(), has_focus(DEFAULT_BUFFER)
 
     @bindings.add("enter", filter=typing)

@@ -13,11 +13,12 @@ from .streams import complain
 def doctor() -> None:
     """Check this machine and print a report to paste into a bug report.
 
-    Versions and how they fit; the chip, its memory limits and Metal; each Metal kernel against the MLX
-    operations that define it, on this device; the bundled demo model's answers; which conversions of the
-    26B model fit, with how much context. Works offline: nothing is downloaded, and nothing is sent
-    anywhere. The report names no user, machine or directory; messages of errors, which might, go to
-    standard error. Exit status 1 when something is wrong; notes do not count.
+    The report shows versions and whether they fit together, the chip, its memory limits and Metal. Each Metal
+    kernel is compared with the MLX operations that define it, and the answers of the bundled demo model with
+    the right ones. The report says which conversions of the 26B model fit, and with how much context.
+
+    Nothing is downloaded or sent. The report names no user, machine or directory. Messages of errors, which
+    might, go to standard error. The exit status is 1 if there is a problem, and 0 if there are only notes.
     """
     from mlx_diffusiongemma.doctor.examination import examine
 

@@ -89,7 +89,8 @@ def _command(name: str, about: str, *more: click.Option) -> click.Command:
 def compare(first: Path, second: Path) -> None:
     """Compare two files of one suite: paired differences, with 95% intervals.
 
-    Answers to the same task in the same run are a pair. Shares: B minus A. Speeds: the median of B / A.
+    Answers to the same task in the same run are a pair. Differences of shares are B minus A. For speeds, the
+    median of B / A is shown.
     """
     from mlx_diffusiongemma.evaluation.comparison import compare as compared
 
@@ -152,7 +153,7 @@ def _run(
 
 
 def _default_path(suite: str, identity: dict[str, Any], changed: Sequence[str]) -> Path:
-    """Return the file of an evaluation with these changed settings, in the current directory."""
+    """Return the default file for the answers, in the current directory. It is named after `changed`."""
     runner = [] if identity["runner"] == "mlx_dg" else [identity["runner"]]
     parts = ["eval", suite, Path(identity["model"]).name or "model", *runner, *changed]
     return Path("-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)[:200] + ".jsonl")

@@ -126,10 +126,10 @@ def generate(
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuse settings that are bad for every checkpoint."""
+    """Raise `InputError` for settings that no checkpoint can use."""
     from mlx_diffusiongemma import Settings
 
-    if settings["max_new_tokens"] is None:  # a budget is compared with the checkpoint's number later
+    if settings["max_new_tokens"] is None:  # the checkpoint's number is not known yet
         settings = settings | {"max_new_tokens": 2**31 - 1}
     Settings().override(**settings)
 

@@ -12,7 +12,7 @@ from mlx_diffusiongemma.errors import InputError
 
 from .streams import flush_outputs
 
-# Numbers that libraries read from the environment when they are imported, where a bad one is a traceback.
+# Variables that libraries read as numbers when they are imported. A bad value would give a traceback.
 _WHOLE = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "TQDM_NCOLS", "TQDM_POSITION")
 _NUMBERS = ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL", "TQDM_MINITERS", "TQDM_SMOOTHING", "TQDM_DELAY")
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def show(generation: Generation, display: PlainDisplay, end: Callable[[Generation, bool], None]) -> None:
-    """Run `generation`, show its blocks as they converge, and call `end(candidate, finished)`.
+    """Run `generation`, show its blocks as they converge, and call `end(candidate, finished)` for each.
 
-    An interrupt ends all candidates with their blocks so far, and is raised again.
+    An interrupt ends the current and all later candidates with the blocks they have, and is raised again.
     """
     for number, candidate in enumerate(generation.candidates):
         display.begin(candidate)

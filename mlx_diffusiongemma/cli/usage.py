@@ -1,4 +1,4 @@
-"""Usage errors in one line, with the way out."""
+"""Explains usage errors in one line, with advice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXTRA = {
 
 
 def explained(error: click.UsageError) -> str:
-    """Return the message of `error`, with a way out if one is known."""
+    """Return the message of `error`, with advice if there is any."""
     message, way_out = error.format_message().rstrip("."), None
     command = error.ctx.command if error.ctx else None
     if isinstance(error, click.NoSuchOption) and command is not None:
@@ -57,7 +57,7 @@ def _sentence(message: str, way_out: str | None) -> str:
 
 
 def unknown_command(name: str, group: click.Group) -> str:
-    """Return the message for a command that `group` does not have, with a way out."""
+    """Return the message for a command that `group` does not have, with advice if there is any."""
     message = f"No such command {name!r}"
     if " " in name:
         return f"{message}; a prompt follows the command generate: mlx_dg generate {name!r}."
