@@ -1,4 +1,4 @@
-"""Device operations, one per file: a reference in plain MLX, a Metal kernel, and a function that chooses.
+"""Device operations: each has a reference in plain MLX, a Metal kernel, and a function that chooses.
 
 The reference defines the result. self_check.py compares a kernel with its reference before its first use.
 """

@@ -16,11 +16,11 @@ class Proposal(NamedTuple):
 
     entropies: fp32, nats.
     samples, argmaxes: int32.
-    invalid: bool, True if the logits are not a distribution.
+    invalid: bool, True if the logits are not a distribution, see `row_statistics`.
     confidences: fp32, probability of the argmax.
     step, steps: the schedule's arguments. `step` counts down to 1. It starts at `steps`, or lower for a
-        canvas with fewer steps. Both are Python ints, but int32 scalars for a traceable sampler, so that one
-        compiled step serves all values.
+        canvas with fewer steps. For a traceable sampler both are int32 scalars, so that one compiled step
+        serves all values. For other samplers they are Python ints.
     """
 
     entropies: mx.array
@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The sampler's settings, named as in `GenerationConfig`."""
+    """Settings of the released sampler and stop rule, named as in `GenerationConfig`."""
 
     entropy_bound: float
     stability_threshold: int
@@ -45,10 +45,10 @@ class Acceptance(NamedTuple):
 
     canvas: int32, the next canvas.
     argmax: int32, this step's likeliest tokens.
-    accepted: bool.
+    accepted: bool, True for positions that keep their sample.
     stable_steps: int32 `[B]`, number of steps in a row that repeated the argmax.
     mean_entropy: fp32 `[B]`, nats, over positions that are not pinned.
-    done: bool `[B]`.
+    done: bool `[B]`, True for rows that need no more steps.
     invalid: bool `[B]`, True if the logits of some position are not a distribution.
     """
 
@@ -67,16 +67,17 @@ def accept_and_renoise(
     """Accept the most certain positions, renoise the others, and decide which rows are done.
 
     Positions of a row are accepted by ascending entropy, as long as the sum of the entropies *before* a
-    position is at most `entropy_bound` (Ben-Hamu et al., arXiv:2505.24857). The lowest is always accepted.
-    Accepted positions keep their sample, all others get `noise`.
+    position is at most `entropy_bound` (Ben-Hamu et al., arXiv:2505.24857). The position with the lowest
+    entropy is always accepted. Accepted positions keep their sample, all others get `noise`.
 
     A row is done when its argmax repeated `stability_threshold` times in a row and its mean entropy is below
-    `confidence_threshold`. A done row keeps everything but `accepted`.
+    `confidence_threshold`. In later steps it keeps its canvas, argmax, stable_steps and mean_entropy.
 
     Args:
         noise: fresh tokens, int32 `[B, C]`.
         pins: int32 `[B, C]`, the token of a pinned position, or `FREE` (-1). A pinned position holds its
-            token, counts as accepted, and is left out of the sum, the mean and the repetition.
+            token and counts as accepted. It has no influence on the sum, the mean entropy or the repetition.
+        previous: result of the step before.
     """
     takes_kernel = _KERNEL.in_use and suits_length(noise.shape[-1])
     choose = accept_and_renoise_kernel if takes_kernel else accept_and_renoise_reference
@@ -142,7 +143,9 @@ def accept_and_renoise_reference(
 def within_entropy_bound(entropies: mx.array, pins: mx.array, bound: float) -> mx.array:
     """Return the positions that `accept_and_renoise` accepts: bool `[B, C]`.
 
-    entropies, pins: fp32 and int32 `[B, C]`.
+    entropies: fp32 `[B, C]`, nats.
+    pins: int32 `[B, C]`.
+    bound: largest sum, in nats.
     """
     pinned = pins >= 0
     order = mx.argsort(mx.where(pinned, mx.inf, entropies), axis=-1)

@@ -23,7 +23,7 @@ SOURCES = _PACKAGE / "kernels" if (_PACKAGE / "kernels").is_dir() else _PACKAGE.
 
 
 def on_gpu() -> bool:
-    """True if MLX's default device is a GPU."""
+    """Return True if MLX's default device is a GPU."""
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
@@ -83,7 +83,10 @@ class Kernel:
         threads: int,
         outputs: Sequence[tuple[Sequence[int], mx.Dtype]],
     ) -> list[mx.array]:
-        """Launch `threadgroups` (x, y) groups of `threads` each. `outputs` are shapes and dtypes.
+        """Launch `threadgroups` (x, y) groups of `threads` threads each, and return the outputs.
+
+        template: constants that are compiled into the kernel.
+        outputs: shape and dtype of each output.
 
         If Metal cannot compile the kernel, evaluation raises MLX's error with the compiler's message.
         """
@@ -111,5 +114,5 @@ def _build(kernel: Kernel) -> Any:
 
 
 def scalar(value: float | mx.array, dtype: mx.Dtype = mx.float32) -> mx.array:
-    """Return a 0-d array, which a kernel reads at run time. A new value does not need a new build."""
+    """Return `value` as a 0-d array. A kernel reads it at run time, so a new value needs no new build."""
     return value.astype(dtype) if isinstance(value, mx.array) else mx.array(value, dtype=dtype)

@@ -1,7 +1,7 @@
-"""Compares each Metal kernel with its reference before a generation uses it.
+"""Compare each Metal kernel with its reference before a generation uses it.
 
-These kernels have not run on every chip and Metal compiler. A kernel that does not compile, or that computes
-something else, is switched off for the process. Its reference replaces it.
+These kernels have not run on every chip and Metal compiler. A kernel that does not compile, or whose results
+differ from those of its reference, is switched off for the process. The reference replaces it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,32 @@ logger = logging.getLogger(__name__)
 
 
 class Check(NamedTuple):
-    """A kernel's name, everything that its compiled code depends on, and a function that makes its trial."""
+    """A check of one kernel.
+
+    kernel: name of the kernel.
+    use: everything that the kernel's compiled code depends on.
+    make: function that makes the trial.
+    """
 
     kernel: str
     use: tuple[Any, ...]
     make: Callable[[], trials.Trial]
 
 
-_passed: set[tuple[str, tuple[Any, ...]]] = set()  # kernel and use
+_passed: set[tuple[str, tuple[Any, ...]]] = set()  # kernel and use of checks that passed
 _lock = threading.Lock()
 
 
 def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) -> tuple[str, ...]:
-    """Return the names of the kernels that a denoising step uses. Each is checked in the way it is used.
+    """Check the kernels that a denoising step uses, and return the names of those that pass.
 
-    The path of a step depends on these names, so they belong to the key of a compiled step. The check
-    evaluates arrays, so call it before a step is traced. It takes a dozen rows, once per process for each
-    kernel and each way to use it.
+    The operations of a step depend on these names, so they belong to the key of a compiled step. The checks
+    evaluate arrays, so call this before a step is traced. Each check takes at most a dozen rows, and is made
+    once per process (see `Check.use`).
 
     Args:
         table: the embedding table.
-        dtype: of the model's activations.
+        dtype: dtype of the model's activations.
         canvas_shape: `[B, C]`.
 
     Raises:
@@ -82,9 +87,9 @@ def checked_kernels(table: Table, dtype: mx.Dtype, canvas_shape: Sequence[int]) 
 
 
 def checks_of(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[Check]:
-    """Return the checks of the kernels that a step uses. See `checked_kernels`."""
+    """Return the checks of the kernels that a step on a canvas `[batch, length]` uses."""
     vocab, columns = table.weight.shape[0], width(table)
-    # Lazy, so nothing is computed.
+    # `project` is lazy, so nothing is computed.
     logits_dtype = project(mx.zeros((1, columns), dtype=dtype), table).dtype
     launch, constants = _passing(batch * length, -(-vocab // CHUNK))
     trial = partial(trials.row_statistics_trial, vocab, logits_dtype, launch)
@@ -104,14 +109,15 @@ def checks_of(table: Table, dtype: mx.Dtype, batch: int, length: int) -> list[Ch
 def _passing(rows: int, columns: int) -> tuple[int | None, tuple[bool, bool]]:
     """Return the number of rows that a trial launches together (None for all), and a key of the build.
 
-    MLX passes arrays of fewer than 8 elements as constants, which makes other code. The trial must launch
-    arrays as they are in use. The key is True for each of `[rows]` and `[rows, columns]` that is a constant.
+    MLX passes arrays of fewer than 8 elements as constants, for which Metal compiles other code. A trial must
+    therefore launch such arrays if a step does. The key has a flag for arrays `[rows]` and one for arrays
+    `[rows, columns]`: True if they are constants.
     """
     return rows if rows < 8 else None, (rows < 8, rows * columns < 8)
 
 
 def too_large(trial: trials.Trial) -> str | None:
-    """Describe the first difference that rounding does not explain, or return None. Raise MLX's errors."""
+    """Return the first difference that rounding cannot explain, in words, or None. Raise MLX's errors."""
     got = trial.kernel()
     mx.eval(got)  # raises the compiler's errors
     mx.synchronize()  # raises the GPU's errors, which would otherwise appear in later work

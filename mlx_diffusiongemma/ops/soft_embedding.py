@@ -11,8 +11,8 @@ from .metal import Kernel, scalar
 from .row_statistics import CHUNK, RowStatistics, processed_logits
 from .table_products import Table, mix
 
-# Probability that a row may lack. The released model rounds every probability to bf16, which changes more
-# (2**-9 of each).
+# Probability that a row's soft embedding may lack. The released model changes more, because it rounds every
+# probability to bf16 (2**-9 of each).
 TOLERANCE = 1e-4
 
 
@@ -21,7 +21,7 @@ class SoftEmbedding(NamedTuple):
 
     Where `dropped_mass` exceeds `TOLERANCE`, the embedding is meaningless. Use `dense_soft_embedding` there.
 
-    embedding: `[R, D]` in the model's dtype, unscaled.
+    embedding: `[R, D]` in the model's dtype, without the model's embedding scale.
     dropped_mass: fp32 `[R]`, the probability that the embedding lacks.
     """
 
@@ -49,22 +49,22 @@ def soft_embedding(
 
 
 def is_sparse(table: Table) -> bool:
-    """Return True if `soft_embedding` may drop probability. For a small vocabulary it is dense."""
+    """Return True if `soft_embedding` may drop probability. For a small vocabulary it does not."""
     return (_KERNEL.in_use and suits_table(table)) or chosen_chunks(table.weight.shape[0]) > 0
 
 
 def dense_soft_embedding(x: mx.array, table: Table, dtype: mx.Dtype) -> mx.array:
-    """Return `softmax(x) @ table`, unscaled, `[..., D]`. x: processed logits `[..., V]`.
+    """Return `softmax(x) @ table`, `[..., D]`. x: processed logits `[..., V]`. dtype: the model's.
 
-    Softmax is in fp32. Logits and probabilities are rounded to `dtype`, the model's, as in the released code.
+    Softmax is in fp32. Logits and probabilities are rounded to `dtype`, as in the released code.
     """
     probabilities = mx.softmax(x.astype(dtype).astype(mx.float32), axis=-1)
-    # Too small to matter. In fp32, products with subnormal numbers take many times longer on a CPU.
+    # Such probabilities do not matter, but products with subnormal fp32 numbers are slow on a CPU.
     probabilities = mx.where(probabilities < 1e-30, 0, probabilities).astype(dtype)
     return mix(probabilities, table)
 
 
-# The reference multiplies whole chunks, and uses one of this many chunks of each row.
+# The reference multiplies whole chunks. Of each row's chunks it uses one in this many.
 _CHUNKS_PER_CHOSEN = 16
 
 
@@ -76,9 +76,9 @@ def soft_embedding_reference(
     table: Table,
     dtype: mx.Dtype,
 ) -> SoftEmbedding:
-    """`soft_embedding` in plain MLX, from the sixteenth of each row's chunks with the largest peaks.
+    """`soft_embedding` in plain MLX. It uses a sixteenth of each row's chunks, those with the largest peaks.
 
-    It is the dense product if the vocabulary is small or does not consist of whole chunks.
+    If the vocabulary is small or does not consist of whole chunks, it uses all tokens.
     """
     rows, count = logits.shape[0], chosen_chunks(logits.shape[1])
     if not count:
@@ -89,7 +89,7 @@ def soft_embedding_reference(
     x = processed_logits(x, temperature, softcap)  # [R, count, CHUNK]
     normalizer = statistics.log_normalizer[:, None, None]
     dropped_mass = mx.maximum(1 - mx.exp(x - normalizer).sum(axis=(1, 2)), 0)
-    # Rounding the logits changes their sum. The dropped mass counts as if it were not rounded.
+    # Rounding the logits changes the sum of the weights. The dropped mass is not rounded.
     weights = mx.exp(x.astype(dtype).astype(mx.float32) - normalizer)
     weights = weights / (weights.sum(axis=(1, 2)) + dropped_mass)[:, None, None]
     parts = _chunk_products(weights.astype(dtype).reshape(-1, 1, CHUNK), chosen.flatten(), table)
@@ -102,7 +102,7 @@ def chosen_chunks(vocab: int) -> int:
 
 
 def _chunk_products(weights: mx.array, chosen: mx.array, table: Table) -> mx.array:
-    """Return weights `[N, 1, CHUNK]` times the chunks of the table with numbers `chosen [N]`: `[N, 1, D]`."""
+    """Return the product of weights `[N, 1, CHUNK]` and chunks `chosen [N]` of the table: `[N, 1, D]`."""
 
     def by_chunk(array: mx.array) -> mx.array:
         return array.reshape(-1, CHUNK, array.shape[-1])
@@ -145,10 +145,10 @@ def soft_embedding_kernel(
 ) -> SoftEmbedding:
     """`soft_embedding` from the tokens of each row whose probability is at least `TOLERANCE / limit`.
 
-    A row is covered if some k tokens drop d of it with k / limit + d / TOLERANCE <= 1. Then at most
-    k + limit * d / TOLERANCE <= limit tokens are that likely, and the others sum to at most
-    d + k * TOLERANCE / limit <= TOLERANCE. If more than `limit` tokens are that likely, the lowest ids are
-    used, and the rest counts as dropped.
+    This drops at most TOLERANCE of a row if some k tokens have all of its probability except d, with
+    k / limit + d / TOLERANCE <= 1. Then at most k + limit * d / TOLERANCE <= limit tokens are that likely,
+    and the others sum to at most d + k * TOLERANCE / limit <= TOLERANCE. If more than `limit` tokens are that
+    likely, those with the lowest ids are used, and the rest counts as dropped.
     """
     rows, vocab = logits.shape
     limit = support_limit(vocab)
@@ -186,12 +186,12 @@ def soft_embedding_kernel(
 
 
 def support_limit(vocab: int) -> int:
-    """Return the limit of tokens per row. Above a sixteenth of `vocab`, a dense product is faster."""
+    """Return how many tokens per row the kernel may use. Above a sixteenth, a dense product is faster."""
     return min(_SUPPORT_LIMIT, vocab // 16)
 
 
 def suits_table(table: Table) -> bool:
-    """Return True if the kernel supports this table: affine 4 or 8 bit or not quantized, and not tiny."""
+    """Return True if the kernel supports this table: not tiny, and affine 4 or 8 bit or unquantized."""
     vocab = table.weight.shape[0]
     readable = "scales" not in table or (table.mode == "affine" and table.bits in (4, 8))
     return readable and width(table) % 4 == 0 and support_limit(vocab) > 0

@@ -1,8 +1,8 @@
 """Products with the embedding table: the tied projection to logits, and mixtures of its rows.
 
-On a GPU each is one product. MLX's CPU backend dequantizes the table again for every row, from memory. There,
-a canvas in fp32 is multiplied by slabs of the vocabulary that fit in the CPU's caches. This makes the two
-products two and four times faster.
+On a GPU each is one product. On a CPU, MLX would read and dequantize the whole table again for every row. A
+canvas in fp32 is therefore multiplied by slabs of the vocabulary that fit in the CPU's caches. This makes the
+two products two and four times faster.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .metal import on_gpu
 
 Table = nn.Embedding | nn.QuantizedEmbedding
 
-_SLAB = 4096  # tokens
+_SLAB = 4096  # tokens per slab
 _FEWEST_ROWS = 64  # with fewer rows, dequantizing the table first costs more than it saves
 
 
 def project(hidden: mx.array, table: Table) -> mx.array:
-    """Return `hidden @ table.T`, `[..., V]`. hidden: `[..., D]`. table: V rows."""
+    """Return `hidden @ table.T`, `[..., V]`. hidden: `[..., D]`. table: V rows of D columns."""
     if not _by_slabs(hidden, table):
         return table.as_linear(hidden)
     # The matrix product is faster with a transposed copy than with a transposed view.
@@ -33,9 +33,9 @@ def project(hidden: mx.array, table: Table) -> mx.array:
 
 
 def mix(weights: mx.array, table: Table) -> mx.array:
-    """Return `weights @ table`, `[..., D]`. weights: `[..., V]`. table: V rows.
+    """Return `weights @ table`, `[..., D]`. weights: `[..., V]`. table: V rows of D columns.
 
-    The product reads a quantized table in packed form.
+    A quantized table is read in packed form.
     """
     if "scales" not in table:
         return weights @ table.weight

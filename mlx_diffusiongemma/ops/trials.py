@@ -1,8 +1,8 @@
 """One input for each kernel, on which it must agree with its reference, and the allowed differences.
 
-Rounding cannot change a decision on these inputs. Uniforms are in the middle of the token that they draw. At
-ties and bounds, all sums are exact in any order: sums of multiples of a power of two, or of equally likely
-tokens.
+Rounding cannot change a decision on these inputs. A uniform is in the middle of the interval of the token
+that it draws. At ties and bounds, sums are exact in any order, because they add multiples of a power of two
+or equally likely tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .soft_embedding import (
 )
 from .table_products import Table
 
-_ROWS = 12  # of logits
+_ROWS = 12  # rows of logits in a trial
 _SOFTCAP, _TEMPERATURE = 30.0, 0.6
 
 
@@ -53,7 +53,7 @@ class Difference(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A kernel's launch, the expected result, and a comparison of the two results, in this order.
+    """A function that launches a kernel, the expected result, and a function that compares the two.
 
     Functions that make trials have an argument `launch`, the number of rows in one launch, or None for all.
     It matters because MLX passes arrays of fewer than 8 elements as constants, so Metal compiles other code.
@@ -65,7 +65,7 @@ class Trial(NamedTuple):
 
 
 def _in_launches(op: Callable[..., Any], launch: int | None, by_row: tuple[Any, ...], *others: Any) -> Any:
-    """Return `op(*by_row, *others)`, computed `launch` rows at a time. Arrays have their rows first."""
+    """Return `op(*by_row, *others)`, computed `launch` rows at a time. Rows are the first axis of arrays."""
     leaves: Any = tree_flatten(by_row)  # (name, array) pairs
     count = leaves[0][1].shape[0]
     parts = []
@@ -81,9 +81,9 @@ def _exactly(what: str, got: Any, expected: Any) -> Difference:
 
 
 def _closely(what: str, got: np.ndarray, expected: np.ndarray, atol: float, rtol: float) -> Difference:
-    """Return the largest absolute difference. Both sides round, so twice the tolerance is allowed.
+    """Return the largest absolute difference of two arrays, and the largest one that is allowed.
 
-    The tolerance is `atol + rtol * (largest finite value)`.
+    That is 2 * (atol + rtol * largest finite value), because both sides round.
     """
     largest = float(np.abs(expected[np.isfinite(expected)]).max())
     gaps = np.zeros_like(got)
@@ -94,13 +94,13 @@ def _closely(what: str, got: np.ndarray, expected: np.ndarray, atol: float, rtol
 def row_statistics_trial(vocab: int, dtype: mx.Dtype, launch: int | None = None) -> Trial:
     """Return a trial on random rows. The first eight are edited:
 
-    0: flat.
-    1, 2: not a distribution.
+    0: all logits are equal.
+    1, 2: NaN or +inf, so the row is not a distribution.
     3: every third token is impossible, the others are deep in the softcap, and the uniform is 0.
-    4: one certain token.
-    5: several equally likely tokens.
-    6, 7: four equally likely tokens. The uniform of row 6 is where the third begins. That of row 7 is 1,
-        which no sum exceeds, as if rounding had ended the row early.
+    4: one token is nearly certain.
+    5: several tokens are equally likely.
+    6, 7: only four tokens are possible, equally likely. The uniform of row 6 is where the third begins. That
+        of row 7 is 1, which no running sum exceeds. Rounding can have the same effect.
     """
     logits = 4 * mx.random.normal((_ROWS, vocab), key=mx.random.key(0))
     logits = logits.astype(mx.bfloat16).astype(mx.float32)  # values that differ stay different in any dtype
@@ -117,7 +117,7 @@ def row_statistics_trial(vocab: int, dtype: mx.Dtype, launch: int | None = None)
     x = np.array(processed_logits(logits, _TEMPERATURE, _SOFTCAP)).astype(np.float64)
     x[1:3] = 0
     p = np.exp(x - x.max(axis=1, keepdims=True))
-    third = np.argpartition(-x, 2, axis=1)[:, 2:3]  # the third likeliest, unless it is too unlikely
+    third = np.argpartition(-x, 2, axis=1)[:, 2:3]  # the third likeliest token, drawn if likely enough
     token = np.where(np.take_along_axis(p, third, axis=1) > 1e-2, third, x.argmax(axis=1)[:, None])
     middles = np.take_along_axis(np.cumsum(p, axis=1) - p / 2, token, axis=1)[:, 0] / p.sum(axis=1)
     middles[3], middles[6:8] = 0, (0.5, 1)
@@ -154,11 +154,10 @@ def accept_and_renoise_trial(length: int, vocab: int, launch: int | None = None)
     """Return a trial on nine random canvases of `length` positions, from certain to uncertain.
 
     Row 3 is done and row 5 invalid.
-
-    6: equal entropies, of which two just reach the bound.
-    7: the same, but the last position has the lowest entropy.
-    8: one free position with exactly the threshold's entropy. All others are pinned, and other tokens are
-        proposed for them.
+    Row 6 has equal entropies. Two of them sum to exactly the bound.
+    Row 7 is like row 6, but the last position has the lowest entropy.
+    Row 8 has one free position, whose entropy is exactly the confidence threshold. The others are pinned, and
+        random tokens are proposed for them.
     """
     rng = np.random.default_rng(2)
     canvas = (9, length)
@@ -174,7 +173,7 @@ def accept_and_renoise_trial(length: int, vocab: int, launch: int | None = None)
     before[[2, 4]] = rng.integers(0, vocab, (2, length))
     before[8] = np.where(pins[8] == FREE, argmaxes[8], pins[8])
 
-    # Further random tokens: samples, the canvas before, noise.
+    # More random tokens: samples, previous canvas, noise.
     samples, old_canvas, noise = (mx.array(rng.integers(0, vocab, canvas), dtype=mx.int32) for _ in range(3))
     proposal = Proposal(
         entropies=mx.array(entropies.astype(np.float32)),
@@ -209,7 +208,7 @@ def _compare_acceptance(got: Acceptance, expected: Acceptance) -> list[Differenc
     ]
 
 
-_TAIL, _FLAT = -2, -1  # rows
+_TAIL, _FLAT = -2, -1  # indices of the last two rows
 _MOST_LIKELY = 12  # maximum number of likely tokens in a row
 
 
@@ -218,11 +217,11 @@ def soft_embedding_trial(
 ) -> Trial:
     """Return a trial on rows with 1 to 12 likely tokens, including the first or last of the vocabulary.
 
-    There are fewer if the kernel's limit is lower, or if the reference reads fewer chunks, because each token
-    may be alone in its chunk. The last two rows are a token with a tail that is just likely enough to be
-    summed, and a flat row, which has too many tokens for the kernel.
+    The maximum is lower if the kernel's limit is lower, or if the reference reads fewer chunks, because each
+    token may be alone in its chunk. In the row before the last, one token has a tail of tokens that are just
+    likely enough to be summed. The last row is flat: it has too many likely tokens for the kernel.
 
-    dtype: of the model and of the result.
+    dtype: dtype of the model and of the result.
     """
     rng = np.random.default_rng(3)
     vocab = table.weight.shape[0]
@@ -230,7 +229,7 @@ def soft_embedding_trial(
     most = min(_MOST_LIKELY, limit, chosen_chunks(vocab) or _MOST_LIKELY)
     ids = 1 + np.stack([rng.choice(vocab - 2, _MOST_LIKELY, replace=False) for _ in range(_ROWS)])
     ids[:, 0] = np.where(np.arange(_ROWS) % 2, 0, vocab - 1)
-    # Ids of a row beyond its likely ones are as unlikely as all other tokens.
+    # A row uses the first of its ids as likely tokens. The rest are as unlikely as all other tokens.
     likely = np.where(np.arange(_MOST_LIKELY) <= np.arange(_ROWS)[:, None] % most, 11.0, -25.0)
     tail = [*range(limit * 3 // 4), vocab // 2]
     logits = np.full((_ROWS, vocab), -25.0, np.float32)
@@ -261,8 +260,8 @@ def _compare_embeddings(
 
     Positions where the reference is not finite are skipped, because the weights are damaged there.
 
-    dtype: of the rounding.
-    largest: largest absolute value of the table's rows in use.
+    dtype: dtype of the embeddings, which decides the rounding.
+    largest: largest absolute value in the rows of the table that are used.
     """
     rounding = 2**-6 if dtype == mx.bfloat16 else 2e-3  # of the largest value; fp32 may mean TF32
     ours, theirs = (np.array(result.embedding.astype(mx.float32)) for result in (got, expected))
