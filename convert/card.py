@@ -23,10 +23,10 @@ def model_card(
     """Return the text of README.md.
 
     Args:
-        record: conversion.json.
-        source: a hub id becomes `base_model`. Any other name is only mentioned.
-        readme: README.md of the source. Without a licence in it, the card says that it has to be looked up.
-        name: of the model in the card's commands. The hub id if it is known already.
+        record: content of conversion.json.
+        source: name of the source. A hub id becomes `base_model`. Any other name is only mentioned.
+        readme: text of the source's README.md. If it names no licence, the card says so.
+        name: name of the model in the card's commands, such as the hub id of an upload.
     """
     from huggingface_hub import ModelCardData
 
@@ -61,7 +61,7 @@ def model_card(
 
 
 def read_readme(directory: Path) -> str:
-    """Return the text of `directory`/README.md, or "" if it cannot be read. A model needs no card."""
+    """Return the text of `directory`/README.md, or "" if it cannot be read. A model may lack one."""
     try:
         return read_text(directory / "README.md", encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError):
@@ -71,7 +71,8 @@ def read_readme(directory: Path) -> str:
 def front_matter(readme: str) -> dict[str, Any]:
     """Return the YAML mapping at the start of a README, or {} if it is missing or broken.
 
-    Not `ModelCard(readme).data`, which warns on stderr if it is missing and refuses some keys.
+    `ModelCard(readme).data` is not used, because it warns on stderr if the mapping is missing, and refuses
+    some keys.
     """
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 

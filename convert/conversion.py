@@ -1,4 +1,4 @@
-"""Converts a checkpoint: plan, quantize shard by shard, describe, put in place, verify, upload."""
+"""Converts a checkpoint: plans, quantizes shard by shard, describes the result, verifies and uploads it."""
 
 from __future__ import annotations
 
@@ -62,25 +62,25 @@ def convert(
 ) -> Path:
     """Convert a Hugging Face checkpoint ("demo", directory or hub id) to MLX in directory `mlx_path`.
 
-    The result grows beside its target and moves there when it is complete. A conversion that was interrupted
-    continues where it stopped.
+    Files are written to a directory beside `mlx_path`, which is moved there when it is complete. The same
+    call continues a conversion that was interrupted.
 
     Args:
         hf_path: the checkpoint.
         mlx_path: the directory to create.
         recipe: one of `RECIPES`.
-        q_bits, q_group_size, q_mode: change everything that the recipe quantizes.
-        overrides: change one class each, as `CLASS=BITS[:GROUP[:MODE]]`.
-        dtype: of tensors that are not quantized. None keeps the source's, except that recipe bf16 means
+        q_bits, q_group_size, q_mode: bits, group size and mode of all classes that the recipe quantizes.
+        overrides: storage of single classes, each as `CLASS=BITS[:GROUP[:MODE]]`.
+        dtype: dtype of tensors that are not quantized. None keeps the source's, except that recipe bf16 means
             bfloat16.
-        revision: of a hub id: a branch, tag or commit.
+        revision: a branch, tag or commit of a hub id.
         overwrite: replace `mlx_path` if it is a model directory.
         allow_nonfinite: report NaN and infinite weights and continue.
         verify: run source and result on a probe and compare them.
         upload_repo: a hub id to push the result to.
 
     Returns:
-        The directory.
+        The absolute path of the directory.
 
     Raises:
         InputError: source, target or recipe cannot be used.
@@ -171,7 +171,12 @@ def _write_weights(
 def _write_shard(
     path: Path, source: Source, tensors: Sequence[Planned], pool: ThreadPoolExecutor, progress: Any
 ) -> dict[str, Any]:
-    """Write one file. Return its record: pieces to check it by, sums of squares, NaN and infinite weights."""
+    """Write one shard. Return its record, a dict with these keys.
+
+    pieces: byte ranges for `is_intact`.
+    errors: sums of squared errors and of squared weights, by quantized class.
+    nonfinite: number of NaN and infinite weights of each tensor that has any.
+    """
     writer = ShardWriter(path, tensors)
 
     def work(rows: Rows) -> tuple[Rows, Converted]:
@@ -202,7 +207,7 @@ def _write_shard(
 
 
 def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
-    """Report NaN and infinite weights, by tensor. `CheckpointError` unless they are allowed."""
+    """Report each tensor with NaN or infinite weights. Raise `CheckpointError` unless they are allowed."""
     for name, count in nonfinite.items():
         finding = f"{name} holds {count} NaN or infinite weights"
         if not allow_nonfinite:
@@ -213,13 +218,13 @@ def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
 
 
 def _workers() -> int:
-    """Number of threads that quantize. MLX's CPU backend uses one core per stream. One keeps a GPU busy."""
+    """Threads that quantize. MLX's CPU backend uses one core per stream. One thread keeps a GPU busy."""
     return 1 if on_gpu() else min(os.cpu_count() or 1, 8)
 
 
 @contextmanager
 def _streams() -> Iterator[Callable[[], None]]:
-    """Yield a function that gives its thread an MLX stream of its own.
+    """Yield a function that gives the thread that calls it its own MLX stream.
 
     MLX keeps the thread of a stream until the process ends, so later conversions use the same streams.
     """
@@ -239,7 +244,7 @@ def _streams() -> Iterator[Callable[[], None]]:
 
 
 def _fingerprint(source: Source, planned: Plan) -> str:
-    """Return a digest of the plan and of the source's files (sizes, times), to recognize it again."""
+    """Return a digest of versions, source files (sizes, times) and plan, which identifies a conversion."""
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths()]
     subject = repr((metadata.version("mlx-diffusiongemma"), metadata.version("mlx"), stats, planned))
     return hashlib.sha256(subject.encode()).hexdigest()
@@ -253,7 +258,7 @@ def _copy_files(directory: Path, out: Path) -> None:
 
 
 def _config(source: Source, planned: Plan) -> dict[str, Any]:
-    """Return the source's config.json with the quantization, under both names in use."""
+    """Return the result's config.json: the source's, and the quantization under both of its names."""
     config = copy.deepcopy(source.config())
     for part in (config, config["text_config"]):
         part.update({key: planned.dtype for key in ("dtype", "torch_dtype") if planned.dtype and key in part})
@@ -275,7 +280,7 @@ def _config(source: Source, planned: Plan) -> dict[str, Any]:
 
 
 def _public_name(hf_path: str | Path) -> str:
-    """Return a hub id, or the name of a directory without its path: the model card may be published."""
+    """Return a hub id, or the name of a directory without its path, because the card may be published."""
     path = Path(hf_path).expanduser()
     name = path.resolve().name if path.is_dir() else str(hf_path)
     return name if name.isprintable() else "a local directory"

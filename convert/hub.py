@@ -26,7 +26,7 @@ def upload(directory: Path, repo: str) -> str:
     """Push everything in `directory` to the hub's `repo`, which is created if needed. Return its URL.
 
     Removes weights of earlier uploads, because other programs load every safetensors file there. Raises
-    `InputError`. A second run sends only the missing files.
+    `InputError` if the upload fails. A second run sends only the missing files.
     """
     from huggingface_hub import HfApi
 

@@ -1,6 +1,6 @@
-"""Finds the Macs that have enough memory for a model, and how long a prompt fits.
+"""Finds the Macs that have enough memory for a model, and the longest prompt that fits.
 
-In tables GB are 10**9 bytes, but a "16 GB" Mac has 16 * 2**30.
+In tables, a GB is 10**9 bytes, but a "16 GB" Mac has 16 * 2**30 bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _CONTEXTS = (8192, 32768)
 
 
 def mac_table(config: ModelConfig, weight_bytes: int) -> str:
-    """Return a table of the Macs that hold the model with 8k and 32k tokens of prompt, or its limit."""
+    """Return a table of the Macs that the model fits on with a prompt of 8k and 32k tokens.
+
+    If the model allows only shorter prompts, the longest is shown instead.
+    """
     contexts = sorted({min(tokens, config.text.max_position_embeddings) for tokens in _CONTEXTS})
     needed = [
         memory_needed(config, weight_bytes, tokens, config.canvas_length, PREFILL_STEP_SIZE)
@@ -52,7 +55,8 @@ def longest_prompt(
 ) -> int:
     """Return the length of the longest prompt that fits with `new_tokens` into memory and context, or 0.
 
-    usable_bytes: of the GPU's memory. itemsize: bytes of an activation.
+    usable_bytes: bytes of memory that the GPU may use.
+    itemsize: bytes of one activation value.
     """
     canvases = math.ceil(new_tokens / config.canvas_length)
     limit = config.text.max_position_embeddings - canvases * config.canvas_length
@@ -67,7 +71,7 @@ def longest_prompt(
 def recipe_weight_bytes(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, int]:
     """Return the bytes of the loaded weights by recipe, from shapes alone.
 
-    dtype: of tensors that are not quantized.
+    dtype: dtype of tensors that are not quantized.
     """
     parameters: Any = tree_flatten(DiffusionGemma(config).parameters())  # lazy
     tensors = {name: SourceTensor(name, "BF16", tuple(array.shape)) for name, array in parameters}

@@ -18,7 +18,7 @@ FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _EXPERT = re.compile(
     r"^(model\.decoder\.layers\.\d+\.experts)\.(\d{1,5})\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?$"
 )
-_PARTS = ({"down_proj"}, {"gate_up_proj"}, {"gate_proj", "up_proj"})  # of one expert, in a stack's order
+_PARTS = ({"down_proj"}, {"gate_up_proj"}, {"gate_proj", "up_proj"})  # parts of an expert that can be stacked
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Output:
 class Planned:
     """One weight: the tensors of its rows, in order, and how it is stored.
 
-    name: name of the stored tensor if it is not quantized. shape: `[..., width]`. dtype: of stored
-    tensors that are floating point.
+    name: name of the stored tensor if it is not quantized.
+    shape: shape of the weight, `[..., width]`.
+    dtype: dtype of the stored tensors that are floating point.
     """
 
     name: str
@@ -96,7 +97,7 @@ class ClassSummary:
 
     @classmethod
     def total(cls, stored_as: str, parts: Sequence[ClassSummary]) -> ClassSummary:
-        """Return the sum of `parts`, without an error."""
+        """Return the sums over `parts`. Their `rms_error` is left out."""
         known = [part.bytes_in for part in parts if part.bytes_in is not None]
         return cls(
             stored_as,
@@ -109,7 +110,11 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Plan:
-    """Storage of all tensors. dtype: of tensors that are not quantized; None keeps the source's."""
+    """How all tensors of a source are stored.
+
+    choices: quantization of each class that is quantized.
+    dtype: dtype of tensors that are not quantized, None for the source's.
+    """
 
     recipe: str
     choices: Mapping[str, Quantization]
@@ -125,7 +130,7 @@ class Plan:
         return sum(tensor.bytes_out for tensor in self.tensors)
 
     def summary(self) -> dict[str, ClassSummary]:
-        """Return the classes that have tensors, in the order of `CLASSES`."""
+        """Return totals of each class that has tensors, in the order of `CLASSES`."""
         members: dict[str, list[ClassSummary]] = {kind: [] for kind in CLASSES}
         for each in self.tensors:
             members[each.kind].append(ClassSummary("", 1, each.parameters, each.bytes_in, each.bytes_out))
@@ -145,14 +150,14 @@ def plan(
     """Decide how each tensor is stored.
 
     Args:
-        tensors: by DiffusionGemma's own names, see `Source.tensors`.
-        recipe: name for reports.
+        tensors: tensors of the source by DiffusionGemma's own names, see `Source.tensors`.
+        recipe: name of the recipe, for reports.
         choices: quantization of each class that is quantized.
-        dtype: of tensors that are not quantized. None keeps the source's.
+        dtype: dtype of tensors that are not quantized. None keeps the source's.
 
     Raises:
         InputError: a tensor's width does not allow its quantization.
-        CheckpointError: a tensor is not a weight, or experts do not stack.
+        CheckpointError: a tensor is not a weight, or the tensors of experts do not make a stack.
     """
     stacks: dict[str, list[tuple[int, str, SourceTensor]]] = {}
     planned = []
@@ -197,7 +202,7 @@ def _planned(
 def _stack(
     name: str, members: list[tuple[int, str, SourceTensor]]
 ) -> tuple[tuple[SourceTensor, ...], tuple[int, ...]]:
-    """Return the pieces in the order of a stack's rows, and its shape `[experts, rows, width]`."""
+    """Return the experts' tensors in the order of a stack's rows, and its shape `[experts, rows, width]`."""
     members = sorted(members, key=lambda member: member[:2])  # gate_proj before up_proj
     parts: dict[int, list[str]] = {}
     for number, part, _ in members:

@@ -16,13 +16,13 @@ CHUNK_BYTES = 32 * 2**20
 # quantizing, and the sample is large enough.
 _SAMPLED_ROWS, _MEASURED_WHOLE = 16, 2**20
 
-# Without its sign, a number whose bits are not below the second value is infinite or NaN.
+# dtype -> mask that removes the sign, and the smallest bits of numbers that are infinite or NaN.
 _NOT_FINITE = {"F32": (0x7FFFFFFF, 0x7F800000), "F16": (0x7FFF, 0x7C00), "BF16": (0x7FFF, 0x7F80)}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `first` to `first + count` of a piece. In the planned tensor they are rows from `target` on."""
+    """`count` rows of `piece`, from row `first` on. In the planned `tensor` they begin at row `target`."""
 
     tensor: Planned
     piece: SourceTensor
@@ -37,10 +37,11 @@ class Rows:
 
 @dataclass
 class Converted:
-    """Stored rows, one array of bytes per output, and measurements.
+    """Stored rows and measurements.
 
-    nonfinite: number of NaN and infinite weights. squared_error, squared: sums over the weights whose error
-    was measured.
+    data: bytes of the rows, for each output.
+    nonfinite: number of NaN and infinite weights.
+    squared_error, squared: sums of the squared error and of the squared weight, where the error was measured.
     """
 
     data: list[memoryview]
@@ -69,7 +70,7 @@ def convert_rows(source: Source, rows: Rows) -> Converted:
     nonfinite = int((magnitude >= limit).sum()) if magnitude.max() >= limit else 0
     if after != before:
         weights = weights.astype(DTYPES[after])
-        # A narrower range may not hold them.
+        # Large weights become infinite in a dtype with a narrower range.
         nonfinite = int((~mx.isfinite(weights)).sum())
     if how is None:
         return Converted([_bits(weights).data.cast("B")], nonfinite)

@@ -1,5 +1,6 @@
-"""Recipes: how each class of tensors is stored. Noise in the logits costs denoising steps, so classes differ.
+"""Recipes: how each class of tensors is stored.
 
+Errors in the logits cost denoising steps, and the classes differ in how much they add to these errors.
 Measured by others on the 26B model: embedding, attention, router and MLPs at 8 bits instead of 4 cut the RMS
 logit error from 0.050 to 0.015 and add 6% to the size. Nearly all bytes are the experts'.
 """
@@ -67,7 +68,7 @@ DEFAULT_RECIPE = "mixed-4bit"
 
 
 def tensor_class(name: str) -> str:
-    """Return the one of `CLASSES` that a tensor belongs to. Vectors and scalars count as norms."""
+    """Return the class of a tensor, one of `CLASSES`. Vectors and scalars are in the class norms."""
     return next((kind for pattern, kind in _CLASS_PATTERNS if pattern.search(name)), "norms")
 
 
@@ -78,10 +79,11 @@ def choose(
     q_mode: str | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Quantization]:
-    """Return a recipe with changes.
+    """Return the quantization of each class that is quantized: a recipe with changes.
 
-    `q_*` change every class that it quantizes, then overrides `CLASS=BITS[:GROUP[:MODE]]` one class each. 16
-    BITS are not quantized. Raises `InputError` for a quantization that MLX does not have.
+    First, `q_bits`, `q_group_size` and `q_mode` change every class that the recipe quantizes. Then each
+    override, `CLASS=BITS[:GROUP[:MODE]]`, changes one class. 16 BITS mean that it is not quantized. Raises
+    `InputError` for a quantization that MLX does not have.
     """
     if recipe not in RECIPES:
         raise InputError(f"recipe {recipe!r} is unknown; there are {', '.join(RECIPES)}")
@@ -125,7 +127,7 @@ def _changed(
 
 
 def _parse(text: str) -> tuple[str, Quantization | None]:
-    """Return class and quantization of `CLASS=BITS[:GROUP[:MODE]]`."""
+    """Return class and quantization of `CLASS=BITS[:GROUP[:MODE]]`. 16 BITS give None."""
     kind, _, value = text.partition("=")
     if kind not in QUANTIZABLE:
         reason = "never quantized" if kind in CLASSES else "no such class"

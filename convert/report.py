@@ -28,16 +28,17 @@ _NOT_LOADED = "vision"  # class of tensors that the text path does not load
 
 
 def of_plan(source: Source, planned: Plan) -> str:
-    """Return tables of what a conversion would write, and of the Macs that hold it."""
+    """Return tables of the tensors that a conversion would write, and of the Macs that they fit on."""
     loaded = sum(tensor.bytes_out for tensor in planned.tensors if tensor.kind != _NOT_LOADED)
     return f"{plan_table(planned)}\n\n{mac_table(ModelConfig.from_dict(source.config()), loaded)}"
 
 
 def of_conversion(directory: Path) -> str | None:
-    """Return tables of a conversion's tensors and of the Macs that hold it, or None for a source.
+    """Return tables of a conversion's tensors and of the Macs that they fit on, or None for a source.
 
-    They come from its conversion.json. Conversions by other tools have none: then from its weights' headers.
-    Raises `ConfigError` or `CheckpointError` for files that are damaged or contradict each other.
+    The tensors are those in conversion.json. Conversions by other tools lack this file. For them, they are
+    those in the headers of the weights. Raises `ConfigError` or `CheckpointError` for files that are damaged
+    or contradict each other.
     """
     recorded = (directory / RECORD).exists()
     config = ModelConfig.load(directory)
@@ -54,12 +55,12 @@ def of_conversion(directory: Path) -> str | None:
 
 
 def plan_table(planned: Plan) -> str:
-    """Return per class: storage, tensors, parameters, bits per weight, bytes read and written."""
+    """Return a table with storage, tensors, parameters, bits per weight and bytes of each class."""
     return f"recipe {planned.recipe}\n{_table(planned.summary())}"
 
 
 def record_table(record: Any) -> str:
-    """Return the same table from a conversion.json, with its measurements. `ConfigError` if it is damaged."""
+    """Return the table of a conversion.json, with its measurements. Raise `ConfigError` if it is damaged."""
     try:
         if record["format"] != _FORMAT:
             raise ConfigError(
@@ -91,7 +92,9 @@ def record(
 ) -> dict[str, Any]:
     """Return the content of conversion.json.
 
-    Numbers that are not finite become null, because JSON has none. errors: relative RMS, by quantized class.
+    Numbers that are not finite become null, because JSON lacks them.
+
+    errors: relative RMS error of each quantized class.
     """
     classes = {
         kind: {
@@ -117,7 +120,7 @@ def record(
 
 
 def record_cells(record: Any) -> list[tuple[str, ...]]:
-    """Return the table of a conversion.json, line by line."""
+    """Return the cells of a conversion.json's table, line by line."""
     return _cells({_word(kind): _recorded(values) for kind, values in record["classes"].items()})
 
 
@@ -134,14 +137,14 @@ def _recorded(values: Mapping[str, Any]) -> ClassSummary:
 
 
 def _word(text: Any) -> str:
-    """Return text of an untrusted file. `ValueError` if a terminal could take it for commands."""
+    """Return `text`, which an untrusted file contains. Raise `ValueError` if it is not printable text."""
     if not isinstance(text, str) or not text.isprintable():
         raise ValueError(f"{text!r} is not printable text")
     return text
 
 
 def _stored(infos: Mapping[str, TensorInfo], block: Mapping[str, Any]) -> dict[str, ClassSummary]:
-    """Summarize stored tensors. block: config.json's quantization."""
+    """Return totals of each class of stored tensors. block: config.json's quantization."""
     members: dict[str, list[ClassSummary]] = {kind: [] for kind in CLASSES}
     for name, info in infos.items():
         path, _, part = name.rpartition(".")
@@ -164,7 +167,7 @@ _PARTS = ("weight", "scales", "biases")
 
 
 def verification_text(measured: Mapping[str, Any]) -> str:
-    """Format the result of `verify`. None stands for a number that is not finite."""
+    """Return the result of `verify` as text. None in it stands for a number that is not finite."""
 
     def shown(key: str, spec: str) -> str:
         return "not finite" if measured[key] is None else format(float(measured[key]), spec)
@@ -185,7 +188,7 @@ _COLUMNS = ("class", "stored as", "tensors", "parameters", "bits/weight", "in", 
 
 
 def _cells(classes: Mapping[str, ClassSummary]) -> list[tuple[str, ...]]:
-    """Return header, classes and total. Omits columns that are empty in every class."""
+    """Return lines of cells: header, classes and total. Omit columns that are empty in every class."""
     lines = [
         (
             kind,

@@ -21,8 +21,10 @@ DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.u
 class SourceTensor:
     """One tensor of a source. Its rows are those of the matrix `[prod(shape[:-1]), shape[-1]]`.
 
-    name: its name in the source. dtype: as safetensors spells it. where: its file, for messages. position:
-    tensors are converted in this order, so that files are read from front to back.
+    name: its name in the source.
+    dtype: its dtype, as safetensors spells it.
+    where: its file, for messages.
+    position: its place in the order of conversion, in which files are read from front to back.
     """
 
     name: str
@@ -66,4 +68,4 @@ class Source(Protocol):
         """Return the directory of the tokenizer, generation_config.json, licence and README."""
 
     def paths(self) -> Sequence[Path]:
-        """Return the files that hold the weights. A change of their size or time makes another source."""
+        """Return the files that hold the weights. If their size or time changes, it is another source."""

@@ -41,20 +41,21 @@ _ENCODER_LAYERS = "model.encoder.language_model.layers."
 
 
 def verify(source: Source, converted: Path) -> dict[str, float]:
-    """Measure how far the logits of the directory `converted` are from those of `source`.
+    """Measure how far the logits of the model in directory `converted` are from those of `source`.
 
-    Both run two denoising steps on the same prompt and the same canvas of noise. The second step has the soft
-    embedding of the model's own first. They run in float32 on MLX's CPU backend, otherwise in each
-    checkpoint's own dtype.
+    Both models run two denoising steps on the same prompt and the same canvas of noise. The second step is
+    self-conditioned on the model's own logits of the first. The models run in float32 on MLX's CPU backend,
+    otherwise in each checkpoint's own dtype.
 
     Returns:
         rms_logit_error: root mean square difference of the softcapped logits, over both steps.
         argmax_agreement: share of the positions with the same most likely token.
-        entropy_difference: mean absolute difference of a position's entropy at the step's temperature, nats.
-        positions: number of positions that were compared, in both steps.
+        entropy_difference: mean absolute difference of a position's entropy, in nats, at the step's
+            temperature.
+        positions: number of positions that were compared, over both steps.
 
     Raises:
-        CheckpointError, ConfigError: one of the two cannot be loaded.
+        CheckpointError, ConfigError: one of the models cannot be loaded.
     """
     config = ModelConfig.from_dict(source.config())
     settings = GenerationConfig.load(source.tokenizer_files(), config.eos_token_id)
@@ -84,7 +85,7 @@ def verify(source: Source, converted: Path) -> dict[str, float]:
 def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
     """Return prompt ids `[1, L]`, and the canvas `[1, C]` that a generation with seed 0 starts from.
 
-    directory: of the tokenizer.
+    directory: the tokenizer's directory.
     """
     vocab_size = config.text.vocab_size
     # MLX does not check ids, and would read beyond the embedding table.
@@ -94,9 +95,9 @@ def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
 
 
 class _StreamedModel:
-    """A model with one layer, or else the embedding, in memory. Norms and self-conditioning stay there.
+    """A model in memory with its norms, its self-conditioning, and one layer or the embedding at a time.
 
-    weights: what `source` stores. Weights that are not parameters of the model are ignored.
+    weights: the weights that `source` stores. Weights that are not parameters of the model are ignored.
     """
 
     def __init__(self, model: DiffusionGemma, source: Source, weights: Iterable[Planned]):
@@ -189,7 +190,7 @@ def _converted_model(directory: Path) -> _StreamedModel:
 
 
 def _differences(expected: mx.array, actual: mx.array, temperature: float) -> mx.array:
-    """Means over logits `[1, C, V]`: squared difference, same argmax, difference of entropies (nats)."""
+    """Return means over logits `[1, C, V]`: squared difference, equal argmax, entropy difference (nats)."""
     before, after = (
         row_statistics(x[0], mx.zeros(x.shape[1]), temperature, softcap=None) for x in (expected, actual)
     )

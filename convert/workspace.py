@@ -1,4 +1,4 @@
-"""Hidden directory beside the target in which a conversion grows, and from which it can be resumed."""
+"""Hidden directory beside the target, where a conversion writes its files and can be resumed."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class Workspace:
         except OSError:
             self._lock.close()
             raise InputError(f"{target} is being written by another conversion; wait for it") from None
-        shutil.rmtree(replaced, ignore_errors=True)  # of a run that ended just before its end
+        shutil.rmtree(replaced, ignore_errors=True)  # left by a run that ended just before it removed it
         self.finished: dict[str, Any] = self._resumable()
         self._record()
 
     def _resumable(self) -> dict[str, Any]:
-        """Return records of finished shards by file name, if they are of this conversion and intact."""
+        """Return records of this conversion's shards that are intact, by file name. Remove other files."""
         progress = _progress(self.path)
         try:
             shards: dict[str, Any] = progress["shards"] if progress["fingerprint"] == self.fingerprint else {}
@@ -100,7 +100,7 @@ class Workspace:
         temporary.replace(self.path / _PROGRESS)
 
     def commit(self) -> None:
-        """Move the workspace to the target's place. Remove the old target."""
+        """Move the workspace to the path of the target. Remove the old target."""
         replaced = _replaced_of(self.target)
         if os.path.lexists(self.target):
             shutil.copyfile(self.path / _PROGRESS, self.target / _PROGRESS)  # it marks the old model as ours
@@ -114,7 +114,7 @@ class Workspace:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Keep finished shards after an interrupt or a crash, with a message. Otherwise remove everything."""
+        """After an error, keep finished shards and say so. After `InputError` or without any, clean up."""
         self._lock.close()
         if error is None:
             return
@@ -138,17 +138,17 @@ class Workspace:
 
 
 def partial_of(target: Path) -> Path:
-    """Return the directory in which `target` grows."""
+    """Return the directory where `target` is written until it is complete."""
     return target.parent / f".{target.name}.partial"
 
 
 def _replaced_of(target: Path) -> Path:
-    """Return the place of an old target until the new one is in its place."""
+    """Return the path to which an old target moves until the new one has replaced it."""
     return target.parent / f".{target.name}.replaced"
 
 
 def _progress(directory: Path) -> Any:
-    """Return the content of the directory's progress file, or None if it has none that is readable."""
+    """Return the content of the directory's progress file, or None if it cannot be read."""
     path = directory / _PROGRESS
     try:
         return None if path.is_symlink() else json.loads(read_text(path, _MOST_PROGRESS_BYTES))
@@ -157,9 +157,11 @@ def _progress(directory: Path) -> Any:
 
 
 def _check_ours(directory: Path, names: Iterable[str] | None = None) -> None:
-    """Raise `InputError` unless a conversion of this user wrote the directory. Read no file but its record.
+    """Raise `InputError` unless a conversion of this user wrote the directory. Read only its progress file.
 
-    names: the files that it may hold, besides shards. None for any content.
+    Then remove the directory's permissions that the umask excludes.
+
+    names: names of files that it may hold besides shards, None for any.
     """
     found, user = directory.lstat(), os.geteuid()
     problem: str | None
@@ -178,13 +180,13 @@ def _check_ours(directory: Path, names: Iterable[str] | None = None) -> None:
 
 
 def _strange_content(directory: Path, user: int, names: Iterable[str] | None) -> str | None:
-    """Return the sign that no conversion wrote a directory, or None."""
+    """Return the reason why no conversion can have written a directory, or None."""
     entries = list(os.scandir(directory))
     if names is not None:
         for entry in entries:
             if not _is_written(entry, user, names):
                 return f"holds {one_line(entry.name, 40)!r}, which no conversion writes"
-        if {entry.name for entry in entries} <= _STARTED:  # a run that ended before its record
+        if {entry.name for entry in entries} <= _STARTED:  # of a run that ended before its first shard
             return None
     return None if isinstance(_progress(directory), dict) else f"has no {_PROGRESS} of a conversion"
 
@@ -197,7 +199,7 @@ def _is_written(entry: os.DirEntry[str], user: int, names: Iterable[str]) -> boo
 
 
 def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
-    """Return the target's absolute path. `InputError` if it is unusable or must not be replaced."""
+    """Return the target's absolute path. Raise `InputError` if it is unusable or must not be replaced."""
     if not str(mlx_path).isprintable():
         raise InputError(f"{str(mlx_path)!r} has unprintable characters; give another path")
     try:
@@ -227,7 +229,7 @@ def check_apart(source: Source, target: Path) -> None:
 
 
 def _is_within(path: Path, directory: Path) -> bool:
-    """Return True if both are one directory, or `path` is below it, whatever names they go by."""
+    """Return True if `path` is `directory` or is below it, even if links give it other names."""
     if not os.path.exists(directory):  # False also where the name is too long
         return False
     path = path.resolve()
@@ -235,7 +237,7 @@ def _is_within(path: Path, directory: Path) -> bool:
 
 
 def _is_model(directory: Path) -> bool:
-    """Return True for a directory with a DiffusionGemma and nothing else, so that it may be replaced."""
+    """Return True for a directory with a DiffusionGemma and no subdirectory. It may be replaced."""
     try:
         config = json.loads(read_text(directory / "config.json"))
         plain = directory.is_dir() and not directory.is_symlink()
@@ -245,7 +247,7 @@ def _is_model(directory: Path) -> bool:
 
 
 def check_disk(target: Path, nbytes: int) -> None:
-    """Raise `InputError` if the target's file system has too little room for the missing part of `nbytes`."""
+    """Raise `InputError` if the disk has too little space for `nbytes`, minus the finished shards."""
     existing = next(parent for parent in target.parents if parent.exists())
     try:
         finished = sum(file.stat().st_blocks * 512 for file in partial_of(target).glob("*.safetensors"))
