@@ -1,4 +1,4 @@
-"""The one loop: canvas after canvas, for rows that share prefill and denoising steps."""
+"""The engine's loop: prefill, then canvas after canvas, for rows that share prefill and steps."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 class Prefill:
     """Event: a chunk of the prompt was encoded.
 
-    done, total: tokens of the longest prompt. cached: tokens that came from a prompt cache.
-    seconds: since the batch began.
+    done: number of tokens of the longest prompt that are encoded.
+    total: number of tokens of the longest prompt.
+    cached: number of tokens that came from a prompt cache.
+    seconds: time since the batch began.
     """
 
     done: int
@@ -43,9 +45,9 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Finished:
-    """Event: every row that was denoised has committed a canvas.
+    """Event: every row that is not closed has committed a canvas.
 
-    seconds: since the previous canvas, or since the prefill.
+    seconds: time since the previous canvas, or since the prefill.
     """
 
     committed: list[Committed]
@@ -81,7 +83,7 @@ class Batch:
         self._canvases = math.ceil(self.settings.max_new_tokens / self.spec.length)
         self._positions = self._longest + self._canvases * self.spec.length
         self._check_prompts()
-        self._cache: PromptCache | None = None  # set for a single row: its canvases are added
+        self._cache: PromptCache | None = None  # set for a single row, whose canvases are added to it
         self._ticket: object = None
 
     def run(self) -> Generator[Event, None, None]:
@@ -110,7 +112,7 @@ class Batch:
                 active = running
 
     def _denoise(self, active: list[Row], prefix: PrefixCache, clock: _Clock) -> Generator[Event, None, None]:
-        """Denoise one canvas of each row. Rows whose canvas is rejected are denoised again by themselves."""
+        """Denoise one canvas of each row. Only rows whose canvas is rejected are denoised again."""
         denoiser = denoiser_of(self.model)
         for index, row in enumerate(active):
             for scout in row.scouts:
@@ -142,7 +144,7 @@ class Batch:
     def _scout(
         self, constraint: Any, row: Row, prefix: PrefixCache, index: int, clock: _Clock
     ) -> Generator[Event, None, None]:
-        """Denoise the canvases that a constraint of `row`, the `index`-th of `prefix`, asks for."""
+        """Denoise the trial canvases that `constraint` asks for. index: index of `row` in `prefix`."""
         looks, canvas = constraint.scout(row.written), None
         while True:
             try:
@@ -195,11 +197,11 @@ class Batch:
             self._check_cache()
         if not others:
             return cache.prefix
-        self._cache = None  # it keeps the prompt only
+        self._cache = None  # with several rows, the prompt cache keeps the prompt only
         return cache.prefix.take([0] * len(self.rows))
 
     def _prefill_padded(self, clock: _Clock) -> Generator[Event, None, PrefixCache]:
-        """Encode prompts of different lengths, padded on the left so that all end together."""
+        """Encode different prompts, padded on the left so that all end at the same position."""
         cache, chunk_size = self.model.make_cache(), self.settings.prefill_step_size
         cache.reserved = self._positions
         padding = [Prompt([self.spec.pad_id] * (self._longest - len(row.prompt))) for row in self.rows]
@@ -257,7 +259,7 @@ class Batch:
 
 
 class _Clock:
-    """A stopwatch for the engine's own work. The time that a consumer of its events takes is not counted."""
+    """A stopwatch for the engine's own work, without the time that the caller takes between two events."""
 
     def __init__(self) -> None:
         self.start()
@@ -274,6 +276,6 @@ class _Clock:
         self._counted += time.perf_counter() - self._since
 
     def resume(self, seconds: float = 0.0) -> None:
-        """Continue. seconds: work during the pause that was timed elsewhere."""
+        """Continue. seconds: time to add for work during the pause, which was timed elsewhere."""
         self._counted += seconds
         self._since = time.perf_counter()

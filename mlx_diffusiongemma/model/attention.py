@@ -12,8 +12,8 @@ from ..cache import CanvasView, FullLayerCache, KeysValues, PrefixCache, Sliding
 from ..config.model import FULL, RopeParameters, TextConfig
 from ..prompt import Span, chunk_end, merge_spans
 
-# Rows of a prompt that a sliding layer takes at a time: each band reads the window before it and itself, not
-# the whole chunk. Smaller bands read less that they mask, larger ones need fewer launches.
+# A sliding layer takes a prompt in bands of this many rows. A band reads itself and the window before it, not
+# the whole chunk. Smaller bands read fewer masked positions, larger ones need fewer launches.
 BAND_ROWS = 512
 
 
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.rope = proportional_rope(width, config.rope[kind])
 
     def keys_values(self, x: mx.array, position: int | mx.array) -> KeysValues:
-        """K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` from `position` on."""
+        """Return K and V `[B, kv_heads, L, head_dim]` of normed rows `x [B, L, D]` from `position` on."""
         keys = self._split(self.k_proj(x), self.kv_heads)
         # On full layers V is the raw key projection: before its norm and before RoPE.
         values = self._split(self.v_proj(x), self.kv_heads) if "v_proj" in self else keys
@@ -46,12 +46,12 @@ class Attention(nn.Module):
         return keys, values
 
     def encode(self, x: mx.array, chunk: Chunk, cache: FullLayerCache | SlidingLayerCache) -> mx.array:
-        """Store rows `x [B, L, D]`. Each attends to the cache and to the rows that `chunk.mask` shows it."""
+        """Store K and V of rows `x [B, L, D]`. Return their attention to the cache and these rows."""
         keys, values = cache.append(*self.keys_values(x, chunk.position), chunk.offset)
         queries, rows = self._queries(x, chunk.position), x.shape[1]
         if self.window is None:
             return self._project(_attend(queries, keys, values, chunk.mask(0, rows, keys.shape[2])))
-        before = keys.shape[2] - rows  # positions of the window, then those of the rows
+        before = keys.shape[2] - rows  # keys have the positions of the window, then those of the rows
         bands = []
         for start, end in chunk.bands(rows):
             near = slice(max(0, before + start - self.window + 1), before + end)
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         return self._project(mx.concatenate(bands, axis=2))
 
     def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
-        """Every canvas row attends to all that layer `layer` holds and to the whole canvas."""
+        """Return the attention of canvas rows to the prefix in layer `layer` and to the whole canvas."""
         keys, values, mask = view.write(layer, *self.keys_values(x, view.position))
         return self._project(_attend(self._queries(x, view.position), keys, values, mask))
 
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return self.rope(self.q_norm(self._split(self.q_proj(x), self.heads)).swapaxes(1, 2), position)
 
     def _project(self, out: mx.array) -> mx.array:
-        """Attention's output `[B, heads, L, head_dim]` -> `[B, L, D]`."""
+        """Project the output of attention: `[B, heads, L, head_dim]` -> `[B, L, D]`."""
         return self.o_proj(out.swapaxes(1, 2).flatten(2))
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
@@ -76,18 +76,18 @@ class Attention(nn.Module):
 
 
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
-    """Attention with a scale of 1. MLX chooses the kernel: a forced one has to be measured on a Mac first."""
+    """Return attention with a scale of 1. MLX chooses the kernel, as others are not measured on a Mac yet."""
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
 
 
 def proportional_rope(head_dim: int, parameters: RopeParameters) -> nn.Module:
-    """Split-half rotary embedding of `rotated * head_dim` features per head, in pairs (i, i + head_dim / 2).
+    """Return a split-half rotary embedding of `rotated * head_dim` features, in pairs (i, i + head_dim / 2).
 
-    The frequency exponent is divided by the full head_dim even when few pairs turn ("proportional" RoPE of
-    Gemma 4). The other pairs have infinite wavelength. It takes `x [B, heads, L, head_dim]` and the position
-    of the first row, an int or an int32 array, scalar or `[B]`.
+    The frequency exponent is divided by the full head_dim even if few pairs turn ("proportional" RoPE of
+    Gemma 4). The other pairs do not turn. The module takes `x [B, heads, L, head_dim]` and the position of
+    the first row: an int or an int32 array, scalar or `[B]`.
     """
-    # Imported here because mlx_lm imports transformers: seconds, for commands that may build no model.
+    # Imported here because mlx_lm imports transformers, which takes seconds. Not every command needs it.
     from mlx_lm.models.rope_utils import ProportionalRoPE
 
     rope: nn.Module = ProportionalRoPE(
@@ -101,10 +101,10 @@ def proportional_rope(head_dim: int, parameters: RopeParameters) -> nn.Module:
 class Chunk:
     """Rows that are encoded together: their positions, and which positions each may see, for all layers.
 
-    offset: number of positions before them.
-    position: of the first row for RoPE, an int, or with padding int32 `[B]`, negative where it is padding.
-    spans: of each row of the batch, start and end of the image blocks among these rows. In sliding layers the
-        rows of a block see each other in both directions; full layers stay causal. That is Gemma 4's rule.
+    offset: number of positions before the chunk.
+    position: RoPE position of the first row: an int, or with padding int32 `[B]`, negative for padding.
+    spans: for each row of the batch, start and end of its image blocks in the chunk. In sliding layers the
+        positions of a block see each other in both directions. Full layers stay causal, as in Gemma 4.
     """
 
     def __init__(self, cache: PrefixCache, spans: Sequence[Sequence[Span]] = ()):
@@ -115,7 +115,7 @@ class Chunk:
         self._masks: dict[tuple[int, int, int | None, int, int | None], mx.array] = {}
 
     def bands(self, rows: int) -> Iterator[tuple[int, int]]:
-        """Start and end of the bands that a sliding layer takes `rows` in. None cuts an image block."""
+        """Yield start and end of the bands in which a sliding layer takes `rows`. None cuts an image."""
         start = 0
         while start < rows:
             end = chunk_end(start, rows, BAND_ROWS, self._unbroken)
@@ -123,14 +123,14 @@ class Chunk:
             start = end
 
     def mask(self, start: int, end: int, keys: int, window: int | None = None) -> mx.array | str:
-        """Return the mask of rows `start` to `end` against `keys` keys, of which the last are these rows.
+        """Return the mask of rows `start` to `end` of the chunk. The last of the `keys` keys are these rows.
 
-        A row sees itself and what lies before it, within `window` positions, and in a sliding layer its whole
+        A row sees itself and earlier positions, within `window`. In a sliding layer it also sees its whole
         image block. Padding is hidden, except from itself, because attention to nothing is not finite.
 
         Returns:
             "causal", or a boolean array `[rows, keys]`, or `[B, 1, rows, keys]` if the rows of the batch
-            differ in padding or blocks. It is made once.
+            differ in padding or blocks. Arrays are cached.
         """
         first = self.offset + end - keys  # position of the first key
         padding = max(0, self.most_padded - first)
@@ -154,8 +154,8 @@ class Chunk:
         return self._masks[made]
 
     def _same_block(self, start: int, end: int, keys: int) -> mx.array:
-        """True where row and key lie in one image block: `[rows, keys]`, or `[B, 1, rows, keys]`."""
-        numbers = np.zeros((len(self.spans), keys), dtype=np.int32)  # of each key's block, 0 for none
+        """Return True where row and key are in one image block: `[rows, keys]`, or `[B, 1, rows, keys]`."""
+        numbers = np.zeros((len(self.spans), keys), dtype=np.int32)  # number of each key's block, 0 for none
         for row, spans in zip(numbers, self.spans, strict=True):
             for number, (first, last) in enumerate(spans, start=1):
                 if start <= first and last <= end:

@@ -43,7 +43,7 @@ class Decoder(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """The part of an encoder layer that is not the decoder's."""
+    """The part of an encoder layer that it does not share with the decoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class EncoderLayer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The checkpoint's `model`: the decoder, and the part of the encoder that is not tied to it."""
+    """The checkpoint's `model`: the decoder, and the part of the encoder that has its own weights."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -81,7 +81,7 @@ class DiffusionGemma(nn.Module):
         return self.decoder.layers
 
     def shard(self, group: mx.distributed.Group | None = None) -> None:
-        """Divide the model among the members of `group`, None for all. One member keeps all of it.
+        """Do nothing for a `group` of one member, which keeps the whole model. None for the group of all.
 
         Raises:
             InputError: the group has several members, which is not supported.
@@ -108,14 +108,15 @@ class DiffusionGemma(nn.Module):
         `cache.left_padding` before.
 
         Args:
-            input_ids: a `Prompt`, several of the same length, ids `[B, L]`, or embeddings `[B, L, D]` as
-                `embed` returns them.
-            chunk_size: most positions to encode at a time. A longer span is a chunk of its own.
-            spans: for each row, start and end of its image blocks in `input_ids`, in order. Their positions
-                see each other in both directions (see `Chunk`). A `Prompt` brings its own.
+            input_ids: a `Prompt`, a list of prompts of the same length, ids `[B, L]`, or embeddings
+                `[B, L, D]` as `embed` returns them.
+            chunk_size: maximum number of positions to encode at a time. A longer span is a chunk of its own.
+            spans: for each row, start and end of its image blocks in `input_ids`, in order. The positions of
+                a block see each other in both directions (see `Chunk`). Ignored for prompts.
 
         Raises:
-            InputError: a prompt has images, but the checkpoint has no vision tower, or they do not fit in it.
+            InputError: a prompt has images, but the checkpoint has no vision tower, or the positions of an
+                image are not as many as its soft tokens.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, found {chunk_size}")
@@ -139,7 +140,7 @@ class DiffusionGemma(nn.Module):
             for row, prompt in enumerate(prompts):
                 for image in prompt.images:
                     if self.vision and image.pixels is not None and start <= image.start < end:
-                        # In the place of embeddings, and without their scale.
+                        # Soft tokens replace embeddings, but are not scaled like them.
                         soft = self.vision(image.pixels).astype(self.dtype)
                         x[row, image.start - start : image.end - start] = soft
             self._encode_chunk(x, cache, Chunk(cache, inside))
@@ -173,7 +174,7 @@ class DiffusionGemma(nn.Module):
     ) -> mx.array:
         """Decode a canvas once: ids `[B, C]` -> fp32 softcapped logits `[B, C, V]`, before temperature.
 
-        soft_embedding: `[B, C, D]` of the step before. None on the first step.
+        soft_embedding: `[B, C, D]`, from the step before. None on the first step.
         """
         if soft_embedding is None:
             soft_embedding = self.zero_self_conditioning(canvas_ids.shape)
@@ -186,7 +187,7 @@ class DiffusionGemma(nn.Module):
         return self.body(self.embed_canvas(canvas_ids, soft_embedding), view)
 
     def embed_canvas(self, canvas_ids: mx.array, soft_embedding: mx.array) -> mx.array:
-        """Ids `[B, C]` and soft embedding `[B, C, D]` -> the decoder's input `[B, C, D]`."""
+        """Return the decoder's input `[B, C, D]` from ids `[B, C]` and soft embedding `[B, C, D]`."""
         return self.decoder.self_conditioning.condition(self.embed(canvas_ids), soft_embedding)
 
     def body(self, x: mx.array, view: CanvasView) -> mx.array:
@@ -200,7 +201,7 @@ class DiffusionGemma(nn.Module):
         return mx.zeros((*shape, self.config.text.hidden_size), dtype=self.dtype)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """Project with the embedding table: `[B, C, D]` -> `[B, C, V]` in its dtype, before the softcap."""
+        """Project rows `[B, C, D]` with the embedding table to logits `[B, C, V]`, before the softcap."""
         return project(hidden, self.decoder.embed_tokens)
 
     def soft_embedding(
@@ -212,17 +213,17 @@ class DiffusionGemma(nn.Module):
         return soft._replace(embedding=soft.embedding * self.embed_scale)
 
     def dense_soft_embedding(self, processed_logits: mx.array) -> mx.array:
-        """Return the same from all of the vocabulary: processed logits `[..., V]` -> `[..., D]`.
+        """Return `soft_embedding` from the whole vocabulary: processed logits `[..., V]` -> `[..., D]`.
 
-        Processed means softcapped and divided by the step's temperature. They are rounded to the embedding's
-        dtype first, as the reference does.
+        Processed means softcapped and divided by the step's temperature. The logits are first rounded to the
+        model's dtype, as the reference does.
         """
         return (
             dense_soft_embedding(processed_logits, self.decoder.embed_tokens, self.dtype) * self.embed_scale
         )
 
     def checked_kernels(self, canvas_shape: Sequence[int]) -> tuple[str, ...]:
-        """Return the names of the Metal kernels that a step takes, checked at their first use (see `ops`)."""
+        """Check the Metal kernels of a step, and return the names of those that it uses (see `ops`)."""
         return checked_kernels(self.decoder.embed_tokens, self.dtype, canvas_shape)
 
     @property

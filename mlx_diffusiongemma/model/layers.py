@@ -1,4 +1,4 @@
-"""One transformer layer: attention, then a dense MLP and experts side by side; and what it is built from."""
+"""One transformer layer: attention, then a dense MLP and experts in parallel."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class DecoderLayer(nn.Module):
         cache: FullLayerCache | SlidingLayerCache,
         layer_scalar: mx.array,
     ) -> mx.array:
-        """Encode rows `x [B, L, D]` causally and store them. `layer_scalar` is the encoder's."""
+        """Encode rows `x [B, L, D]` causally, and store K and V. `layer_scalar` is the encoder's."""
         attended = self.self_attn.encode(self.input_layernorm(x), chunk, cache)
         return self._feedforward(x + self.post_attention_layernorm(attended)) * layer_scalar
 
     def encode_last(self, x: mx.array, chunk: Chunk, cache: FullLayerCache | SlidingLayerCache) -> None:
-        """Store keys and values of the last layer. Nothing reads its output, so none is computed."""
+        """Store keys and values only, in the last layer, because nothing reads its output."""
         cache.append(*self.self_attn.keys_values(self.input_layernorm(x), chunk.position), chunk.offset)
 
     def decode(self, x: mx.array, view: CanvasView, layer: int) -> mx.array:
-        """Decode canvas rows `x [B, C, D]` bidirectionally. `layer` is its number in the view."""
+        """Decode canvas rows `x [B, C, D]` bidirectionally. layer: index of this layer in the view."""
         attended = self.self_attn.decode(self.input_layernorm(x), view, layer)
         return self._feedforward(x + self.post_attention_layernorm(attended)) * self.layer_scalar
 
@@ -89,7 +89,7 @@ class Router(nn.Module):
         self.per_expert_scale = mx.ones((config.num_experts,))
 
     def __call__(self, residual: mx.array) -> tuple[mx.array, mx.array]:
-        """Raw residual `[B, L, D]` -> expert ids `[B, L, k]` and fp32 weights `[B, L, k]`."""
+        """Return ids and fp32 weights of k experts, both `[B, L, k]`, for the raw residual `[B, L, D]`."""
         x = mx.fast.rms_norm(residual, None, self.eps) * self.scale * residual.shape[-1] ** -0.5
         scores = self.proj(x).astype(mx.float32)  # [B, L, experts]
         experts = mx.argpartition(-scores, kth=self.top_k - 1, axis=-1)[..., : self.top_k]
@@ -102,7 +102,7 @@ class Experts(nn.Module):
     """`num_experts` gated MLPs. Gate and up rows are stacked in one matrix, gate first."""
 
     def __init__(self, config: TextConfig):
-        # Imported here because mlx_lm imports transformers: seconds, for commands that may build no model.
+        # Imported here because mlx_lm imports transformers, which takes seconds. Not every command needs it.
         from mlx_lm.models.switch_layers import SwitchLinear
 
         super().__init__()
@@ -111,7 +111,7 @@ class Experts(nn.Module):
         self.down_proj = SwitchLinear(width, hidden, config.num_experts, bias=False)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """Sum over each token's experts: `x [B, L, D]`, ids and weights `[B, L, k]` -> `[B, L, D]`."""
+        """Return the weighted sum of each token's experts, `[B, L, D]`. experts, weights: `[B, L, k]`."""
         k = experts.shape[-1]
         rows, ids = x.reshape(-1, 1, x.shape[-1]), experts.reshape(-1)
         in_order = ids.size >= _SORT_FROM
@@ -127,7 +127,7 @@ class SelfConditioning(GatedMLP):
     """`post_norm(x + MLP(pre_norm(soft)))`. `post_norm` has no weight and applies on every decode step.
 
     On the first step of a canvas, `soft` is a zero embedding, which the MLP maps to zero exactly. Zero
-    *logits* would mean the average of the vocabulary instead.
+    *logits* would instead give the average embedding of the vocabulary.
     """
 
     def __init__(self, config: TextConfig):
@@ -136,7 +136,7 @@ class SelfConditioning(GatedMLP):
         self.pre_norm = nn.RMSNorm(config.hidden_size, eps=self.eps)
 
     def condition(self, x: mx.array, soft_embedding: mx.array) -> mx.array:
-        """Canvas embeddings and soft embedding, both `[B, C, D]` -> decoder input `[B, C, D]`."""
+        """Return the decoder input from canvas embeddings and soft embedding. All are `[B, C, D]`."""
         return mx.fast.rms_norm(x + self(self.pre_norm(soft_embedding)), None, self.eps)
 
 

@@ -1,4 +1,4 @@
-"""The protocol of a network: everything that the engine asks of a model."""
+"""The protocol of a network: everything that the engine needs from a model."""
 
 from __future__ import annotations
 
