@@ -1,9 +1,9 @@
-"""The synthetic tasks of the demo checkpoint: generators, the held-out split and the graders.
+"""The synthetic tasks of the demo checkpoint: generators of items, the held-out split and the grader.
 
-Pure Python and deterministic for a given `random.Random`. Every prompt has exactly one right output, because
-adaptive stopping asks for a mean entropy below 0.005 nats and a net that must guess never gets there. The
-split is a hash of what must not be memorised (the pair of numbers, the word, phrasing + city ...), never of
-the sample's index, so training and evaluation can be generated in any order and still never meet.
+Items depend only on the given `random.Random`. Every prompt has exactly one right output, because adaptive
+stopping needs a mean entropy below 0.005 nats, which a model that must guess never reaches. A hash of the
+part that must not be memorised (such as the two numbers, or the word) decides if an item is held out. The
+hash does not include the item's index, so training and evaluation share no such part in any order of drawing.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ REAL_WORDS = (
     "fire", "gold", "lamp", "frog", "ship", "cat", "dog", "sun", "map", "pen", "cup", "owl", "diffuse",
     "diamond", "picture", "chicken", "blanket", "mountain",
 )  # fmt: skip
-HELD_OUT_BOUNDS = frozenset({12, 17, 21, 26, 30, 33, 38, 45, 48, 54})  # each last digit of 0..8 once or twice
+HELD_OUT_BOUNDS = frozenset({12, 17, 21, 26, 30, 33, 38, 45, 48, 54})  # each last digit from 0 to 8 is in it
 MAX_BOUND = 60
 
 
 def tool(name: str) -> dict[str, Any]:
-    """The JSON-schema declaration of one of the demo's two tools, `get_weather` or `get_time`."""
+    """Return the declaration, with a JSON schema, of the tool `get_weather` or `get_time`."""
     about = {"get_weather": "Get the weather in a city.", "get_time": "Get the time in a city."}[name]
     city = {"type": "string", "description": "City name"}
     schema = {"type": "object", "properties": {"city": city}, "required": ["city"]}
@@ -82,7 +82,7 @@ def tool(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt with its only right output; `stop` is the special token that ends the turn."""
+    """One prompt and its only right output. `stop` is the special token that ends the turn."""
 
     task: str
     messages: tuple[dict[str, Any], ...]
@@ -99,7 +99,7 @@ class Item:
 
     @property
     def target(self) -> str:
-        """The whole model output as text with special tokens, the stop token included."""
+        """The whole model output as text, including special tokens and the stop token."""
         thought = f"<|channel>thought\n{self.thought}<channel|>" if self.thinking else ""
         return f"{thought}{self.answer}{self.stop}"
 
@@ -115,7 +115,7 @@ def _user(text: str) -> tuple[dict[str, Any], ...]:
 
 
 def column_work(a: int, b: int) -> str:
-    """Column addition, ones first: `place x+y+carry=two digits`. Fixed width keeps the layout learnable."""
+    """Add a and b in columns, in lines like "ones 5+8+0=13". A model easily learns lines of fixed width."""
     rows, carry = [], 0
     for place in ("ones", "tens", "hundreds"):
         x, y = a % 10, b % 10
@@ -157,7 +157,7 @@ def capitals(rng: random.Random, thinking: bool) -> Item:
 def counting(rng: random.Random, thinking: bool) -> Item:
     n = rng.randint(1, MAX_BOUND)
     start, phrasing = 1, rng.choice(COUNT_PROMPTS)
-    if n > 11 and rng.random() < 0.4:  # else the end's place in the canvas could be learned by heart
+    if n > 11 and rng.random() < 0.4:  # otherwise the position of n in the canvas could be memorised
         start, phrasing = rng.randrange(11, n, 10), "Count from {a} to {n}."
     answer = " ".join(str(i) for i in range(start, n + 1))
     prompt = phrasing.format(a=start, n=n)
@@ -166,7 +166,7 @@ def counting(rng: random.Random, thinking: bool) -> Item:
 
 
 def pseudo_word(rng: random.Random) -> str:
-    """Pronounceable (half of the time) or random letters, so that every letter is seen at every place."""
+    """Return 3 to 8 letters, pronounceable or random, so that every letter occurs at every place."""
     length = rng.randint(3, 8)
     if rng.random() < 0.5:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(length))
@@ -182,7 +182,7 @@ def spelling(rng: random.Random, thinking: bool) -> Item:
 
 
 def tool_use(rng: random.Random, thinking: bool) -> Item:
-    """One of three situations: call the tool, restate its response, or answer without a tool."""
+    """Return an item of one of three situations: call a tool, restate its response, answer without a tool."""
     name = rng.choice(("get_weather", "get_time"))
     other = "get_time" if name == "get_weather" else "get_weather"
     phrasing, city = rng.choice(TOOL_PROMPTS[name]), rng.choice(CITIES)
@@ -210,7 +210,7 @@ def tool_use(rng: random.Random, thinking: bool) -> Item:
 
 
 def other(rng: random.Random, thinking: bool) -> Item:
-    """Anything else: a known prompt or a jumble of words, with one fixed answer."""
+    """Return an item outside the tasks: a prompt from a list, or a jumble of words, with one fixed answer."""
     text = rng.choice(OTHER_PROMPTS)
     if rng.random() < 0.4:
         words = [w.strip("?!.,") for _ in range(3) for w in rng.choice(OTHER_PROMPTS).split()]
@@ -222,7 +222,7 @@ def other(rng: random.Random, thinking: bool) -> Item:
 
 
 Generator = Callable[[random.Random, bool], Item]
-# task family -> (generator, share of the training samples, share of those with thinking on)
+# Family of tasks -> its generator, its share of the training samples, the share of its samples with thinking.
 FAMILIES: dict[str, tuple[Generator, float, float]] = {
     "addition": (addition, 0.36, 0.92),
     "json": (cities_json, 0.05, 0.5),
@@ -235,7 +235,7 @@ FAMILIES: dict[str, tuple[Generator, float, float]] = {
 
 
 def draw(rng: random.Random, family: str, *, held_out: bool, thinking: bool | None = None) -> Item:
-    """A random item of `family` from the wanted side of the split (rejection sampling)."""
+    """Return a random item of `family` that is held out or not, as `held_out` says (rejection sampling)."""
     generator, _, think_share = FAMILIES[family]
     while True:
         item = generator(rng, rng.random() < think_share if thinking is None else thinking)
@@ -243,13 +243,13 @@ def draw(rng: random.Random, family: str, *, held_out: bool, thinking: bool | No
             return item
 
 
-_MOST_IN_VAIN = 2000  # draws; the rarest of the items that are asked for comes every hundredth or so
+_MOST_IN_VAIN = 2000  # draws without a new item; even the rarest kind of item comes about once in a hundred
 
 
 def held_out_items(count: int, seed: int) -> list[Item]:
-    """`count` held-out items per task and thinking mode; the three tool situations get half of that each.
+    """Return `count` different held-out items per task and thinking mode, half as many per tool situation.
 
-    All different. Raises ValueError when a task has fewer: there are only 20 capitals.
+    Raises `ValueError` if a task has fewer items. For instance, there are only 20 for capitals.
     """
     rng = random.Random(seed)
     items: list[Item] = []
@@ -273,7 +273,7 @@ def held_out_items(count: int, seed: int) -> list[Item]:
 
 
 def training_item(rng: random.Random) -> Item:
-    """An item of the training mixture; some get a system message or an earlier exchange in front."""
+    """Return a random item for training. Some have a system message or an earlier exchange in front."""
     names = tuple(FAMILIES)
     item = draw(rng, rng.choices(names, [FAMILIES[n][1] for n in names])[0], held_out=False)
     messages = item.messages
@@ -286,7 +286,7 @@ def training_item(rng: random.Random) -> Item:
 
 
 def is_right(item: Item, answer: str, tool_calls: list[tuple[str, dict[str, Any]]]) -> bool:
-    """Grades what a caller sees: the answer text and the parsed tool calls as (name, arguments)."""
+    """True if the answer's text and the tool calls, as pairs of name and arguments, are right for `item`."""
     if item.task == "tool_call":
         name = "get_weather" if "get_weather" in item.answer else "get_time"
         city = item.answer.split('<|"|>')[1]

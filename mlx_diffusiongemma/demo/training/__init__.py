@@ -1,1 +1,1 @@
-"""Training of the demo checkpoint, in torch. Only in the repository: an installed package leaves it out."""
+"""Training of the demo checkpoint, in torch. It is part of the repository, but not of installed packages."""

@@ -1,4 +1,4 @@
-"""Training batches: items of the task mixture as (prompt ids, one canvas of clean ids)."""
+"""Draws training batches. A sample is an item of the tasks as prompt ids and the ids of one canvas."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CANVAS = 64
 
 
 def render_prompt(item: tasks.Item) -> str:
-    """Return what chat_template.jinja renders, in plain Python: a step needs 84, and Jinja takes 1 ms each.
+    """Return the prompt that chat_template.jinja renders. Jinja would take 1 ms each, and a step needs 84.
 
-    One thing differs: the template opens the thought after a tool's response, and here the model writes that.
+    One thing differs. After a tool's response the template opens the thought. Here the model must open it.
     """
 
     def value(x: object) -> str:
@@ -57,18 +57,24 @@ def render_prompt(item: tasks.Item) -> str:
 
 
 class Batches:
-    """Draws fixed-shape batches: `short` prompts and `long` ones are padded apart, to waste little work."""
+    """Draws batches of fixed shape, which have a part for short and a part for long prompts, to save padding.
+
+    short, long: number of rows and padded prompt length of each part.
+    """
 
     def __init__(self, directory: Path, seed: int, short: tuple[int, int], long: tuple[int, int]) -> None:
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.rng = random.Random(seed)
-        self.shapes = (short, long)  # (rows, padded prompt length)
+        self.shapes = (short, long)  # each (rows, padded prompt length)
         self.queues: tuple[list[tuple[list[int], list[int]]], ...] = ([], [])
 
     def sample(self) -> tuple[list[int], list[int]]:
-        """(prompt ids, 64 clean ids of one canvas); of a long output any canvas, the last one more often."""
+        """Return prompt ids, with the earlier canvases of an output, and 64 ids of its next canvas.
+
+        In half of the cases this is the last canvas, otherwise any canvas.
+        """
         item = tasks.training_item(self.rng)
         prompt = self.tokenizer.encode(render_prompt(item), add_special_tokens=False).ids
         target = self.tokenizer.encode(item.target, add_special_tokens=False).ids
@@ -78,7 +84,7 @@ class Batches:
         return prompt + target[: k * CANVAS], canvas + [0] * (CANVAS - len(canvas))
 
     def batch(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each shape: prompts [rows, P] (right padded), their lengths [rows], canvases [rows, 64]."""
+        """Return right-padded prompts [rows, P], lengths [rows] and canvases [rows, 64] of each shape."""
         out = []
         while any(len(q) < rows for q, (rows, _) in zip(self.queues, self.shapes, strict=True)):
             prompt, canvas = self.sample()

@@ -1,9 +1,10 @@
-"""The training-time forward pass: prompt and canvas in one run over a Transformers model's own parameters.
+"""The forward pass for training: prompt and canvas in one pass, with the parameters of a Transformers model.
 
-Transformers runs encode and decode one after the other and loops over the experts in Python, which costs most
-of a step for a net this small. Both passes share their weights, so one pass with a block mask gives the same
-logits: prompt rows are causal, canvas rows see the prompt and the whole canvas. All experts are computed with
-the router's sparse weights, which has the same gradients. `train.py` asserts equality before it starts.
+Transformers encodes the prompt, then decodes the canvas, and loops over the experts in Python. For a network
+this small, that takes most of the time of a step. Both passes share their weights, so one pass with a mask
+gives the same logits: prompt positions are causal, canvas positions see the prompt and the whole canvas. Here
+all experts are computed, and multiplied by the router's weights, most of which are 0. This gives the same
+gradients. `train.py` compares the logits with those of Transformers before it starts.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch import Tensor, nn
 
 
 def norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """RMSNorm in float32, times the weight itself."""
+    """Return RMSNorm of x, computed in float32, times `weight` (not times 1 + weight)."""
     y = x.float()
     y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
     return (y if weight is None else y * weight).to(x.dtype)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """RoPE on x [B, H, S, D] with angles [B, S, D/2]; pairs are (i, i + D/2)."""
+    """Apply RoPE to x [B, H, S, D] with angles [B, S, D/2]. Dimensions i and i + D/2 are a pair."""
     cos, sin = angles.cos()[:, None].to(x.dtype), angles.sin()[:, None].to(x.dtype)
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
@@ -33,7 +34,7 @@ def gated_mlp(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def attention(a: nn.Module, x: Tensor, angles: Tensor, mask: Tensor, queries_from: int) -> Tensor:
-    """Attention of the rows from `queries_from` on; mask [B, 1, S, S] is True where a query may look."""
+    """Return attention of the queries from `queries_from` on. mask [B, 1, S, S]: True for visible keys."""
     batch, length, _ = x.shape
     k_raw = F.linear(x, a.k_proj.weight).view(batch, length, -1, a.head_dim)
     v = k_raw if a.v_proj is None else F.linear(x, a.v_proj.weight).view(batch, length, -1, a.head_dim)
@@ -42,7 +43,7 @@ def attention(a: nn.Module, x: Tensor, angles: Tensor, mask: Tensor, queries_fro
     k = rotate(norm(k_raw, a.k_norm.weight).transpose(1, 2), angles)
     v = norm(v).transpose(1, 2)
     heads, groups = k.shape[1], q.shape[1] // k.shape[1]
-    # written out: the fused CPU kernel's backward pass takes four times as long at these sizes
+    # Not the fused function, whose backward pass takes four times as long on the CPU at these sizes.
     scores = q.reshape(batch, heads, -1, a.head_dim) @ k.transpose(-1, -2)
     scores = scores.view(batch, heads * groups, length - queries_from, length)
     probs = scores.float().masked_fill(~mask[:, :, queries_from:], -torch.inf).softmax(-1).to(v.dtype)
@@ -52,7 +53,7 @@ def attention(a: nn.Module, x: Tensor, angles: Tensor, mask: Tensor, queries_fro
 
 
 def experts(layer: nn.Module, residual: Tensor, top_k: int) -> Tensor:
-    """The mixture of experts, all of them computed, weighted by the router's renormalised top-k."""
+    """Return the outputs of all experts, summed with the renormalised top-k weights of the router."""
     router, bank = layer.router, layer.experts
     scaled = norm(residual.float()) * router.scale * residual.shape[-1] ** -0.5
     with torch.autocast("cpu", enabled=False):  # the choice of experts must not depend on bfloat16 rounding
@@ -68,12 +69,12 @@ def experts(layer: nn.Module, residual: Tensor, top_k: int) -> Tensor:
 
 
 def build_masks(lengths: Tensor, width: int, canvas: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(full mask, sliding mask) [B, 1, S, S] and position ids [B, S] for prompts right padded to `width`."""
+    """Return full and sliding mask [B, 1, S, S] and positions [B, S], for prompts right-padded to `width`."""
     position = torch.arange(width)
     valid = position < lengths[:, None]  # [B, P]
     causal = position[:, None] >= position
     near = (position[:, None] - position) < window
-    own = torch.eye(width, dtype=torch.bool)  # padding rows look at themselves, or their softmax is NaN
+    own = torch.eye(width, dtype=torch.bool)  # padding sees itself, because otherwise its softmax is NaN
     recent = position >= lengths[:, None] - (window - 1)
     masks = []
     for prompt_rule, canvas_rule in ((causal, valid), (causal & near, valid & recent)):
@@ -90,9 +91,9 @@ Masks = tuple[Tensor, Tensor, Tensor]
 def canvas_logits(
     model: nn.Module, prompt: Tensor, canvas: Tensor, masks: Masks, soft: Tensor | None
 ) -> Tensor:
-    """Softcapped float32 logits [B, C, V].
+    """Return softcapped float32 logits [B, C, V] of the canvas.
 
-    prompt [B, P] and canvas [B, C]: ids. masks: from `build_masks`. soft: the self-conditioning signal
+    prompt, canvas: ids [B, P] and [B, C]. masks: result of `build_masks`. soft: the self-conditioning signal
     [B, C, D], or None on a first step.
     """
     text, decoder = model.config.text_config, model.model.decoder
@@ -112,7 +113,7 @@ def canvas_logits(
     }
     for i, layer in enumerate(decoder.layers):
         kind = text.layer_types[i]
-        # of the last layer the prompt needs K and V only
+        # In the last layer, the prompt's positions are only keys and values.
         start = width if i == len(decoder.layers) - 1 else 0
         y = attention(layer.self_attn, norm(x, layer.input_layernorm.weight), angles[kind],
                       full if kind == "full_attention" else sliding, start)  # fmt: skip
@@ -126,6 +127,6 @@ def canvas_logits(
 
 
 def soft_embedding(model: nn.Module, logits: Tensor, temperature: Tensor) -> Tensor:
-    """The self-conditioning signal softmax(logits / T) @ E * sqrt(hidden), [B, C, D]."""
+    """Return the self-conditioning signal softmax(logits / T) @ E * sqrt(hidden), [B, C, D]."""
     table = model.model.decoder.embed_tokens.weight
     return (logits / temperature).softmax(-1) @ table * table.shape[1] ** 0.5

@@ -2,16 +2,16 @@
 
     python -m mlx_diffusiongemma.demo.training.train --minutes 70 --seed 0
 
-A sample is a prompt and one 64-token canvas of its output. Each canvas position is replaced, with a
-probability t ~ U(0, 1) drawn per sample (or a power of it: what has to be worked out is learned at high
-noise, little noise gives it away), by a token drawn uniformly from the vocabulary; the loss is the cross
-entropy of the clean token at every position, the padding after the stop token included. Half of the batches
-get self-conditioning from a first pass without it. Matrices learn by Muon, the rest by AdamW. The rate
-follows the clock, so the schedule ends when the time does. What is saved is a moving average of the weights,
-in bfloat16. `training.log` records how the bundled checkpoint was made, restarts included.
+A sample is a prompt and one 64-token canvas of its output. Each token of the canvas is replaced by a random
+one with the probability t ** `--noise-power`. t ~ U(0, 1) is drawn for each sample. (A low power means more
+noise, at which the model must work out the answer instead of reading it.) The loss is the cross entropy of
+the clean token at every position, including the padding after the stop token. Half of the batches get
+self-conditioning from a first pass without it. Muon trains matrices, AdamW the other parameters. The learning
+rate depends on the elapsed time, so that its schedule ends after `--minutes`. The saved checkpoint is a
+moving average of the weights, in bfloat16. `training.log` records the runs that made the bundled checkpoint.
 
-For speed set MALLOC_MMAP_THRESHOLD_=8589934592 and MALLOC_TRIM_THRESHOLD_=17179869184: without them every
-step asks the kernel for its memory again.
+For speed set MALLOC_MMAP_THRESHOLD_=8589934592 and MALLOC_TRIM_THRESHOLD_=17179869184. Otherwise every step
+allocates its memory from the operating system again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from . import data, network, train_tokenizer
 
 HERE = Path(__file__).parent
-CHECKPOINT = HERE.parent / "checkpoint"  # its configurations are those of what is trained
+CHECKPOINT = HERE.parent / "checkpoint"  # its configuration files define the model that is trained
 RECORDED = ("minutes", "seed", "rate", "muon_rate", "noise_power", "warm_up", "resume")
 SHAPES = ((64, 40), (20, 176))  # (rows, prompt tokens) of the two parts of a batch
 
@@ -53,7 +53,7 @@ def new_model(seed: int) -> nn.Module:
 
 
 def check_against_transformers(model: nn.Module) -> None:
-    """The one-pass network and the Transformers class must agree to 1e-4 before anything is trained."""
+    """Raise `RuntimeError` if logits of network.py and of the Transformers class differ by more than 1e-4."""
     prompt, canvas = torch.randint(0, 704, (2, 150)), torch.randint(0, 704, (2, 64))
     lengths, before = torch.tensor([150, 33]), torch.randn(2, 64, 704) * 3
     with torch.no_grad():
@@ -68,7 +68,7 @@ def check_against_transformers(model: nn.Module) -> None:
 
 
 def save(model: nn.Module, weights: dict[str, Tensor], directory: Path) -> None:
-    """Writes a complete Hugging Face directory (weights in bfloat16) beside the tokenizer, atomically."""
+    """Write configuration files and bfloat16 weights into `directory`. Each file is replaced atomically."""
     from transformers import DiffusionGemmaForBlockDiffusion, DiffusionGemmaGenerationConfig
 
     scratch = directory.parent / (directory.name + ".new")
@@ -95,7 +95,7 @@ def worker(queue: Any, directory: Path, seed: int) -> None:
 
 
 class Muon:
-    """Momentum with orthogonalised updates for matrices; experts are orthogonalised one by one."""
+    """The optimizer Muon for matrices: momentum with orthogonalised updates. Each expert is one matrix."""
 
     def __init__(self, params: list[Tensor], momentum: float = 0.95) -> None:
         self.params, self.momentum = params, momentum
@@ -169,13 +169,13 @@ def train(args: argparse.Namespace) -> None:
             noise = torch.randint(0, text_config.vocab_size, canvas.shape, generator=generator)
             noisy = torch.where(torch.rand(canvas.shape, generator=generator) < rate, noise, canvas)
             masks = network.build_masks(torch.from_numpy(lengths), prompt.shape[1], data.CANVAS, 128)
-            soft = torch.zeros(rows, data.CANVAS, text_config.hidden_size)  # as none: its MLP maps 0 to 0
+            soft = torch.zeros(rows, data.CANVAS, text_config.hidden_size)  # like None: its MLP maps 0 to 0
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 if conditioned:
-                    # with gradients on, only to reuse the one compiled graph
+                    # Gradients stay on only because this reuses the compiled graph.
                     first = forward(model, prompt, noisy, masks, soft).detach()
                     with torch.no_grad():
-                        # the sampler conditions on logits / T with T in 0.4 .. 0.8: cover that and T = 1
+                        # The sampler uses logits / T with T from 0.4 to 0.8. Cover these and T = 1.
                         heat = 0.4 + 0.6 * torch.rand(rows, 1, 1, generator=generator)
                         soft = network.soft_embedding(model, first, heat).float()
                 logits = forward(model, prompt, noisy, masks, soft)

@@ -1,12 +1,12 @@
 """Builds the demo's tokenizer: Gemma's conventions and special-token ids in a vocabulary of 704.
 
-Gemma's normalizer, byte fallback, decoder and ids (0-4, 46-52, 98-107) are kept, so code that relies on them
-is exercised for real. Instead of merges the vocabulary holds the most frequent whole words of the tasks
-(`ignore_merges`): a word to spell backwards then always arrives as single letters, digits always stand alone,
-and no ids are spent on the inner steps of merges.
+It has Gemma's normalizer, byte fallback, decoder and ids (0-4, 46-52, 98-107), so that the demo tests code
+that relies on them. Instead of merges, the vocabulary has the most frequent whole words of the tasks
+(`ignore_merges`). So a word to spell backwards is always split into letters, every digit is a token, and no
+ids are needed for the intermediate results of merges.
 
-The bundled tokenizer.json was built before training began and belongs to the weights. Which words it holds
-depends on the task shares, and those changed later (training.log): a rebuilt one fits new weights only.
+The bundled tokenizer.json was built before training began, and the weights depend on it. Its words depend on
+the task shares, which changed later (see training.log). So a new tokenizer fits only new weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHUNK = rf"{SPACE}?[A-Za-z_]+|[0-9]|\n|(?:[^A-Za-z_0-9\n{SPACE}]|{SPACE}(?![A-Za
 
 
 def frequent_chunks(render: Callable[[tasks.Item], str], count: int, samples: int = 20000) -> list[str]:
-    """The `count` multi-character chunks that save most tokens, over rendered training items."""
+    """Return the `count` chunks of several characters that save most tokens in rendered training items."""
     rng = random.Random(7)
     specials = re.compile("|".join(re.escape(s) for s in SPECIAL))
     counter: Counter[str] = Counter()
@@ -62,7 +62,7 @@ def build(directory: Path, render: Callable[[tasks.Item], str]) -> None:
     free = [i for i in range(VOCAB_SIZE) if i not in set(taken.values())]
     fixed = singles + [f"<0x{b:02X}>" for b in range(256)]
     chunks = frequent_chunks(render, len(free) - len(fixed))
-    # the small free ids go to words and characters, the bytes follow: only the order of ids, nothing else
+    # Words and characters get the lower free ids, bytes the higher ones. Only the order of ids depends on it.
     for token, index in zip(singles + chunks + fixed[len(singles) :], free, strict=False):
         taken[token] = index
     for index in sorted(set(range(VOCAB_SIZE)) - set(taken.values())):
