@@ -36,6 +36,8 @@ def generate(
     thinking: bool = False,
     system: str | None = None,
     tools: Sequence[Any] | None = None,
+    images: Sequence[Any] | None = None,
+    soft_tokens: int | None = None,
     seed: int | None = None,
     n: int = 1,
     candidate: int = 0,
@@ -62,6 +64,9 @@ def generate(
         thinking: let the model think before it answers.
         system: a system message.
         tools: functions with type hints, or their JSON descriptions.
+        images: images before a question: paths, PIL images, bytes of files, uint8 arrays or data URLs.
+            Messages have theirs in parts, `{"type": "image", "image": ...}`.
+        soft_tokens: most soft tokens of each image: 70, 140, 280, 560 or 1120. None for the checkpoint's.
         seed: the same seed gives the same text. None chooses one (see `Generation.seed`).
         n: number of candidates. They share one prefill and differ in their noise (see
             `Generation.candidates`).
@@ -104,7 +109,13 @@ def generate(
     request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
     _check_tools(tools, request)
     encoded = tokenizer.encode_prompt(
-        prompt, thinking=thinking, system=system, tools=tools, allow_special_tokens=allow_special_tokens
+        prompt,
+        thinking=thinking,
+        system=system,
+        tools=tools,
+        images=images,
+        soft_tokens=soft_tokens,
+        allow_special_tokens=allow_special_tokens,
     )
     request.shrink_default(len(encoded), rows, prompt_cache.nbytes if prompt_cache is not None else 0)
     start = ChannelParser(tokenizer, encoded.ids)
@@ -126,6 +137,7 @@ def generate_batch(
     thinking: bool = False,
     system: str | None = None,
     tools: Sequence[Any] | None = None,
+    soft_tokens: int | None = None,
     seed: int | None = None,
     schema: Any = None,
     regex: str | None = None,
@@ -166,7 +178,7 @@ def generate_batch(
     request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
     _check_tools(tools, request)
     key = RowKey(checked_seed(seed))
-    how: dict[str, Any] = {"thinking": thinking, "system": system, "tools": tools}
+    how: dict[str, Any] = {"thinking": thinking, "system": system, "tools": tools, "soft_tokens": soft_tokens}
     encoded = []
     for index, prompt in enumerate(items):
         try:

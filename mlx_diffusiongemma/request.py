@@ -131,6 +131,10 @@ class Request:
         start: the channel parser at the end of the prompt.
         more: constraints besides guards, grammar and thinking budget. None is skipped.
         """
+        if any(image.pixels is not None for image in prompt.images) and self.model.vision is None:
+            raise InputError(
+                "the prompt has images, but this checkpoint has no vision tower; take one that has it"
+            )
         if self.grammar is not None and start.in_call:
             raise InputError(
                 "the prompt ends inside a tool call, but schema, regex, grammar and choices are for answers; "

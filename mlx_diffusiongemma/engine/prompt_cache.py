@@ -96,7 +96,10 @@ class PromptCache:
         Yields the number of encoded positions after each chunk. Closing the generator between two chunks
         keeps what is encoded. Neither a chunk nor a snapshot cuts an image.
         """
-        snapshot_at = prompt.border(max(0, len(prompt) - _REWRITTEN))
+        wanted = max(0, len(prompt) - _REWRITTEN)
+        # An image is not written differently later, so the snapshot may be taken right after it.
+        cut = next((end for start, end in prompt.spans if start < wanted < end < len(prompt)), wanted)
+        snapshot_at = prompt.border(cut)
         while (start := self.prefix.offset) < len(prompt):
             end = snapshot_at if start < snapshot_at else len(prompt)
             end = chunk_end(start, end, chunk_size, prompt.spans)

@@ -85,6 +85,8 @@ class ChatTemplate:
         if role == "developer" and "developer" not in str(self._hf.chat_template):
             role = "system"
         if isinstance(content, list) and not self._renders_parts(role):
+            if any(part["type"] != "text" for part in content):
+                raise InputError(f"{self._source}: the chat template takes no images from role {role!r}")
             content = "".join(part["text"] for part in content)
         return {**message, "role": role} | ({} if content is None else {"content": content})
 

@@ -84,8 +84,8 @@ def _content(where: str, message: Message) -> Any:
     """Return the content of a message that is not a tool's: text or a list of text parts."""
     content = message.get("content")
     if isinstance(content, list | tuple):
-        content = [_text_part(where, part) for part in content]
-        texts = [part["text"] for part in content]
+        content = [_part(where, part) for part in content]
+        texts = [part.get("text", "an image") for part in content]
     elif isinstance(content, str):
         texts = [content]
     elif content is None and {"tool_calls", "tool_responses", "thinking"} & message.keys():
@@ -112,13 +112,25 @@ def _is_part(item: Any) -> bool:
     return isinstance(item, Mapping) and item.get("type") in _PARTS
 
 
+def _part(where: str, part: Any) -> dict[str, Any]:
+    """Return a text part, or an image part of any API as `{"type": "image", "image": source}`."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in ("image", "image_url", "input_image"):
+        return _text_part(where, part)
+    sources = [part[key] for key in ("image", "image_url", "url", "path") if part.get(key) is not None]
+    source = (
+        sources[0].get("url") if sources and isinstance(sources[0], Mapping) else next(iter(sources), None)
+    )
+    return {"type": "image"} if source is None else {"type": "image", "image": source}
+
+
 def _text_part(where: str, part: Any) -> dict[str, str]:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind == "text":
         raise InputError(f"{where} has a content part without text; give {{'type': 'text', 'text': '...'}}")
-    raise InputError(f"{where} has a content part of type {kind!r}; use parts of type 'text'")
+    raise InputError(f"{where} has a content part of type {kind!r}; use parts of type 'text' or 'image'")
 
 
 def _checked_calls(where: str, calls: Any) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from ..errors import InputError, TokenizerError
 from ..prompt import Prompt
 from .chat_template import ChatTemplate, read_object, read_template
 from .delimiters import Delimiters
+from .images import ImageProcessor, taken_images, with_soft_tokens
 from .prompts import Message, checked_messages
 from .tokenizer_file import load_transformers, panics_refused
 from .tool_descriptions import Tool
@@ -72,7 +73,9 @@ class Tokenizer:
     byte_values: id -> byte, for the tokens `<0x00>`..`<0xFF>` that spell characters outside the vocabulary.
     """
 
-    def __init__(self, hf_tokenizer: Any, source: str = "tokenizer") -> None:
+    def __init__(
+        self, hf_tokenizer: Any, source: str = "tokenizer", processor: ImageProcessor | None = None
+    ) -> None:
         """Wrap a fast tokenizer of Transformers. source: its name in error messages."""
         self._hf = hf_tokenizer
         self._source = source
@@ -89,6 +92,7 @@ class Tokenizer:
         spelled = {f"<0x{value:02X}>": value for value in range(256)}
         self.byte_values = {vocabulary[text]: value for text, value in spelled.items() if text in vocabulary}
         self._delimiters = Delimiters(map(self._backend.id_to_token, self.hidden_ids))
+        self._processor = processor or ImageProcessor()
         self._template = ChatTemplate(hf_tokenizer, source, self._delimiters)
 
     @classmethod
@@ -114,7 +118,7 @@ class Tokenizer:
                 if isinstance(text, str) and hf.backend_tokenizer.token_to_id(text) is not None:
                     setattr(hf, f"{name}_token", text)
                     break
-        return cls(hf, source=str(path))
+        return cls(hf, source=str(path), processor=ImageProcessor.load(path))
 
     @property
     def bos_token_id(self) -> int | None:
@@ -222,7 +226,7 @@ class Tokenizer:
             InputError: the messages cannot be used or rendered.
             TokenizerError: the checkpoint has no chat template.
         """
-        chat = self._template.chat(messages, tools)
+        chat = self._template.chat(taken_images(checked_messages(messages))[0], tools)
         options = {
             "add_generation_prompt": add_generation_prompt,
             "enable_thinking": thinking or enable_thinking,
@@ -253,6 +257,8 @@ class Tokenizer:
         thinking: bool = False,
         system: str | None = None,
         tools: Sequence[Tool] | None = None,
+        images: Sequence[Any] | None = None,
+        soft_tokens: int | None = None,
         allow_special_tokens: bool = False,
     ) -> Prompt:
         """Return the model's input for a prompt of any kind.
@@ -263,13 +269,16 @@ class Tokenizer:
             thinking: ask for a thought before the answer.
             system: text of a system message.
             tools: JSON descriptions, or Python functions with type hints and a docstring.
+            images: images before a string: paths, PIL images, bytes, arrays or data URLs. Messages have
+                theirs in parts, `{"type": "image", "image": ...}`.
+            soft_tokens: most soft tokens of each image: 70, 140, 280, 560 or 1120. None for the checkpoint's.
             allow_special_tokens: see `apply_chat_template`.
 
         Raises:
-            InputError: an argument cannot be used.
+            InputError: an argument cannot be used, or an image cannot be read.
             TokenizerError: the checkpoint has no chat template.
         """
-        images = prompt.images if isinstance(prompt, Prompt) else ()
+        spans = prompt.images if isinstance(prompt, Prompt) else ()
         if isinstance(prompt, Prompt):
             prompt = prompt.ids
         if hasattr(prompt, "tolist"):  # an array of ids
@@ -280,7 +289,10 @@ class Tokenizer:
                     "prompt: found a rendered chat; give its messages, or its ids "
                     "(apply_chat_template without tokenize=False)"
                 )
-            items: list[Any] = [{"role": "user", "content": prompt}] if prompt.strip() else []
+            parts: list[Any] = [{"type": "image", "image": image} for image in images or ()]
+            content = [*parts, {"type": "text", "text": prompt}] if parts else prompt
+            items: list[Any] = [{"role": "user", "content": content}] if prompt.strip() or parts else []
+            images = None
         elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
             items = list(prompt)
         else:
@@ -293,19 +305,22 @@ class Tokenizer:
                 "or give generate_batch the list"
             )
         if isinstance(items[0], Mapping) or hasattr(items[0], "model_dump"):
+            if images:
+                raise InputError(
+                    "images: messages have theirs in parts; give {'type': 'image', 'image': ...}"
+                )
+            messages, sources = taken_images(checked_messages(items, system))
+            patches = self._processor.patches(sources, soft_tokens)  # before the work of rendering
             rendered = self.apply_chat_template(
-                checked_messages(items, system),
-                thinking=thinking,
-                tools=tools,
-                allow_special_tokens=allow_special_tokens,
+                messages, thinking=thinking, tools=tools, allow_special_tokens=allow_special_tokens
             )
-            return Prompt(rendered)
+            return with_soft_tokens(rendered, patches, self.special) if patches else Prompt(rendered)
         ids = [self._checked_id(index, item) for index, item in enumerate(items)]
-        if thinking or system is not None or tools:
+        if thinking or system is not None or tools or images:
             raise InputError(
-                "prompt: token ids cannot be combined with thinking, system or tools; give messages"
+                "prompt: token ids cannot be combined with thinking, system, tools or images; give messages"
             )
-        return Prompt(ids, images)
+        return Prompt(ids, spans)
 
     def _checked_id(self, index: int, item: Any) -> int:
         token = integer(item, 0, self.vocab_size - 1)

@@ -40,9 +40,16 @@ class Vision(nn.Module):
             positions: column and row of each patch, int `[n, 2]`. Together they fill a rectangle.
 
         Raises:
-            InputError: the positions are not those of a rectangle whose sides are multiples of K patches.
+            InputError: the positions are not those of a rectangle whose sides are multiples of K patches, or
+                the tower has no embeddings for them.
         """
         order = pooling_order(positions, self.config.pooling_kernel_size)
+        width, most = 3 * self.config.patch_size**2, self.config.position_embedding_size
+        if patches.shape != (len(order), width) or positions.max() >= most:
+            raise InputError(
+                f"an image of {len(order)} patches with values {list(patches.shape)} and places up to "
+                f"{positions.max()}; the tower takes {width} values a patch and places below {most}"
+            )
         features = self.vision_tower(patches, positions, mx.array(order))
         # The weightless norm comes before the projection, and the result is not scaled.
         features = mx.fast.rms_norm(features, None, self.config.rms_norm_eps)
