@@ -57,6 +57,15 @@ NO_MODEL_GIVEN = (
 )
 @click.option("--system", metavar="TEXT", help="A system message.")
 @click.option(
+    "--image", "images", multiple=True, metavar="FILE", help="An image before the prompt. May be repeated."
+)
+@click.option(
+    "--soft-tokens",
+    type=int,
+    help="Maximum number of soft tokens of each image: 70, 140, 280, 560 or 1120.  "
+    "[default: 280, unless the checkpoint has a number]",
+)
+@click.option(
     "--live",
     is_flag=True,
     help="On a terminal, show each canvas while it denoises, with entropies as colours.",
@@ -74,6 +83,8 @@ def generate(
     schema: str | None,
     regex: str | None,
     system: str | None,
+    images: tuple[str, ...],
+    soft_tokens: int | None,
     live: bool,
     stats: bool,
     as_json: bool,
@@ -96,10 +107,16 @@ def generate(
     from mlx_diffusiongemma.config.ranges import in_range
     from mlx_diffusiongemma.display import choose
     from mlx_diffusiongemma.engine.noise import checked_seed
+    from mlx_diffusiongemma.vision.patches import check_budget
+    from mlx_diffusiongemma.vision.reading import read_image
 
     # Refuse bad values before minutes of loading.
     check_settings(settings)
     in_range("n", n)
+    if soft_tokens is not None:
+        check_budget(soft_tokens)
+    for number, file in enumerate(images, start=1):
+        read_image(file, f"image {number}")
     checked = read_schema(schema) if schema is not None else None
     chosen_seed = checked_seed(seed)
     if model is None:
@@ -113,6 +130,8 @@ def generate(
         prompt,
         thinking=thinking,
         system=system,
+        images=images or None,
+        soft_tokens=soft_tokens,
         seed=chosen_seed,
         n=n,
         schema=checked,
