@@ -218,7 +218,7 @@ def _check_finite(nonfinite: dict[str, int], allow_nonfinite: bool) -> None:
 
 
 def _workers() -> int:
-    """Threads that quantize. MLX's CPU backend uses one core per stream. One thread keeps a GPU busy."""
+    """Return how many threads quantize. MLX's CPU backend uses one core per stream. One keeps a GPU busy."""
     return 1 if on_gpu() else min(os.cpu_count() or 1, 8)
 
 

@@ -27,7 +27,7 @@ _CONTEXTS = (8192, 32768)
 
 
 def mac_table(config: ModelConfig, weight_bytes: int) -> str:
-    """Return a table of the Macs that the model fits on with a prompt of 8k and 32k tokens.
+    """Return a table that says on which Macs the model fits with a prompt of 8k and of 32k tokens.
 
     If the model allows only shorter prompts, the longest is shown instead.
     """

@@ -36,8 +36,8 @@ def of_plan(source: Source, planned: Plan) -> str:
 def of_conversion(directory: Path) -> str | None:
     """Return tables of a conversion's tensors and of the Macs that they fit on, or None for a source.
 
-    The tensors are those in conversion.json. Conversions by other tools lack this file. For them, they are
-    those in the headers of the weights. Raises `ConfigError` or `CheckpointError` for files that are damaged
+    The data comes from conversion.json. Conversions by other tools lack this file. Their data comes from the
+    headers of their weights. Raises `ConfigError` or `CheckpointError` for files that are damaged
     or contradict each other.
     """
     recorded = (directory / RECORD).exists()

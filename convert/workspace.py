@@ -114,7 +114,7 @@ class Workspace:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """After an error, keep finished shards and say so. After `InputError` or without any, clean up."""
+        """After an error, keep finished shards and say so. After `InputError` or without shards, clean up."""
         self._lock.close()
         if error is None:
             return

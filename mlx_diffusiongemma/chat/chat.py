@@ -161,7 +161,7 @@ class Chat:
         write(path, self.to_dict())
 
     def load(self, path: str | os.PathLike[str]) -> str:
-        """Replace this conversation and its settings by those in `path`. Return the name of their model.
+        """Replace conversation, system message and settings by those in `path`. Return their model's name.
 
         Raises `InputError`, and changes nothing, if the file is not a saved chat.
         """

@@ -57,7 +57,7 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def check_format(values: Any) -> None:
-    """Raises `InputError` unless `values` have the format and version of saved chats that are read here."""
+    """Raises `InputError` unless `values` have the format and version that `Chat.save` writes."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f'"format": "{FORMAT}" is missing')
     if values.get("version") != VERSION:

@@ -181,7 +181,7 @@ def _write_sparse(path: Path, metadata: Any) -> None:
 
 @contextmanager
 def hub_errors(repo: str, subject: str, revision: str | None = None) -> Iterator[None]:
-    """Turn every exception of huggingface_hub into an `InputError` that names repo, reason and advice.
+    """Turn every exception of huggingface_hub into an `InputError` with repo, subject, reason and advice.
 
     subject: what failed, such as "the download stopped".
     """
@@ -195,7 +195,7 @@ def hub_errors(repo: str, subject: str, revision: str | None = None) -> Iterator
 
 
 def _weight_patterns(directory: Path) -> list[str]:
-    """Return patterns of the weight files. With an index, they match only its files, no second set."""
+    """Return patterns of the weight files: those that the index lists, or the usual name without an index."""
     names = indexed_weights(directory)
     return ["model*.safetensors"] if names is None else [glob.escape(name) for name in names]
 

@@ -16,7 +16,7 @@ def module_quantization(path: str, scales: TensorInfo, block: Mapping[str, Any])
     """Return bits, group size and mode of the quantized module at `path`.
 
     Args:
-        path: the module's own path. A tied weight may be stored, and overridden in `block`, under another.
+        path: the module's own path. A tied weight may be stored and overridden under another path.
         scales: the module's tensor of scales.
         block: config.json's quantization: a default, and overrides by path. An override without `mode` means
             affine, whatever the default is. Missing bits and group size are MLX's defaults for the mode.

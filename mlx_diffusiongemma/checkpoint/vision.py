@@ -25,14 +25,14 @@ PREFIXES = (f"{ENCODER}vision_tower.", f"{ENCODER}embed_vision.")
 _PROJECTION = re.compile(r"((?:self_attn|mlp)\.[a-z]+_proj)\.(?=weight$)")
 # Bounds that some programs store although config.json says that nothing is clipped.
 _BOUNDS = re.compile(r"\.(?:input|output)_(?:min|max)$")
-_MOST_BYTES = 64 * 10**6  # of soft tokens that are kept; those of one image take 3 MB
+_MOST_BYTES = 64 * 10**6  # maximum for the soft tokens that are kept; those of one image take 3 MB
 
 
 class SoftTokens:
     """Turns the patches of an image into soft tokens, and keeps those of the last images.
 
     Args:
-        directory: of the checkpoint. Its tower is read with the first image.
+        directory: the checkpoint's directory. The tower is read with the first image.
     """
 
     def __init__(self, directory: Path, config: ModelConfig):
@@ -62,7 +62,7 @@ class SoftTokens:
 
 
 def vision_tensors(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Return the tensors of the vision part among those of a checkpoint, by their names in `Vision`."""
+    """Return those of a checkpoint's tensors that belong to vision, by their names in `Vision`."""
     return {
         _PROJECTION.sub(r"\1.linear.", name.removeprefix(ENCODER)): info
         for name, info in tensors.items()

@@ -308,6 +308,6 @@ def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[
 
 
 def _shown(text: str) -> str:
-    """Return a foreign text as part of one line: shortened, and quoted if it could break the line."""
+    """Return an untrusted text as part of one line: shortened, and quoted if it could break the line."""
     short = text if len(text) <= 120 else f"{text[:117]}..."
     return short if short.isprintable() and short else ascii(short)

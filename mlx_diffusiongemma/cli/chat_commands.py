@@ -18,7 +18,7 @@ QUITS = ("q", "exit", "quit")  # alone on a line
 class Command(NamedTuple):
     """A slash command.
 
-    argument: its argument, as the help shows it. One in brackets may be left out. "" for a command without.
+    argument: its argument, as the help shows it: in brackets if it may be left out, "" if there is none.
     what: its description in the help.
     run: function that runs it. It returns the text to show, or None to end the chat.
     """

@@ -163,7 +163,7 @@ def read_settings(texts: tuple[str, ...]) -> dict[str, Any]:
     """Return settings from texts NAME=VALUE.
 
     A value is a number, true, false, or a part of `engine.samplers` in Python's spelling. `stop` may occur
-    several times, for several rules.
+    several times, once for each stop rule.
     """
     settings: dict[str, Any] = {}
     for text in texts:

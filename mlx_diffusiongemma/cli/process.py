@@ -50,7 +50,7 @@ def _end_now(*_: Any) -> NoReturn:
 
 
 def check_environment() -> None:
-    """Raise `InputError` for a variable that a library cannot read as the number it expects."""
+    """Raise `InputError` for an environment variable that is not the number that a library expects."""
     for name in (*_WHOLE, *_NUMBERS):
         value = os.environ.get(name)
         try:

@@ -10,7 +10,7 @@ RECIPE_OPTIONS = ("recipe", "q_bits", "q_group_size", "q_mode", "overrides", "dt
 
 
 def recipe_options(command: Any) -> Any:
-    """Add to `command` the options that choose how tensors are stored. Names are mlx-lm's if possible."""
+    """Add to `command` the options that choose how tensors are stored. Those of mlx-lm keep their names."""
     options = [
         click.option("--recipe", default="mixed-4bit", show_default=True, metavar="NAME", help=(
             "mixed-4bit, mixed-4bit-bf16-embed, 4bit, 8bit, mxfp4, nvfp4 or bf16."

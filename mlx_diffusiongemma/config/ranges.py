@@ -50,7 +50,7 @@ def integer(value: Any, low: int, high: int) -> int | None:
 
 
 def in_range(name: str, value: Any, label: str | None = None) -> Any:
-    """Return `value` as the int or float that setting `name` has. Raise `InputError` if out of range.
+    """Return `value`, converted to the type of setting `name`. Raise `InputError` if it is out of range.
 
     NumPy's scalars are accepted.
 

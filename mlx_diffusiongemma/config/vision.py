@@ -19,8 +19,8 @@ class VisionConfig:
     patch_size: side of a patch in pixels.
     pooling_kernel_size: side of a soft token in patches.
     position_embedding_size: number of rows and columns of patches that have an embedding.
-    standardize: the pooled features have a stored mean and scale.
-    use_clipped_linears: inputs and outputs of projections are clipped to stored bounds.
+    standardize: True if the pooled features have a stored mean and scale.
+    use_clipped_linears: True if inputs and outputs of projections are clipped to stored bounds.
     """
 
     hidden_size: int

@@ -1,4 +1,4 @@
-"""Helpers for messages: foreign text as one printable line, and counted nouns."""
+"""Helpers for messages: untrusted text as one printable line, and counted nouns."""
 
 from __future__ import annotations
 

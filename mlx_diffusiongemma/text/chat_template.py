@@ -1,4 +1,4 @@
-"""The checkpoint's chat template: reading it, and rendering messages with it."""
+"""Reads a checkpoint's chat template, and renders messages with it."""
 
 import json
 from collections.abc import Sequence

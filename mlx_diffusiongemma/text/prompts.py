@@ -26,7 +26,7 @@ _PARTS = ("text", "image", "image_url", "input_image", "audio", "input_audio", "
 
 
 def checked_messages(items: Sequence[Any], system: str | None = None) -> list[dict[str, Any]]:
-    """Return `items` in the form that chat templates expect. A system message with `system` comes first.
+    """Return `items` in the form that chat templates expect. `system` becomes the first message.
 
     In the result, content is text or a list of text parts. A tool's content may also be a number, a bool or
     missing, and a dict or another list becomes JSON text. Arguments of tool calls are dicts. A thought is in

@@ -92,8 +92,8 @@ def _brackets(piece: str) -> Iterator[re.Match[str]]:
 def parse_tool_call(raw: str, *, closed: bool = True) -> ToolCall:
     """Return the call in `raw`. Never raises: a malformed call has `error` set and keeps `raw`.
 
-    closed: True if `<tool_call|>` ended it. A call without it has an error, and also its arguments if they
-        are complete.
+    closed: True if `<tool_call|>` ended the call. Otherwise the call has an error, and also its arguments if
+        they are complete.
     """
     head, *rest = raw.split(QUOTE)
     match = _HEAD.match(head)
