@@ -14,8 +14,8 @@ import mlx_diffusiongemma
 from mlx_diffusiongemma.cli import main
 from mlx_diffusiongemma.cli.chat_commands import COMMANDS
 from mlx_diffusiongemma.engine.row import Committed, Row
-from mlx_diffusiongemma.writer import Writer
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
+from mlx_diffusiongemma.writer import Writer
 
 COUNTED = " ".join(map(str, range(1, 38)))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 import mlx_diffusiongemma
 from mlx_diffusiongemma.answer import Block
@@ -115,11 +116,14 @@ def test_tool_call_is_one_line(scripted: Scripted) -> None:
     assert json.loads(line) == {"tool_call": "get_weather", "arguments": {"city": "Paris"}}
 
 
-def test_options_reach_the_generation(scripted: Scripted) -> None:
+def test_options_reach_the_generation(scripted: Scripted, tmp_path: Path) -> None:
+    picture = str(tmp_path / "a.png")
+    Image.new("RGB", (2, 2)).save(picture)
     invoke(
         "generate", "--model", "m", "--seed", "3", "--thinking", "--max-new-tokens", "70",
         "--system", "Be brief.", "--max-denoising-steps", "9", "--entropy-bound", "0.25",
-        "--prefill-step-size", "512", "--thinking-budget", "40", "-n", "2", "--regex", "a+", "why?",
+        "--prefill-step-size", "512", "--thinking-budget", "40", "-n", "2", "--regex", "a+",
+        "--image", picture, "--image", picture, "--soft-tokens", "70", "why?",
     )  # fmt: skip
     (call,) = scripted.calls
     assert call == {
@@ -136,6 +140,8 @@ def test_options_reach_the_generation(scripted: Scripted) -> None:
         "max_denoising_steps": 9,
         "entropy_bound": 0.25,
         "prefill_step_size": 512,
+        "images": (picture, picture),
+        "soft_tokens": 70,
         "on_step": None,  # stderr is not a terminal, so no step is watched
     }
 
