@@ -1,4 +1,4 @@
-"""Images of messages: their sources, and the soft tokens that take their places among the ids."""
+"""Reads the images of messages, and puts soft tokens for them among the ids of a prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .chat_template import read_object
 class ImageProcessor:
     """Settings of a checkpoint's image processor.
 
-    soft_tokens: most soft tokens of an image, if the caller does not say.
+    soft_tokens: maximum number of soft tokens of an image, unless the caller gives one.
     patch: side of a patch in pixels.
     kernel: side of a soft token in patches.
     """
@@ -53,7 +53,7 @@ class ImageProcessor:
 
 
 def taken_images(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Return the messages with bare image parts, `{"type": "image"}`, and the sources of these images."""
+    """Return the messages with image parts reduced to `{"type": "image"}`, and the sources of the images."""
     bare, sources = [], []
     for message in messages:
         content = message.get("content")
@@ -66,12 +66,12 @@ def taken_images(messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any
 
 
 def with_soft_tokens(ids: Sequence[int], images: Sequence[Patches], special: Any) -> Prompt:
-    """Return the prompt in which each `<|image|>` has become the soft tokens of one image between brackets.
+    """Return the prompt in which the soft tokens of an image, in brackets, replace each `<|image|>`.
 
     special: the tokenizer's `SpecialTokens`.
 
     Raises:
-        InputError: the number of places is not that of the images.
+        InputError: `ids` do not have one `<|image|>` for each image.
     """
     places = [place for place, token in enumerate(ids) if token == special.image]
     if len(places) != len(images) or None in (special.image, special.image_open, special.image_close):

@@ -28,10 +28,10 @@ _PARTS = ("text", "image", "image_url", "input_image", "audio", "input_audio", "
 def checked_messages(items: Sequence[Any], system: str | None = None) -> list[dict[str, Any]]:
     """Return `items` in the form that chat templates expect. `system` becomes the first message.
 
-    In the result, content is text or a list of text parts. A tool's content may also be a number, a bool or
-    missing, and a dict or another list becomes JSON text. Arguments of tool calls are dicts. A thought is in
-    `thinking` and `reasoning_content`, because templates read one or the other. Keys with the value None are
-    dropped, as in Transformers. All other keys stay.
+    In the result, content is text or a list of text and image parts. A tool's content has no images. It may
+    also be a number, a bool or missing, and a dict or another list becomes JSON text. Arguments of tool calls
+    are dicts. A thought is in `thinking` and `reasoning_content`, because templates read one or the other.
+    Keys with the value None are dropped, as in Transformers. All other keys stay.
 
     Raises:
         InputError: a message cannot be used. The error names its index.
@@ -81,7 +81,7 @@ def _checked_message(where: str, message: Any) -> dict[str, Any]:
 
 
 def _content(where: str, message: Message) -> Any:
-    """Return the content of a message that is not a tool's: text or a list of text parts."""
+    """Return the content of a message that is not a tool's: text or a list of text and image parts."""
     content = message.get("content")
     if isinstance(content, list | tuple):
         content = [_part(where, part) for part in content]
@@ -113,7 +113,7 @@ def _is_part(item: Any) -> bool:
 
 
 def _part(where: str, part: Any) -> dict[str, Any]:
-    """Return a text part, or an image part of any API as `{"type": "image", "image": source}`."""
+    """Return a text part, or an image part as `{"type": "image", "image": source}`, or without its source."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in ("image", "image_url", "input_image"):
         return _text_part(where, part)
