@@ -12,10 +12,10 @@ from typing import Any
 def parse(
     parser: argparse.ArgumentParser, smoke: dict[str, Any], needs_mlx_vlm: bool = False
 ) -> argparse.Namespace:
-    """Parse the command line. Numbers must be at least 1. Exits with status 2 if something is wrong.
+    """Parse the command line. Exits with status 2 for a wrong option, a number below 1 or a missing mlx-vlm.
 
-    smoke: defaults that `--smoke` sets. Such a run takes seconds. It shows that the script works, and its
-    figures mean nothing.
+    smoke: defaults that `--smoke` sets. A run with them takes seconds. It shows that the script works, but
+    its figures mean nothing.
     """
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see in seconds that it works")
     if parser.parse_args().smoke:
@@ -30,10 +30,10 @@ def parse(
 
 
 def resident_bytes(peak: bool = False) -> int:
-    """Resident memory of this process. Where there is no /proc, always its peak."""
+    """Return the resident memory of this process, or its peak. Without /proc, always return the peak."""
     status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss of Linux starts at the parent's memory
+    if status.exists():  # on Linux, ru_maxrss starts at the parent's memory
         name = "VmHWM:" if peak else "VmRSS:"
         (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
         return 1024 * int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on a Mac

@@ -1,19 +1,21 @@
-"""`mlx_dg convert` against mlx-vlm's convert on the same checkpoint, each in a process of its own.
+"""Compares `mlx_dg convert` with mlx-vlm's convert on the same checkpoint, each in its own process.
 
     python benchmarks/synthetic_checkpoint.py
     python benchmarks/conversion.py [SOURCE] [--rounds 3] [--recipe NAME] [--cold] [--scratch DIR] [--smoke]
 
-The recipes are similar, not equal: both store experts in 4 bits and embedding, attention and dense MLP in 8
-(affine, groups of 64). mlx-vlm has the router in 8 bits and self-conditioning in 4. We leave the router alone
-and have self-conditioning in 8. mlx-vlm loads, quantizes and saves the model as a whole.
+The recipes are similar, but not equal. Both store experts in 4 bits, and embedding, attention and dense MLP
+in 8 bits (affine, groups of 64). mlx-vlm stores the router in 8 bits and self-conditioning in 4 bits. mlx_dg
+does not quantize the router, and stores self-conditioning in 8 bits. mlx-vlm loads, quantizes and saves the
+model as a whole.
 
-The two take turns and swap places from round to round. Seconds are the wall time of the whole process,
-imports included. mlx_dg's include the wait until its files are on the disk (fsync), mlx-vlm's do not. CPU s
-are of all cores together, which a busy disk does not change. Dirty pages are written out, untimed, before
-each process. Peak memory is the resident set's (ru_maxrss), which on a Mac may leave out memory that only the
-GPU uses. GB/s are bytes of source weights. The source is read before each process, untimed, so that it comes
-from the page cache as far as it fits. With --cold (Linux) it is dropped from the cache instead. Exits with
-status 2 if mlx-vlm is missing or a converter fails. `--smoke` converts the demo once.
+The two converters take turns, in the opposite order in every other round. Seconds are the wall time of the
+whole process, including imports. mlx_dg's seconds include the wait until its files are on the disk (fsync),
+mlx-vlm's do not. CPU seconds are summed over all cores, and a busy disk does not change them. Before each
+process, dirty pages are written out, untimed. Peak memory is the peak of the resident set (ru_maxrss), which
+on a Mac may leave out memory that only the GPU uses. GB/s are bytes of source weights per second. The source
+is read before each process, untimed, so that as much of it as fits is in the page cache. With --cold (Linux)
+it is dropped from the cache instead. Exits with status 2 if mlx-vlm is missing or a converter fails.
+`--smoke` converts the demo once.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ CHUNK = 1 << 26
 
 @dataclass(frozen=True)
 class Run:
-    """One conversion: seconds of wall time and of all cores together, peak resident bytes, bytes written."""
+    """One conversion: wall time in seconds, CPU seconds of all cores, peak resident bytes, bytes written."""
 
     seconds: float
     cores: float
@@ -56,7 +58,7 @@ def weight_bytes(directory: Path) -> int:
 
 
 def read_through(directory: Path) -> None:
-    """Read every weight file once, which leaves it in the page cache if it fits."""
+    """Read every weight file once, so that it is in the page cache if it fits."""
     for file in weight_files(directory):
         with file.open("rb", buffering=0) as stream:
             while stream.read(CHUNK):
@@ -91,7 +93,7 @@ def run(command: list[str], out: Path) -> Run:
 def measure(
     source: Path, scratch_parent: Path, recipe: str, rounds: int, prepare: Callable[[], None]
 ) -> dict[str, list[Run]]:
-    """Return all runs by converter. Checkpoints come and go in a temporary directory in `scratch_parent`."""
+    """Return the runs of each converter, by name. They write to a temporary directory in `scratch_parent`."""
     results: dict[str, list[Run]] = {"mlx_dg": [], "mlx-vlm": []}
     with tempfile.TemporaryDirectory(dir=scratch_parent, prefix="conversion-") as scratch:
         out = Path(scratch) / "out"

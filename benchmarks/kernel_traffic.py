@@ -1,12 +1,13 @@
-"""Bytes that the sampler of one denoising step moves at the real shapes: kernels beside array operations.
+"""Counts the bytes that the sampler of a denoising step moves at the real shapes, by kernels and by MLX
+operations.
 
     python benchmarks/kernel_traffic.py [--vocab 262144] [--width 2816] [--smoke]
 
-Kernels: every load and store of every thread, counted while the tests' emulator runs the generated Metal
-source for a few rows, times the rows of a canvas. Caches are not modelled: a row of the embedding table
-counts once for each position that reads it. Array operations: the graph is traced, not run. Each operation
-reads its inputs once and writes its outputs once, views cost nothing, a broadcast scalar is a scalar. That is
-eager MLX. `mx.compile` would fuse the element-wise operations among them.
+For kernels, the tests' emulator runs the generated Metal source for a few rows and counts every load and
+store of every thread. The counts are scaled to the rows of a canvas. Caches are not modelled, so a row of the
+embedding table counts once for each position that reads it. Array operations are traced, not run. Each
+operation reads its inputs once and writes its outputs once. Views cost nothing, and a broadcast scalar counts
+as a scalar. This is eager MLX. `mx.compile` would fuse element-wise operations.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from mlx_diffusiongemma.ops.row_statistics import row_statistics_kernel, row_sta
 from mlx_diffusiongemma.ops.soft_embedding import soft_embedding_kernel, soft_embedding_reference
 
 CANVAS, SOFTCAP, TEMPERATURE = 256, 30.0, 0.6
-ROWS = 2  # emulated; traffic is proportional to rows
+ROWS = 2  # number of emulated rows; traffic is proportional to it
 VIEWS = {
     "Broadcast", "Reshape", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "Transpose", "Slice",
     "AsStrided",
@@ -61,7 +62,7 @@ def kernel_traffic(call: Callable[[], Any], scale: float) -> tuple[float, float]
 
 
 def array_traffic(function: Callable[..., Any], *inputs: mx.array) -> tuple[float, float]:
-    """Return the bytes read and written by the operations that `function` is traced to."""
+    """Trace `function`. Return the bytes that its operations read and write."""
     size: dict[str, int] = {}
     read = written = 0
 
@@ -86,7 +87,7 @@ def array_traffic(function: Callable[..., Any], *inputs: mx.array) -> tuple[floa
 
 
 def logits_with_support(tokens: int, vocab: int) -> mx.array:
-    """Return rows whose probability lies on this number of tokens."""
+    """Return ROWS rows of logits that give all probability to this number of tokens."""
     rng = np.random.default_rng(0)
     rows = np.full((ROWS, vocab), -30.0, dtype=np.float32)
     for row in rows:
@@ -111,7 +112,7 @@ def main() -> None:
         parser.error("--vocab must be at least 2000 and --width a multiple of 64")
 
     table = embedding_table(vocab, width)
-    canvas_logits = mx.broadcast_to(mx.array(0, dtype=mx.bfloat16), (CANVAS, vocab))  # traced for its shape
+    canvas_logits = mx.broadcast_to(mx.array(0, dtype=mx.bfloat16), (CANVAS, vocab))  # only its shape is used
     uniforms, scale = mx.full((ROWS,), 0.5), CANVAS / ROWS
 
     noise = mx.zeros((1, CANVAS), dtype=mx.int32)

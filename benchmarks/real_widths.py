@@ -1,12 +1,12 @@
-"""Two denoising steps of the 26B model's shapes, with random 4-bit weights: their parts and memory peaks.
+"""Measures two denoising steps with the 26B model's shapes and random 4-bit weights: times and memory peaks.
 
     python benchmarks/real_widths.py [--layers 30] [--prompt-tokens 64] [--smoke]
 
-Builds `synthetic:26b`, encodes a prompt and denoises one full canvas, with a barrier after each part. Prints
-one line of JSON: seconds of each part in the first, cold step and in the second, which is the canvas's last
-and computes no soft embedding; peaks of MLX and of the process in 10^9 bytes. MLX's CPU backend needs three
-quarters of an hour and 19 GB for it. Where a step takes less, `mlx_dg bench` measures more. `--smoke` takes
-the demo's shapes.
+Builds `synthetic:26b`, encodes a prompt and denoises one full canvas, with a barrier after each part of a
+step. Prints one line of JSON with the seconds of each part in both steps, and the memory peaks of MLX and of
+the process in 10^9 bytes. The first step is cold. The second step is the last one of the canvas, so it
+computes no soft embedding. On MLX's CPU backend the script takes 45 minutes and 19 GB. On faster machines
+`mlx_dg bench` measures more. `--smoke` uses the demo's shapes.
 """
 
 from __future__ import annotations

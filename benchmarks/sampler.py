@@ -1,21 +1,22 @@
-"""The sampler of a denoising step against mlx-vlm's, on the same logits, in one process.
+"""Compares the sampler of a denoising step with mlx-vlm's, on the same logits, in one process.
 
     python benchmarks/sampler.py [--rows 256] [--vocab 262144] [--rounds 5] [--dtype float32] [--smoke]
 
 Both sides start from the same random raw logits `[rows, vocab]` and end with the next canvas, evaluated:
 
-- mlx_dg: `row_statistics` and `accept_and_renoise`, with their uniforms and noise. This includes the stop
-  rule, which mlx-vlm's side lacks. Metal kernels where they can run, plain MLX elsewhere.
-- mlx-vlm: the step of `stream_diffusion_generate` with `diffusion_sampler="entropy-bound"`, made of its own
-  functions: division by the step's temperature, argmax, sample, entropy, acceptance mask, renoise. Its
-  `temperature` is 1, which samples from the step's distribution as we do. Its default, 0, takes the argmax.
-  Its check for stability is left out. It reads from the device and seldom does more.
+- mlx_dg: `row_statistics` and `accept_and_renoise`, with the draws of their uniforms and noise. They include
+  the stop rule, which mlx-vlm's side leaves out. They run as Metal kernels if possible, else in plain MLX.
+- mlx-vlm: the step of `stream_diffusion_generate` with `diffusion_sampler="entropy-bound"`, composed of
+  mlx-vlm's functions: division by the step's temperature, argmax, sample, entropy, acceptance mask, renoise.
+  `temperature` is 1, which samples from the step's distribution as mlx_dg does. mlx-vlm's default, 0, takes
+  the argmax. Its stability check is left out, because it reads from the device and seldom does more.
 
-"with softcap": each side caps the raw logits, mlx-vlm with its compiled softcap (`mx.compile`, which on the
-CPU needs a C++ compiler). "without": neither does, and mlx-vlm's side casts to fp32 as its softcap would.
+In rows "with softcap", each side caps the raw logits, mlx-vlm with its compiled softcap (`mx.compile`, which
+on the CPU needs a C++ compiler). In rows "without", neither side does, and mlx-vlm's side casts to fp32, as
+its softcap would.
 
-After one untimed call each, the sides take turns, and swap places from round to round. A ratio is
-mlx-vlm's time over ours in the same round. Exits with status 2 if mlx-vlm is missing.
+Each side has one untimed call. Then the sides take turns, in the opposite order in every other round. A ratio
+is mlx-vlm's time divided by mlx_dg's time in the same round. Exits with status 2 if mlx-vlm is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ BOUNDS = Bounds(entropy_bound=0.1, stability_threshold=1, confidence_threshold=0
 
 
 def raw_logits(rows: int, vocab: int, dtype: mx.Dtype) -> mx.array:
-    """Random logits `[rows, vocab]`, the same on every call."""
+    """Return random logits `[rows, vocab]`, the same on every call."""
     return (4 * mx.random.normal((rows, vocab), key=mx.random.key(0))).astype(dtype)
 
 

@@ -1,11 +1,12 @@
-"""Many generations in one process: do steps get slower, does memory grow?
+"""Runs many generations in one process, to see if steps get slower or memory grows.
 
     python benchmarks/soak.py [--model demo] [--rounds 10] [--generations 50] [--smoke]
 
-A round has questions with and without a thought, a chat that keeps a prompt cache, prompts of 20 to 500
-tokens, and one to six canvases. All rounds are the same, so that the last can be compared with the first.
-One more goes before them and is not counted. Prints for the first and the last round the median time of a
-denoising step, MLX's active memory and the process's resident memory at the end, and their ratios.
+The generations of a round are questions with and without a thought, a chat that keeps a prompt cache, and
+prompts of 20 to 500 tokens. They have one to six canvases. All rounds are equal, so that the last can be
+compared with the first. An extra round before them warms up. For the first and the last round the script
+prints the median time of a denoising step, MLX's active memory and the process's resident memory at the end,
+and their ratios.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ QUESTIONS = ("What is 345 + 78?", "Capital of France?", "JSON for Paris and Rome
 
 
 class Round(NamedTuple):
-    """step: median ms. active, resident: MB that MLX and the process use at the end."""
+    """Figures of a round. step: median ms. active, resident: MB of MLX and of the process at the end."""
 
     step: float
     active: float
@@ -32,7 +33,7 @@ class Round(NamedTuple):
 
 
 def step_times(model: Any, tokenizer: Any, generations: int) -> list[float]:
-    """Return the mean ms per step of each generation of a round."""
+    """Run the generations of a round. Return the mean ms per step of each."""
     times = []
     filler = tokenizer.encode("Spell the word house. " * 100)
     chat, messages = mlx_dg.PromptCache(model), list[dict[str, str]]()

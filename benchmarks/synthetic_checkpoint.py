@@ -1,12 +1,12 @@
-"""Write a Hugging Face checkpoint with the real tensor names and shapes and random weights.
+"""Writes a Hugging Face checkpoint with the real tensor names and shapes and random weights.
 
     python benchmarks/synthetic_checkpoint.py [OUT] [--layers 4] [--smoke]
 
-Shapes and dtype, bf16, are those of google/diffusiongemma-26B-A4B-it, with fewer layers, of which every
-fourth has full attention, and with the demo's narrow vision tower and tokenizer. Four layers are 8.05 GB in 5
-shards: one for each layer, and one for the rest, which is mostly the embedding. Needs less than 1 GB of
-memory at any size and writes the same bytes on every run. `--smoke` writes small shapes into a temporary
-directory.
+Shapes and dtype, bf16, are those of google/diffusiongemma-26B-A4B-it, but there are fewer layers, and the
+demo's small vision tower and tokenizer. Every fourth layer has full attention. Four layers take 8.05 GB in 5
+shards: one for each layer, and one for everything else, which is mostly the embedding. The script needs less
+than 1 GB of memory at any size and writes the same bytes in every run. `--smoke` writes small shapes into a
+temporary directory.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ SMALL = tiny.TinySpec(
 
 
 def config_of(spec: tiny.TinySpec, layers: int) -> dict[str, Any]:
-    """Return config.json of these sizes in the original dialect: bf16, with the demo's vision tower."""
+    """Return config.json for these sizes, in the original dialect, with bf16 and the demo's vision tower."""
     kinds = tuple("full_attention" if i % 4 == 3 else "sliding_attention" for i in range(layers))
     vision = json.loads((demo.DIRECTORY / "config.json").read_text())["vision_config"]
     config = tiny.config(replace(spec, layer_types=kinds), "original")
@@ -85,7 +85,7 @@ def config_of(spec: tiny.TinySpec, layers: int) -> dict[str, Any]:
 
 
 def shapes_by_shard(config: ModelConfig) -> list[Shapes]:
-    """Shapes by Hugging Face's names: first what belongs to no layer, then each layer."""
+    """Return shapes by Hugging Face's tensor names: first those outside layers, then those of each layer."""
     shards: list[Shapes] = [{} for _ in range(1 + config.text.num_hidden_layers)]
     model = DiffusionGemma(config, GenerationConfig())  # lazy: its weights are never computed
     parameters: Any = tree_flatten(model.parameters())
@@ -103,16 +103,16 @@ def shapes_by_shard(config: ModelConfig) -> list[Shapes]:
 
 
 def normal_bits(mean: float) -> np.ndarray:
-    """Quantiles of a normal distribution of deviation 0.02, as bits of bf16: uint16 [65536]."""
+    """Return the quantiles of a normal distribution, deviation 0.02, as bits of bf16: uint16 [65536]."""
     distribution = statistics.NormalDist(mean, 0.02)
     quantiles = [distribution.inv_cdf((i + 0.5) / 65536) for i in range(65536)]
     return ((np.array(quantiles, dtype=np.float32).view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
 
 
 def write_shard(file: BinaryIO, shapes: Shapes, rng: np.random.Generator) -> int:
-    """Write a safetensors file and return the bytes of its data.
+    """Write a safetensors file of random tensors and return the number of bytes of its data.
 
-    Vectors (norms and scales) lie around 1, everything else around 0.
+    Vectors (norms and scales) have mean 1, all other tensors have mean 0.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -133,7 +133,7 @@ def write_shard(file: BinaryIO, shapes: Shapes, rng: np.random.Generator) -> int
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any]) -> int:
-    """Write the checkpoint of this config.json and return the bytes of its tensors."""
+    """Write the checkpoint of this config.json and return the number of bytes of its tensors."""
 
     def write_json(name: str, content: Any) -> None:
         (directory / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -1,31 +1,32 @@
-"""mlx_dg against mlx-vlm: steps, prefill, sampler, memory and whole generations, side by side.
+"""Compares mlx_dg with mlx-vlm: steps, prefill, sampler, memory and whole generations.
 
     python benchmarks/versus_mlx_vlm.py [--only ROW ...] [--rounds 3] [--steps 4] [--vocab 262144]
                                         [--prompt-tokens 4096] [--items 3] [--work DIR] [--smoke]
 
-Every figure comes from a fresh process that runs one side and takes one measurement (see `versus_sides.py`).
-The sides take turns and swap places from round to round. A ratio is mlx_dg's figure over mlx-vlm's in the
-same round. Both load the same converted directories, compute in float32, sample entropy-bound, and denoise no
-canvas again.
+Every figure comes from a new process that takes one measurement of one side (see `versus_sides.py`). The
+sides take turns, in the opposite order in every other round. A ratio is mlx_dg's figure divided by mlx-vlm's
+in the same round. Both sides load the same converted directories, compute in float32, use the entropy-bound
+sampler, and never denoise a canvas again. The rows are:
 
-- step, step-flat: seconds per denoising step behind a prompt of 64 tokens. A generation of 2 + `--steps`
-  steps less one of 2, so that what the first and the last step leave out counts for neither side. Neither may
-  converge. mlx-vlm still reads from the device once a step. The temperature stays at 0.8.
-- step-long: the same behind `--prompt-tokens`. prefill: seconds until so long a prompt is in the cache.
-- sampler: the step of `sampler.py`, with softcap, on random logits [256, vocab].
-- memory: of a process that loads and denoises one canvas behind 64 tokens, 2 + `--steps` steps. MLX's peak
-  counts from the loaded weights on, the resident set's includes libraries and loading.
-- generation: the demo checkpoint in 4 bits, seconds for all answers to held-out prompts of its tasks,
-  `--items` for each task and thinking mode, with the settings of its generation_config.json. Both are graded
-  alike. Each round has its own seed.
+- step, step-flat: seconds per denoising step after a prompt of 64 tokens: the time of 2 + `--steps` steps
+  minus the time of 2 steps, because the first and the last step of a canvas do less work. No canvas may
+  converge, but mlx-vlm still reads from the device once a step. The temperature stays at 0.8.
+- step-long: seconds per step after a prompt of `--prompt-tokens`. prefill: seconds to encode this prompt.
+- sampler: seconds of the step of `sampler.py`, with softcap, on random logits [256, vocab].
+- memory: peaks of a process that loads a model and denoises one canvas after 64 tokens, with 2 + `--steps`
+  steps. MLX's peak is counted after loading. The resident peak includes libraries and loading.
+- generation: seconds for all answers of the demo checkpoint, in 4 bits, to held-out prompts of its tasks,
+  `--items` for each task and thinking mode, with the settings of its generation_config.json. The answers of
+  both sides are graded in the same way. Each round has its own seed.
 
-The synthetic weights: hidden 128, 4 layers (3 sliding, 1 full), 32 experts of 64, top 4, canvas 256. Experts
-have 4 bits, the rest 8. As they are drawn ("flat"), no token is likelier than another: 12.4 nats. The others
-("peaked": step, step-long, prefill, memory) differ in norms alone: the last one times 14, those that close
-attention and feed-forward branches times 0.25. With the whole vocabulary that leaves 0.003 nats a position,
-all below 0.1, and 1 - 1e-4 of the probability on 3 tokens (median; the worst tenth of the positions: 800 to
-1700). The demo, which is trained, has 0.002 to 0.005 nats in its first steps, 99% of the positions below 0.1,
-and 1 token (the worst of all: 34). With a small `--vocab` logits are more peaked yet.
+The synthetic model has hidden size 128, 4 layers (3 sliding, 1 full), 32 experts of width 64, top 4, and
+canvases of 256. Experts have 4 bits, other weights 8. With the weights as drawn ("flat", in step-flat) all
+tokens are about equally likely: 12.4 nats. "Peaked" weights (in step, step-long, prefill, memory) have other
+norms: the last norm is multiplied by 14, the norms at the end of attention and feed-forward branches by 0.25.
+With the whole vocabulary, a position then has 0.003 nats, and none has over 0.1. At the median position, 3
+tokens have 1 - 1e-4 of the probability, at the worst tenth of the positions 800 to 1700 tokens. The trained
+demo has 0.002 to 0.005 nats in its first steps, 99% of the positions below 0.1, and 1 such token (at the
+worst position 34). With a smaller `--vocab`, logits are even more peaked.
 
 `--work` keeps the checkpoints for the next run. Exits with status 2 if mlx-vlm is missing.
 """
@@ -61,7 +62,7 @@ ROWS = ("step", "step-flat", "step-long", "sampler", "prefill", "memory", "gener
 CONTEXT = 8192
 PEAKED_LAST_NORM, PEAKED_BRANCHES = 14.0, 0.25
 BRANCHES = (".post_attention_layernorm.weight", ".post_feedforward_layernorm.weight")
-SHORT = 64  # tokens of a prompt
+SHORT = 64  # tokens of a short prompt
 SMOKE = {
     "only": ["step-flat", "generation"],
     "rounds": 1,
@@ -77,8 +78,9 @@ UNITS = {"seconds": "s", "mlx_gb": "GB, MLX", "resident_gb": "GB, resident"}
 class Row:
     """A job and its results.
 
-    figures: by metric and side, one a round. right, steps: of all answers together, by side, one a round.
-    mean_entropy: mlx_dg's, nats, at the last step of the short and of the long generation.
+    figures: by metric and side, a figure for each round. right, steps: by side, the number of right answers
+    and of denoising steps in each round. mean_entropy: of mlx_dg, in nats, at the last step of the short and
+    of the long generation of a step row, otherwise empty.
     """
 
     name: str
@@ -108,7 +110,7 @@ class Demo:
         return sum(self._is_right(*each) for each in zip(self.items, self.prompts, answers, strict=True))
 
     def _is_right(self, item: tasks.Item, prompt: list[int], token_ids: list[int]) -> bool:
-        """True if it ended by itself, is right, and has a thought exactly when asked to: the suite `demo`."""
+        """True if the answer would be strictly right in the suite `demo` of `mlx_dg eval`."""
         parser = ChannelParser(self.tokenizer, prompt)
         text = parser.feed(token_ids) + parser.finish()
         calls = [(call.name, call.arguments) for call in text.tool_calls]
@@ -118,7 +120,7 @@ class Demo:
 
 
 def flat_checkpoint(work: Path, vocab: int) -> Path:
-    """Convert the synthetic weights as they are drawn."""
+    """Convert synthetic weights as drawn, unless `work` has them already. Return their directory."""
     target = work / f"flat-{vocab}"
     if not target.exists():
         config = config_of(replace(SMALL, vocab=vocab), layers=4)
@@ -130,7 +132,7 @@ def flat_checkpoint(work: Path, vocab: int) -> Path:
 
 
 def peaked_checkpoint(flat: Path, work: Path, vocab: int) -> Path:
-    """Copy `flat` with other norms, so that distributions look like a trained model's."""
+    """Copy `flat`, with norms that give distributions like a trained model's. Return the copy's directory."""
     target = work / f"peaked-{vocab}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=work) as scratch:
@@ -168,7 +170,7 @@ def all_rows(models: dict[str, str], demo: Demo, options: argparse.Namespace) ->
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Run the job in a fresh process and return its answer. Its stderr is ours. Exits if it fails."""
+    """Run the job in a new process and return its answer. If the process fails, exit with a message."""
     command = [sys.executable, str(Path(__file__).with_name("versus_sides.py"))]
     process = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=False)
     if process.returncode:
@@ -178,7 +180,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def measure(row: Row, index: int, demo: Demo) -> None:
-    """Run round `index` of one row."""
+    """Run round `index` of one row on both sides, and add the results to the row."""
     seeds = {"seed": 1000 * index} if row.name == "generation" else {}
     for side in sorted(SIDES, reverse=bool(index % 2)):
         answer = run(row.job | seeds | {"side": side})

@@ -1,14 +1,14 @@
-"""One measurement of one side, in a process of its own. `versus_mlx_vlm.py` starts it.
+"""Takes one measurement of one side (mlx_dg or mlx-vlm). `versus_mlx_vlm.py` starts it for each measurement.
 
     python benchmarks/versus_sides.py < job.json
     python benchmarks/versus_sides.py --smoke
 
 A job is a JSON object with `side` ("mlx_dg" or "mlx-vlm"), `measure` (a key of `MEASURES`) and the other
 arguments of that measure. `model` is a converted directory whose floating-point tensors are all float32. The
-answer is one line of JSON on stdout. Both sides get the same token ids, and no canvas is denoised again. Ours
-makes its text, mlx-vlm runs without its detokenizer. Its generation is `Model.generate` with what its command
-line passes, except `diffusion_sampler="entropy-bound"`, `temperature=1` (its default, 0, takes argmaxes
-instead of samples) and `diffusion_full_canvas=True`. Its stop ids are those of generation_config.json.
+answer is one line of JSON on stdout. Both sides get the same token ids, and never denoise a canvas again.
+mlx_dg also detokenizes, mlx-vlm does not. mlx-vlm's side calls `Model.generate` as mlx-vlm's command line
+does, except for `diffusion_sampler="entropy-bound"`, `temperature=1` (its default, 0, takes argmaxes instead
+of samples) and `diffusion_full_canvas=True`. Its stop ids are those of generation_config.json.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from mlx_diffusiongemma import generate, load
 from mlx_diffusiongemma.evaluation.runners.vlm import Silent
 
 MAX_NEW_TOKENS = 256
-PREFILL_STEP_SIZE = 2048  # what mlx-vlm's command line passes
+PREFILL_STEP_SIZE = 2048  # value of mlx-vlm's command line
 STEPS_BEFORE = 2  # denoising steps of the shorter generation that a longer one is compared with
-# A real schedule of 48 steps begins here. This one stays, so that longer generations repeat shorter ones.
+# The first temperature of a real schedule. It stays the same, so that long generations begin like short ones.
 TEMPERATURE = 0.8
 Job = dict[str, Any]
 SMOKE: list[Job] = [
@@ -58,7 +58,7 @@ class Run:
 
 class Side(Protocol):
     def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
-        """Generate. steps: their number for every canvas, at `TEMPERATURE`. None: until it converges."""
+        """Generate. steps: steps of every canvas, at `TEMPERATURE`, or None to stop at convergence."""
         ...
 
 
@@ -69,7 +69,7 @@ class Ours:
     def __call__(self, prompt: list[int], seed: int, steps: int | None = None) -> Run:
         settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS}
         settings |= {"guard_empty": False, "guard_unconverged": False}
-        if steps is not None:  # no mean entropy is below 0
+        if steps is not None:  # a mean entropy is never below 0, so no canvas converges
             settings |= {"max_denoising_steps": steps, "confidence_threshold": 0.0}
             settings |= {"t_min": TEMPERATURE, "t_max": TEMPERATURE}
         start = time.perf_counter()
@@ -81,7 +81,7 @@ class Ours:
 
 
 def never_converged(argmax: mx.array, *_: Any) -> bool:
-    """Replace mlx-vlm's check of convergence. Reads from the device at every step, as that does."""
+    """Replaces mlx-vlm's check of convergence. Reads from the device at every step, as the check does."""
     return bool(mx.any(argmax < 0).item())
 
 
@@ -92,7 +92,7 @@ class Theirs:
         utils: Any = importlib.import_module("mlx_vlm.utils")
         self.model = utils.load_model(Path(directory))
         parameters: Any = tree_flatten(self.model.parameters())
-        for name, array in parameters:  # it computes in the dtype of the weights
+        for name, array in parameters:  # mlx-vlm computes in the dtype of the weights
             if mx.issubdtype(array.dtype, mx.floating) and array.dtype != mx.float32:
                 sys.exit(f"{directory}: {name} is {array.dtype}, not float32; convert with dtype float32")
 
@@ -125,10 +125,11 @@ SAMPLERS = {"mlx_dg": sampler.our_step, "mlx-vlm": sampler.their_step}
 
 
 def step(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]:
-    """Seconds of a step: time that `steps` more add to a generation, both behind an untimed one.
+    """Return seconds of a step: the time that `steps` more steps add to a generation, divided by `steps`.
 
-    The first step has no self-conditioning, and the last one ends early on both sides. Both are in both
-    generations, so the difference holds whole steps only.
+    On both sides the first step has no self-conditioning, and the last step ends early. The short and the
+    long generation have both, so their difference is the time of complete steps. An untimed generation warms
+    up.
     """
     run = SIDES[side](model)
     run(prompt, 0, STEPS_BEFORE)
@@ -140,14 +141,14 @@ def step(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]
 
 
 def prefill(side: str, model: str, prompt: list[int]) -> dict[str, Any]:
-    """Seconds from the call until the prompt is in the cache. Median of three, behind an untimed one."""
+    """Return the seconds from the call until the prompt is in the cache: median of three, after a warm-up."""
     run = SIDES[side](model)
     times = [run(prompt, 0, steps=1).prefill for _ in range(4)]
     return {"seconds": statistics.median(times[1:])}
 
 
 def sampling(side: str, rows: int, vocab: int) -> dict[str, Any]:
-    """Seconds of a step of `sampler.py`, with softcap. Median of three, behind an untimed one."""
+    """Return the seconds of a step of `sampler.py`, with softcap: median of three, after a warm-up."""
     logits = sampler.raw_logits(rows, vocab, mx.float32)
     mx.eval(logits)
     one_step = SAMPLERS[side](logits, sampler.SOFTCAP)
@@ -156,7 +157,7 @@ def sampling(side: str, rows: int, vocab: int) -> dict[str, Any]:
 
 
 def memory(side: str, model: str, prompt: list[int], steps: int) -> dict[str, Any]:
-    """Peak memory of a process that loads and generates once. MLX's peak counts from the loaded model on."""
+    """Load, generate once, and return memory peaks. Only the resident peak includes loading."""
     run = SIDES[side](model)
     mx.reset_peak_memory()
     run(prompt, 0, steps)
@@ -164,7 +165,7 @@ def memory(side: str, model: str, prompt: list[int], steps: int) -> dict[str, An
 
 
 def answers(side: str, model: str, prompts: list[list[int]], seed: int) -> dict[str, Any]:
-    """Seconds of all generations together, behind an untimed one, and the ids of each."""
+    """Answer all prompts, after a warm-up. Return the sum of their seconds and steps, and the ids of each."""
     run = SIDES[side](model)
     run(prompts[0], seed)
     runs = [run(prompt, seed + index) for index, prompt in enumerate(prompts)]
