@@ -1,4 +1,4 @@
-"""A line of an evaluation's file, for tests of what is made of them."""
+"""Makes a line of an evaluation's file, for tests of tables and comparisons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def line(task: str = "t", run: int = 0, **changes: Any) -> dict[str, Any]:
-    """A right answer: 20 tokens in 2 seconds, 40 in 10 steps, 10 steps in 2 blocks."""
+    """Return the line of a right answer with 20 answer tokens and 40 new tokens, apart from `changes`."""
     return {
         "task": task, "group": task, "run": run, "candidate": 0, "outcome": "delivered",
         "strict": True, "lenient": True, "reason": "", "details": {}, "answer": "\u2028 \ud800 \n",

@@ -1,4 +1,4 @@
-"""Model directories that are bad in one way each, and the message that each gets."""
+"""Ways to damage a model directory, each with the error message that it must cause."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Damage = Callable[[Path], Any]
 
 
 def pack(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    """A file's bytes: `header` is JSON text or what becomes it; `length` what the file claims of it."""
+    """Return a safetensors file. header: JSON text or a JSON value. length: header length that it claims."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
 def unpack(file: bytes) -> tuple[dict[str, Any], bytes]:
-    """The header and the data of a sound file."""
+    """Return the header and the data of a valid safetensors file."""
     end = 8 + int.from_bytes(file[:8], "little")
     return json.loads(file[8:end]), file[end:]
 
@@ -41,7 +41,7 @@ def kept(count: int, name: str = "model.safetensors") -> Damage:
 
 
 def header(change: Callable[[dict[str, Any]], Any], name: str = "model.safetensors") -> Damage:
-    """Changes the header and leaves the data."""
+    """Return a damage that changes the header of a weight file and keeps its data."""
 
     def damage(folder: Path) -> None:
         values, data = unpack((folder / name).read_bytes())
@@ -52,7 +52,7 @@ def header(change: Callable[[dict[str, Any]], Any], name: str = "model.safetenso
 
 
 def entry(**fields: Any) -> Damage:
-    """Changes fields of one tensor's entry; None removes one."""
+    """Return a damage that changes fields in the header's entry of NORM. None removes a field."""
 
     def change(values: dict[str, Any]) -> None:
         values[NORM] = {k: v for k, v in (values[NORM] | fields).items() if v is not None}
@@ -74,7 +74,7 @@ def index(change: Callable[[dict[str, str]], Any]) -> Damage:
 
 
 def shard(name: str) -> Damage:
-    """The index says that a tensor is in `name`."""
+    """Return a damage after which the index says that NORM is in the file `name`."""
     return index(lambda weight_map: weight_map.update({NORM: name}))
 
 
@@ -83,7 +83,7 @@ def index_text(text: bytes) -> Damage:
 
 
 def instead(name: str, make: Callable[[Path], Any]) -> Damage:
-    """Something else under the name of a file."""
+    """Return a damage that replaces the file `name` by what `make` creates at its path."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def instead(name: str, make: Callable[[Path], Any]) -> Damage:
 
 
 def linked_out(name: str) -> Damage:
-    """The same file, but outside, and a link to it."""
+    """Return a damage that moves the file out of the directory and leaves a link to it."""
 
     def damage(folder: Path) -> None:
         outside = folder.parent / "outside"
@@ -105,7 +105,7 @@ def linked_out(name: str) -> Damage:
 
 
 def copied_to_both(folder: Path) -> None:
-    """One tensor in two shards."""
+    """Add a tensor of the second shard to the first shard."""
     values, data = unpack((folder / ONE).read_bytes())
     other, _ = unpack((folder / TWO).read_bytes())
     size = len(data)
@@ -118,7 +118,7 @@ def copied_to_both(folder: Path) -> None:
 
 
 class Trap:
-    """Creates a file when it is unpickled."""
+    """An object that creates the file "sprung" when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path("sprung"),)

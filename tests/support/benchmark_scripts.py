@@ -1,4 +1,4 @@
-"""Scripts of `benchmarks/`, and how tests run them."""
+"""Runs the scripts of `benchmarks/` in tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny checkpoints for tests of conversion, changes to them, and the shards that a run writes."""
+"""Makes and changes tiny checkpoints for tests of conversion, and records the shards that a run writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.spies import spied
 
 
 def tiny_source(directory: Path, dialect: str = "original") -> Path:
-    """A checkpoint that can be converted."""
+    """Write a tiny checkpoint, with a tokenizer, that can be converted. Return `directory`."""
     tiny.build(tiny.ROUGH, directory, dialect)
     shutil.copy(demo.DIRECTORY / "tokenizer.json", directory)
     return directory
@@ -44,7 +44,7 @@ def save(directory: Path, tensors: Mapping[str, mx.array]) -> None:
 
 
 def copied(source: Path, target: Path, tensors: Mapping[str, mx.array]) -> Path:
-    """Copy `source` with other tensors."""
+    """Copy the directory `source` to `target`, with these tensors as its weights. Return `target`."""
     shutil.copytree(source, target)
     save(target, tensors)
     return target
@@ -58,7 +58,7 @@ def change_weights(source: Path, name: str, value: float | mx.array, count: int)
 
 
 def one_tensor_per_expert(tensors: Mapping[str, mx.array], split_gates: bool) -> dict[str, mx.array]:
-    """Divide stacks of experts. split_gates: also gate and up rows."""
+    """Divide stacked experts into a tensor per expert. split_gates: also divide gate and up projection."""
     divided: dict[str, mx.array] = {}
     for name, tensor in tensors.items():
         stack, _, part = name.rpartition(".")
@@ -76,7 +76,7 @@ def one_tensor_per_expert(tensors: Mapping[str, mx.array], split_gates: bool) ->
 def quantized(
     source: Path, target: Path, how: dict[str, Any], override: dict[str, Any] | None = None, ending: str = ""
 ) -> Path:
-    """Convert with MLX's own `nn.quantize`, as other programs do. override: for paths with this ending."""
+    """Convert with `nn.quantize`, as other programs do. override: quantization for paths with this ending."""
     model, block = load_model(source), dict(how)
 
     def chosen(path: str, module: nn.Module) -> bool | dict[str, Any]:
@@ -96,7 +96,7 @@ def quantized(
 
 
 def rewritten(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
-    """Names of the shards that a run writes, without those of an earlier run."""
+    """Convert, and return the names of the shards that this run writes, without those of an earlier run."""
     calls = spied(monkeypatch, conversion, "_write_shard")
     convert(source, target, **settings)
     return [call.args[0].name for call in calls]

@@ -1,4 +1,4 @@
-"""The snippets in Markdown files: Python with what it prints, commands with what they print."""
+"""Reads the snippets in Markdown files: Python code and commands, each with its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Snippet:
-    """kind: "python" or "console" (one command of a block). shown: what is printed; None where nothing is."""
+    """A snippet. kind: "python", or "console" for one command. shown: the output in the file, or None."""
 
     kind: str
     code: str
@@ -23,7 +23,7 @@ class Snippet:
 
 
 def snippets(file: Path) -> list[Snippet]:
-    """In order; a ```text block right behind a ```python block is what that prints."""
+    """Return the snippets of a file in order. A ```text block right after a ```python block is its output."""
     text = file.read_text(encoding="utf-8")
     found: list[Snippet] = []
     fences = list(_FENCE.finditer(text))
@@ -49,10 +49,9 @@ def snippets(file: Path) -> list[Snippet]:
 
 
 def has_shape(text: str, shown: str, counted: bool = True) -> bool:
-    """True if `text` is `shown` but for what is measured, the width of spaces, and what `...` stands for.
+    """True if `text` equals `shown` apart from measured numbers, the width of spaces, and any text for `...`.
 
-    counted: whether numbers without a fraction must be the same, as they are on the device where `shown` was
-    made.
+    counted: if False, numbers without a fraction may differ, too, as they do on another device.
     """
     free = _MEASURED if counted else _NUMBER
     words = [_pattern(part, free) for part in re.split(r"(\s+|\.\.\.)", shown.strip())]

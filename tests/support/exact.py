@@ -1,4 +1,4 @@
-"""Expected results of the device operations, in float64 NumPy; and rows that are easy to get wrong."""
+"""Expected results of the operations in float64 NumPy, and rows of logits that are easy to get wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-CHUNK = 1024  # tokens per chunk peak; the rows below are hard at its edges
+CHUNK = 1024  # tokens per chunk in the kernels; some rows below have their peaks at its edges
 
 
 @dataclass
 class ExactRows:
-    """Statistics of each row `[R]`, and its probabilities `[R, V]`."""
+    """Statistics of R rows, each `[R]`. Probabilities and processed logits are `[R, V]`."""
 
     probabilities: np.ndarray
     processed: np.ndarray
@@ -36,7 +36,7 @@ def row_statistics(logits: np.ndarray, temperature: float, softcap: float | None
 
 
 def accepted(entropies: np.ndarray, pinned: np.ndarray, bound: float) -> np.ndarray:
-    """Positions of one row `[C]` that the entropy bound accepts; pinned ones are, outside the budget."""
+    """Return which positions of one row `[C]` are accepted: all pinned ones, and others within the bound."""
     keep, spent = pinned.copy(), 0.0
     for position in np.argsort(entropies, kind="stable"):
         if not pinned[position]:
@@ -46,7 +46,7 @@ def accepted(entropies: np.ndarray, pinned: np.ndarray, bound: float) -> np.ndar
 
 
 def difficult_rows(vocab: int, rng: np.random.Generator) -> np.ndarray:
-    """Logits `[R, vocab]`, each row with a trap: flat, peaked, tied, huge, masked, rising, falling, edges."""
+    """Return logits `[R, vocab]`. Rows are difficult: flat, peaked, tied, huge, masked, rising, falling."""
     peaked = rng.normal(size=vocab)
     peaked[rng.integers(vocab)] = 40.0
     last = rng.normal(size=vocab)
@@ -104,7 +104,7 @@ TABLES = {
 
 
 def make_table(kind: str, vocab: int, width: int) -> tuple[nn.Module, np.ndarray]:
-    """Return an embedding of one of the kinds in `TABLES`, and its values."""
+    """Return an embedding of a kind in `TABLES`, and its dequantized values in float64."""
     table, form = nn.Embedding(vocab, width), TABLES[kind]
     if isinstance(form, tuple):
         table = nn.QuantizedEmbedding.from_embedding(table, form[1], form[2], mode=form[0])

@@ -12,7 +12,7 @@ from mlx_diffusiongemma.doctor import examination
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, *titles: str) -> Result:
-    """Run it with only these checks, or all."""
+    """Run `mlx_dg doctor` with the checks that have these titles, or with all if none is given."""
     if titles:
         chosen = {title: examination.CHECKS[title] for title in titles}
         monkeypatch.setattr(examination, "CHECKS", chosen)
@@ -26,6 +26,6 @@ def findings(result: Result, kind: str) -> list[str]:
 
 
 def facts(result: Result) -> dict[str, str]:
-    """Return names and values of indented lines, which two blanks or more separate."""
+    """Return names and values of the indented lines, in which two or more blanks separate name and value."""
     lines = [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
     return {parts[0]: parts[1] for line in lines if len(parts := re.split(r" {2,}", line, maxsplit=1)) == 2}

@@ -1,4 +1,4 @@
-"""The chat templates that tests of prompts run through: the demo's own and the one that Google released."""
+"""Fixtures with the chat templates that tests of prompts use: the demo's, and Google's released one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[2] / "mlx_diffusiongemma" / "demo" / "checkpoint"
 
 @pytest.fixture(scope="session")
 def released_template() -> str:
-    """Text of the template that Google released for the model, as the package `trl` has it."""
+    """The template that Google released for the model, from the package `trl`."""
     trl = importlib.util.find_spec("trl")
     assert trl is not None, (
         "trl is missing; `make test` installs it, or run: pip install --no-deps trl==1.16.0"
@@ -26,7 +26,7 @@ def released_template() -> str:
 
 @pytest.fixture(scope="session")
 def released_directory(released_template: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's checkpoint with the released template in the place of its own."""
+    """A copy of the demo's checkpoint with the released template."""
     directory = tmp_path_factory.mktemp("released") / "model"
     shutil.copytree(DEMO, directory)
     (directory / "chat_template.jinja").write_text(released_template, encoding="utf-8")
@@ -35,7 +35,7 @@ def released_directory(released_template: str, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session", params=["demo", "released"])
 def chat_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """The demo's tokenizer with either template: a test that asks for it runs twice."""
+    """The demo's tokenizer, once with each template. A test that uses it runs twice."""
     if request.param == "demo":
         return Tokenizer.load(DEMO)
     return Tokenizer.load(request.getfixturevalue("released_directory"))

@@ -1,4 +1,4 @@
-"""Small real tokenizers with Gemma's conventions, and with ids unlike Gemma's."""
+"""Writes small tokenizers with Gemma's conventions but other ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPECIAL = [
     "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>",
     "<|tool_response>", "<tool_response|>", "<|image>", "<|image|>", "<image|>", "<|audio|>",
 ]  # fmt: skip
-# Everything longer than a character is made by a merge; the rest is letters and bytes.
+# A merge makes each token of several characters. All other tokens are characters or bytes.
 MERGES = [
     ("t", "h"), ("o", "u"), ("g", "h"), ("th", "ou"), ("gh", "t"), ("m", "o"), ("d", "e"), ("l", "l"),
     ("ll", "o"), ("c", "a"), ("ca", "ll"), (SPACE, "th"), (SPACE, "ou"),
@@ -40,15 +40,15 @@ TEMPLATE = """{{ bos_token }}
 CONFIG = {
     "tokenizer_class": "GemmaTokenizer",
     "bos_token": "<bos>",
-    "eos_token": {"__type": "AddedToken", "content": "<turn|>"},  # as in some copies: not the real eos
-    "pad_token": "[PAD]",  # not in the vocabulary, and must not enter it
+    "eos_token": {"__type": "AddedToken", "content": "<turn|>"},  # not the real eos, as in some copies
+    "pad_token": "[PAD]",  # not in the vocabulary, and must not be added to it
 }
 
 
 def write_tokenizer(directory: Path, *, strip_first_space: bool = False, template: bool = True) -> Path:
-    """Writes a checkpoint's tokenizer files into `directory`, and a config.json of a future model type.
+    """Write tokenizer files, and a config.json of an unknown model type, into `directory`. Return it.
 
-    strip_first_space: like Llama's tokenizers, which write a space before a text and take it off again.
+    strip_first_space: add a space before a text and strip it in decoding, as Llama's tokenizers do.
     """
     characters = [chr(code) for code in range(33, 127)] + [SPACE, "\n", "é"]
     names = [*SPECIAL, *(f"<0x{value:02X}>" for value in range(256)), *characters]
@@ -78,7 +78,7 @@ def write_tokenizer(directory: Path, *, strip_first_space: bool = False, templat
         "added_tokens": added,
         "normalizer": replace,
         "pre_tokenizer": None,
-        # Gemma's own adds bos, which a template that writes bos itself must not get twice.
+        # Like Gemma's, it adds bos. A prompt whose template also writes bos must not have it twice.
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, first],

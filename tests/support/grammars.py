@@ -1,4 +1,4 @@
-"""Grammars over the demo's tokens, for tests."""
+"""Compiles grammars over the demo's tokens and tries texts on them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BYTES = {value: token for token, value in TOKENIZER.byte_values.items()}
 
 
 def compiled(**what: Any) -> Grammar:
-    """The grammar of one of schema, regex, grammar and choices."""
+    """Return the grammar of the given keyword: schema, regex, grammar or choices."""
     grammar = compile_grammar(TOKENIZER, V, STOPS, **what)
     assert grammar is not None
     return grammar
 
 
 def accepts(grammar: Grammar, text: str) -> bool:
-    """True if `text` is a whole answer."""
+    """True if `grammar` accepts `text` as a complete answer."""
     matcher, vocabulary = grammar.matcher(), grammar.vocabulary
     ids = (
         vocabulary.spell(text.encode())
@@ -36,20 +36,20 @@ def accepts(grammar: Grammar, text: str) -> bool:
 
 
 def shortest(grammar: Grammar) -> str:
-    """The text of the shortest answer that was found."""
+    """Return the text of `grammar.shortest`, the shortest answer that was found."""
     assert grammar.shortest[-1] == grammar.vocabulary.stop
     assert grammar.vocabulary.are_text(grammar.shortest[:-1])
     return TOKENIZER.decode(grammar.shortest[:-1])
 
 
 def refusal(**what: Any) -> str:
-    """The error message for what cannot be compiled: one line, which begins with the keyword."""
+    """Return the error message for a keyword that cannot be compiled. Assert that it is one short line."""
     with pytest.raises(InputError) as caught:
         compile_grammar(TOKENIZER, V, STOPS, **what)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 260
     assert "coerce" not in message  # an option of the compiler
-    assert "$defs/0" not in message  # a name of our own
+    assert "$defs/0" not in message  # a name that this package made up
     assert message.startswith(next(iter(what)))
     return message

@@ -1,4 +1,4 @@
-"""Answers held to a grammar, written without a model."""
+"""Writes answers that follow a grammar, without a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mlx_diffusiongemma.control.structure import Structure
 from mlx_diffusiongemma.engine.constraint import Canvas, CanvasSpec, Redo
 from support.grammars import STOPS, TOKENIZER, V
 
-# A position and the ids allowed there -> the best of them.
+# From a position and a mask of the ids allowed there to the best of these ids.
 Best = Callable[[int, np.ndarray], int]
 
 
 class Held:
-    """Drives a `Structure` as a row does: the plan of a review goes to the next one, and to the commit."""
+    """Calls a `Structure` as a row does: passes a review's plan to the next review and to the commit."""
 
     def __init__(self, grammar: Grammar):
         self.structure, self.plan = Structure(grammar), None
@@ -45,7 +45,7 @@ class Held:
 
 
 class Untrained:
-    """Writes and prefers tokens at random; every so often it writes what could stand there."""
+    """Stands in for a model. It writes random tokens, of which a share `sense` is plausible in JSON."""
 
     def __init__(self, seed: int, sense: float = 0.5):
         self.random, self.sense = np.random.default_rng(seed), sense
@@ -62,7 +62,10 @@ class Untrained:
 
 
 def written(grammar: Grammar, model: Untrained, most: int, length: int, thought: int = 0) -> list[int]:
-    """Write an answer as a caller of `Structure` does, canvas by canvas, after a thought of some length."""
+    """Return the ids of an answer, written canvas by canvas as a caller of `Structure` does.
+
+    most: most ids of the answer. length: canvas length. thought: number of tokens of a thought before it.
+    """
     structure = Held(grammar)
     answer: list[int] = []
     remaining, start = thought + most, thought
@@ -99,7 +102,7 @@ def written(grammar: Grammar, model: Untrained, most: int, length: int, thought:
 
 
 def random_answer(grammar: Grammar, seed: int, most: int) -> str:
-    """Walk through the grammar: up to `most` tokens, each any that is allowed, and then to an end."""
+    """Return an answer of up to `most` random allowed tokens, followed by the shortest completion."""
     random, matcher, ids = np.random.default_rng(seed), grammar.matcher(), []
     for _ in range(most):
         allowed = np.flatnonzero(grammar.allowed(matcher))

@@ -1,6 +1,6 @@
-"""Calls of the package in processes of their own, each of which knows a hub on the loopback interface only.
+"""Runs the package in separate processes, with a hub on the loopback interface.
 
-huggingface_hub reads its address when it is imported.
+The processes are separate because huggingface_hub reads the hub's address when it is imported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def python(hub: Hub, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process that knows this hub only."""
+    """Run Python in a process that can reach only this hub."""
     return subprocess.run(
         [sys.executable, *arguments],
         env=hub.environment(home, **environment),
@@ -52,15 +52,16 @@ def downloaded(hub: Hub, home: Path, *arguments: str, **environment: str) -> Pat
 
 
 def complaint(hub: Hub, home: Path, *arguments: str, **environment: str) -> str:
-    """The line of the `InputError` of a download, or the directory."""
+    """Try a download. Return the message of its `InputError`, or the directory if it succeeds."""
     (line,) = outcomes(hub, home, ("download", *arguments), **environment)
     return line
 
 
 def outcomes(hub: Hub, home: Path, *calls: Sequence[str], **environment: str) -> list[str]:
-    """Return the result of each call, or the line of its `InputError`, from one process that retries nothing.
+    """Make calls in one process. Return the result of each, or the message of its `InputError`.
 
-    A call is ("download", repo, revision), ("preview", repo) or ("upload", directory, repo, token).
+    A call is ("download", repo, revision), ("preview", repo) or ("upload", directory, repo, token). No
+    request may be retried.
     """
     done = python(hub, home, "-c", _OUTCOMES, json.dumps(calls), **environment)
     assert done.returncode == 0, done.stderr
@@ -93,9 +94,9 @@ for how, *arguments in json.loads(sys.argv[1]):
 
 
 def commands(hub: Hub, home: Path, *calls: list[str], **environment: str) -> list[tuple[int, str, str]]:
-    """Exit status, standard output and standard error of calls of the command, all in one process.
+    """Run `mlx_dg` commands in one process. Return exit status, standard output and standard error of each.
 
-    Nothing else may appear on its standard error.
+    The process itself must not write to its standard error.
     """
     done = python(hub, home, "-c", _COMMANDS, json.dumps(calls), **environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -115,8 +116,9 @@ for call in json.loads(sys.argv[1]):
 def cached(
     files: dict[str, bytes], home: Path, repo: str, branch: str = "main", commit: str | None = None
 ) -> Path:
-    """Put a model into the cache below `home` as the oldest versions of huggingface_hub left it: links to
-    blobs, and the branch's commit. No list of the repository's files, nothing of what it lacks.
+    """Put a model into the cache in `home`, as the oldest huggingface_hub did. Return its snapshot.
+
+    There are links to blobs, and the branch's commit, but no record of what the repository has or lacks.
     """
     root = home / "hub" / f"models--{repo.replace('/', '--')}"
     commit = commit or hashlib.sha1(json.dumps(sorted(files)).encode()).hexdigest()
@@ -136,7 +138,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def in_shards(count: int) -> dict[str, bytes]:
-    """The demo's files with its weights in `count` shards and an index."""
+    """Return the demo's files by name, with the weights in `count` shards and an index."""
     loaded: Any = mx.load(str(demo.DIRECTORY / "model.safetensors"))
     files = {name: data for name, data in DEMO.items() if not name.endswith(".safetensors")}
     weight_map: dict[str, str] = {}

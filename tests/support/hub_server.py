@@ -1,7 +1,7 @@
-"""A Hugging Face hub on the loopback interface: as much of its HTTP interface as huggingface_hub uses.
+"""A Hugging Face hub on the loopback interface, with the HTTP interface that huggingface_hub uses.
 
-Revisions, file trees, files with byte ranges, login, and uploads (regular files and LFS). It counts what it
-serves, and breaks connections and refuses requests where a test asks for it.
+It has revisions, file trees, files with byte ranges, login, and uploads (regular files and LFS). It counts
+the bytes that it serves. On a test's request it breaks connections and refuses requests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REPO = r"(?P<repo>[^/]+/[^/]+?)"
 
 
 class Hub(ThreadingHTTPServer):
-    """`commits[repo][commit]` are files by path, `branches[repo][name]` is a commit."""
+    """The server. `commits[repo][commit]` has files by path, `branches[repo][name]` is a commit."""
 
     daemon_threads = True
 
@@ -36,15 +36,15 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, str]] = {}
-        self.objects: dict[str, bytes] = {}  # of LFS, by sha256
-        self.refusals: dict[str, tuple[int, dict[str, str]]] = {}  # repo -> status, headers of every answer
+        self.objects: dict[str, bytes] = {}  # LFS objects by sha256
+        self.refusals: dict[str, tuple[int, dict[str, str]]] = {}  # repo -> status and headers of refusals
         self.gated: set[str] = set()  # repos whose files need the token
         self.cuts: dict[str, int] = {}  # path -> bytes after which its next answer breaks off
-        self.stalls: set[str] = set()  # paths whose answers stop halfway, the connection left open
+        self.stalls: set[str] = set()  # paths whose answers stop halfway with an open connection
         self.stalled = threading.Event()
         self.on_file: Callable[[str], None] = lambda path: None  # called before a file is served
         self.bytes_served: Counter[str] = Counter()  # path -> bytes of the bodies that were sent
-        self.ranges: list[str] = []  # Range headers that were asked for
+        self.ranges: list[str] = []  # Range headers of requests
         self.requests: list[str] = []  # method and path of every request
         self.on_request: Callable[[], object] = lambda: None  # called before a request is answered
 
@@ -57,7 +57,7 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
-        """Makes `files` the content of the branch; returns the commit."""
+        """Make `files` the content of the branch. Return the commit."""
         digest = hashlib.sha1()
         for path, content in sorted(files.items()):
             digest.update(f"{path} {hashlib.sha1(content).hexdigest()}".encode())
@@ -70,7 +70,7 @@ class Hub(ThreadingHTTPServer):
         return self.commits[repo][self.branches[repo][branch]]
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
-        """For a process that knows this hub and no other, keeps its cache in `home` and has no token."""
+        """Return the environment of a process that uses only this hub, a cache in `home` and no token."""
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         ours = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _commit(self, repo: str, revision: str) -> str | None:
-        """The commit that `revision` means; None when the complaint has been sent."""
+        """Return the commit of `revision`, or None after sending the error that it is unknown."""
         if repo not in self.server.commits:
             self._answer(404, {}, {"X-Error-Code": "RepoNotFound"})
             return None
@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, {"url": f"{self.server.url}/{repo}", "id": repo, "name": repo})
 
     def validate(self) -> None:
-        """The hub's check of a model card: front matter with a licence and, if at all, a base model's id."""
+        """Check a model card as the hub does: front matter with a licence, and a valid base model if any."""
         parts = json.loads(self.body)["content"].split("---\n")
         fields = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0] else None
         errors = [] if isinstance(fields, dict) else [{"message": "no metadata"}]

@@ -1,4 +1,4 @@
-"""Defects that the kernels' tests have to catch: what a kernel's source says, and a mistake in its place."""
+"""Defects that tests of kernels must catch: a piece of a kernel's source, and a mistake that replaces it."""
 
 from collections.abc import Callable
 
@@ -86,6 +86,6 @@ PLANTED = [(kernel, defect) for kernel, defects in DEFECTS.items() for defect in
 
 
 def planted(kernel: str, defect: str) -> dict[str, Callable[[str], str]]:
-    """Return the edit of a kernel's source that plants this defect, for `plug_in_emulator`."""
+    """Return `edits` for `plug_in_emulator` that plant this defect in the kernel's source."""
     old, new = DEFECTS[kernel][defect]
     return {kernel: lambda source: source.replace(old, new)}

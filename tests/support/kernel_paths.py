@@ -21,7 +21,7 @@ ON_EMULATOR = [
 
 
 def watched(demo: Any, prompt: str, **settings: Any) -> tuple[str, list[Step]]:
-    """Return thought and answer of a generation with seed 1, and its steps."""
+    """Generate with seed 1. Return thought and answer as one text, and the steps."""
     steps: list[Step] = []
     generation = generate(*demo, prompt, seed=1, on_step=steps.append, **settings)
     return f"{generation.thought} / {generation.answer}", steps
@@ -32,10 +32,10 @@ def plug_in_emulator(
     schedule_seed: int = 0,
     edits: Mapping[str, Callable[[str], str]] | None = None,
 ) -> list[Emulation]:
-    """Run every kernel launch on the emulator from now on, and return the list that launches are added to.
+    """Run every kernel launch on the emulator from now on. Return a list to which launches will be added.
 
-    It starts as another machine would: no kernel is checked yet. edits change the generated source of
-    launches, by kernel name: that is how defects are planted.
+    Results of earlier self-checks are forgotten, as on a new machine. edits: by kernel name, a function that
+    changes the generated source, to plant a defect.
     """
     monkeypatch.setattr(metal, "failures", {})
     monkeypatch.setattr(self_check, "_passed", set())
@@ -46,12 +46,12 @@ def plug_in_emulator(
         def real_call(*arrays: mx.array) -> list[mx.array]:
             return launch_on_metal(kernel, arrays, **how)
 
-        # MLX copies strided inputs before a launch; here that has to happen before the tracing.
+        # MLX copies strided inputs before a launch. Here the copy must happen before the tracing.
         contiguous = [mx.contiguous(array) for array in inputs]
         edit = (edits or {}).get(kernel.name)
         try:
             launches.append(emulate(real_call, *contiguous, schedule_seed=schedule_seed, edit=edit))
-        except AssertionError as error:  # not a test's own: the emulator cannot judge this kernel
+        except AssertionError as error:  # from the emulator, so not a failure of the test itself
             raise RuntimeError(str(error)) from error
         return launches[-1].outputs
 

@@ -1,4 +1,4 @@
-"""A server of OpenAI's chat completions on the loopback interface that replies as a test wants."""
+"""A server with OpenAI's chat completions on the loopback interface. Tests set its replies."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Said:
-    """One reply. body: JSON, or bytes as they are. manner: whole, broken (the connection ends inside it),
-    silent, dripping (a space now and then, for ever) or endless (spaces without pause)."""
+    """One reply. body: a JSON value, or raw bytes. manner: "whole", "broken" (the connection ends inside it),
+    "silent", "dripping" (a space every 0.02 s, without end) or "endless" (spaces without pause or end)."""
 
     body: Any
     status: int = 200
@@ -25,7 +25,10 @@ class Said:
 
 
 class OpenAI(ThreadingHTTPServer):
-    """`says` is used up from the front, and its last entry stays. "Hello" is a warm-up with replies apart."""
+    """The server. It replies with the entries of `says` in order, then repeats the last one.
+
+    A request that says only "Hello" is a warm-up, which gets the reply `warm_up`.
+    """
 
     daemon_threads = True
 
@@ -33,7 +36,7 @@ class OpenAI(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.says: list[Said] = [Said(completion("fine"))]
         self.warm_up: Said = Said(completion("Hello!"))
-        self.asked, self.warm_ups = list[Any](), list[Any]()  # with path, headers and body
+        self.asked, self.warm_ups = list[Any](), list[Any]()  # requests: path, headers and body
         self.closing = threading.Event()
 
     @property
@@ -41,7 +44,7 @@ class OpenAI(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is expected."""
+        """Ignore errors, because tests expect clients that hang up."""
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def running_openai() -> Iterator[OpenAI]:
 def completion(
     content: Any, finish_reason: str | None = "stop", usage: Any = None, **message: Any
 ) -> dict[str, Any]:
-    """JSON of a chat completion. message: more of its fields."""
+    """Return the JSON value of a chat completion. message: more fields of its message."""
     said = {"role": "assistant", "content": content, **message}
     choice = {"index": 0, "message": said, "finish_reason": finish_reason}
     whole: dict[str, Any] = {"id": "1", "object": "chat.completion", "choices": [choice]}

@@ -1,4 +1,4 @@
-"""Reads the HTML of a generation, as a browser and its script do."""
+"""Reads the HTML of a generation as a browser does, and the data that its script reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx_diffusiongemma.display.pieces import Pieces
 
 
 class Parsed(HTMLParser):
-    """Tags with their attributes, text, and contents of scripts."""
+    """Parsed HTML: tags with their attributes, the text, the answer's text, and contents of scripts."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def views(html: str) -> list[dict[str, Any]]:
 
 
 def check_view(view: dict[str, Any], generation: Any) -> None:
-    """Assert that the data of a view are the trace of `generation`."""
+    """Assert that the data of a view agree with the trace of `generation`."""
     pieces, tokenizer = Pieces(generation.tokenizer), generation.tokenizer
     canvases = generation.trace.canvases
     assert len(view["canvases"]) == len(canvases) > 0

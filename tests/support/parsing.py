@@ -1,4 +1,4 @@
-"""Helpers for tests of channels and tool calls: feeding ids to a parser, whole and in pieces."""
+"""Helpers for tests of channels and tool calls, which feed ids to a parser at once or in pieces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THOUGHT = "<|channel>thought\n"
 
 
 def parse(tokenizer: Tokenizer, ids: list[int], cuts: list[int] | None = None) -> ChannelDelta:
-    """All deltas of `ids`, fed in the stretches between `cuts`, as one."""
+    """Feed `ids` to a parser in pieces that are separated at `cuts`. Return the sum of all deltas."""
     parser = ChannelParser(tokenizer)
     bounds = [0, *sorted(cuts or []), len(ids)]
     deltas = [parser.feed(ids[start:end]) for start, end in pairwise(bounds)] + [parser.finish()]
@@ -25,7 +25,7 @@ def parse(tokenizer: Tokenizer, ids: list[int], cuts: list[int] | None = None) -
 
 
 def parse_all_ways(tokenizer: Tokenizer, ids: list[int]) -> ChannelDelta:
-    """The one delta that whole, single and pairwise feeding agree on."""
+    """Feed ids at once, one by one and in pairs. Assert equal results, and return the delta."""
     whole = parse(tokenizer, ids)
     assert parse(tokenizer, ids, list(range(len(ids)))) == whole
     assert parse(tokenizer, ids, list(range(1, len(ids), 2))) == whole

@@ -1,6 +1,6 @@
 """Checks the prose of docstrings, comments, help texts, messages and documents. `make lint` runs it.
 
-It finds openers and idioms of a dialect that readers have to translate. See "Prose" in CONTRIBUTING.md.
+It finds first words and idioms that make texts hard to read. See "Prose" in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEXT = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
 
 
 def texts(source: str) -> Iterator[tuple[int, str, bool]]:
-    """Yield line, text and whether it is a docstring, for docstrings, comments and strings with words."""
+    """Yield docstrings, comments and strings with words: line, text, and True for a docstring."""
     tree = ast.parse(source)
     docstrings = set()
     for node in ast.walk(tree):
@@ -40,7 +40,7 @@ def texts(source: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def faults(path: Path) -> Iterator[str]:
-    """Yield a line for each fault in a file."""
+    """Yield a message for each fault in a file."""
     source = path.read_text()
     if path.suffix == ".py":
         found = texts(source)

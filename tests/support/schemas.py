@@ -1,4 +1,4 @@
-"""Random JSON Schemas, each of which something satisfies."""
+"""Random JSON Schemas, each of which has a valid value."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _objects(draw: Any, inner: Any) -> dict[str, Any]:
 
 @st.composite
 def _one_of(draw: Any, inner: Any) -> dict[str, Any]:
-    """Objects that a constant tells apart, and null."""
+    """Draw a oneOf of null and of objects that differ in a constant."""
     options = [
         {
             "type": "object",
@@ -105,7 +105,7 @@ def _one_of(draw: Any, inner: Any) -> dict[str, Any]:
 
 @st.composite
 def _all_of(draw: Any, inner: Any) -> dict[str, Any]:
-    """An object that two schemas describe."""
+    """Draw an allOf: an object that must be valid under two schemas."""
     parts = [
         {"properties": {key: draw(inner)}, "required": [key] if draw(st.booleans()) else []}
         for key in ("a", "b")
@@ -129,16 +129,16 @@ def _nested(inner: Any) -> Any:
 
 @st.composite
 def schemas(draw: Any) -> dict[str, Any]:
-    """A schema of strings, numbers, arrays, objects and alternatives, at times with definitions."""
+    """Draw a schema of strings, numbers, arrays, objects and alternatives, sometimes with definitions."""
     schema: dict[str, Any] = draw(st.recursive(LEAVES, _nested, max_leaves=6))
     kind = draw(st.integers(0, 5))
-    if kind == 0:  # a tree of them
+    if kind == 0:  # a tree whose values have the schema
         node = {"$ref": "#/$defs/node"}
         properties = {"value": schema, "children": {"type": "array", "items": node}, "next": node}
         needed = draw(st.sampled_from([["value"], ["value", "children"], []]))
         tree = {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
         return {"$defs": {"node": tree}, **node}
-    if kind == 1:  # a chain that ends only where its author chose the other alternative
+    if kind == 1:  # a chain that ends where the other alternative is chosen
         link = {"type": "object", "properties": {"next": {"$ref": "#/$defs/x~1y"}}, "required": ["next"]}
         return {
             "$defs": {"x/y": {"anyOf": [{**link, "additionalProperties": False}, schema]}},

@@ -1,4 +1,4 @@
-"""A terminal to show things to: pyte's, made as strict about its last column as xterm is."""
+"""A terminal for tests of displays. It is pyte's, changed to treat its last column as xterm does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wcwidth import wcwidth
 
 
 class StrictScreen(pyte.Screen):
-    """Keeps the lines that are scrolled away, and treats the last column as xterm does.
+    """A screen that keeps the lines that scroll away, and treats the last column as xterm does.
 
-    Waiting upon it is forgotten when the cursor is moved or something erased there, but saved and restored
-    with the cursor; pyte does the other way round. A wide character that does not fit begins the next line,
-    and one without width goes to the one before it.
+    After a character in the last column, the cursor waits there to wrap. In xterm, moving the cursor or
+    erasing ends this wait, but saving and restoring the cursor keeps it. pyte does the opposite. A wide
+    character that does not fit begins the next line. A character without width joins the character before it.
     """
 
     def __init__(self, columns: int, lines: int):
@@ -64,7 +64,7 @@ class StrictScreen(pyte.Screen):
         self.cursor.x = x
 
     def everything(self) -> list[str]:
-        """All lines, those that were scrolled away included, without blank ones at the end."""
+        """Return all lines, including those that scrolled away, without blank lines at the end."""
         return "\n".join(line.rstrip() for line in [*self.gone, *self.display]).rstrip("\n").split("\n")
 
     def below(self) -> list[str]:
@@ -72,7 +72,7 @@ class StrictScreen(pyte.Screen):
 
 
 class Terminal:
-    """A stream to a screen; keeps what each call wrote."""
+    """A stream that writes to a screen and keeps the text of each write."""
 
     encoding = "utf-8"
 
@@ -82,7 +82,7 @@ class Terminal:
         self._stream = pyte.Stream(self.screen)
 
     def write(self, text: str) -> int:
-        if not isinstance(text, str):  # click asks whether bytes are taken
+        if not isinstance(text, str):  # click tries if the stream takes bytes
             raise TypeError
         self.writes.append(text)
         self._stream.feed(text.replace("\n", "\r\n"))
@@ -98,7 +98,7 @@ class Terminal:
 
 
 class Attached:
-    """stdout and stderr are this terminal."""
+    """A context in which stdout and stderr are a terminal."""
 
     def __init__(self, columns: int = 20, lines: int = 8):
         self.terminal = Terminal(columns, lines)
@@ -121,7 +121,7 @@ class Attached:
 
 
 def on_terminal(test: Callable[..., None]) -> Callable[..., None]:
-    """Gives `test` a terminal. (In a fixture's setup, pytest has other standard streams than in the test.)"""
+    """Pass a terminal to `test`. A fixture cannot, because pytest's standard streams differ in its setup."""
 
     @functools.wraps(test)
     def wrapped(**arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""A `Network` that denoises each canvas to the ids that a test wants, and records its calls."""
+"""A `Network` that denoises each canvas to ids that a test chooses, and records its calls."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
 TURN_END = 106
 
-# Number of the block and of the attempt, each from 0 -> the ids that the canvas comes to.
+# From the numbers of the block and of the attempt, from 0, to the ids that the canvas converges to.
 Script = Callable[[int, int], list[int]]
 
 
 class Scripted:
-    """Proposes `canvases[n]` for canvas n, or the result of a function of block and attempt.
+    """A model whose proposal for block n is `canvases[n]`, or the result of a function (see `Script`).
 
-    Shorter lists end in padding. sure: how far the logit of its proposal lies above all others, a number or a
-    function of the attempt. When it is large, a canvas takes two steps.
+    Short lists are padded. sure: difference of the proposed token's logit to all others, a number or a
+    function of the attempt. If it is large, a canvas takes two steps.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class Scripted:
         self.sure = sure if callable(sure) else lambda _: sure
         self.dtype = mx.float32
         self.layers: list[nn.Module] = []
-        self.encoded: list[list[int]] = []  # every encode
-        self.batches: list[int] = []  # rows of every step
+        self.encoded: list[list[int]] = []  # ids of every `encode`
+        self.batches: list[int] = []  # number of rows of every step
         self.attempt = -1
 
     def parameters(self) -> dict[str, mx.array]:
         return {}
 
     def update(self, parameters: dict[str, mx.array]) -> None:
-        """Take new weights: there are none."""
+        """Do nothing, because there are no weights."""
 
     def make_cache(self) -> PrefixCache:
         return PrefixCache(self.config, self.dtype)
@@ -71,7 +71,7 @@ class Scripted:
         return ids[..., None].astype(mx.float32)
 
     def zero_self_conditioning(self, shape: Sequence[int]) -> mx.array:
-        self.attempt += 1  # every canvas begins with it
+        self.attempt += 1  # the first call for every canvas
         return mx.zeros((*shape, 1))
 
     def decode_hidden(self, canvas_ids: mx.array, view: CanvasView, soft_embedding: mx.array) -> mx.array:
@@ -99,11 +99,11 @@ class Scripted:
 def scripted_generation(
     tokenizer: Tokenizer, canvases: list[list[int]] | Script, sure: float = 60.0, **settings: Any
 ) -> Generation:
-    """Return the answer of a scripted model to "hi", not started."""
+    """Return a generation, not started, of a scripted model with the prompt "hi"."""
     model: Any = Scripted(canvases, sure)
     return generate(model, tokenizer, "hi", **settings)
 
 
 def full_canvas(tokenizer: Tokenizer) -> list[int]:
-    """Return 64 ids of text, a whole canvas without an end."""
+    """Return 64 ids of text, which fill a canvas without a stop id."""
     return (tokenizer.encode("ab ") * 64)[:64]

@@ -14,7 +14,7 @@ class Call(NamedTuple):
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Call]:
-    """Return a list that every further call of `owner.name` is added to."""
+    """Return a list to which every call of `owner.name` is added from now on."""
     calls: list[Call] = []
     real = getattr(owner, name)
 

@@ -1,4 +1,4 @@
-"""Checkpoints that store the weights of a DiffusionGemma under other names, or some of them twice."""
+"""Makes checkpoints that store weights of a DiffusionGemma under other names, or some weights twice."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Tensors = dict[str, mx.array]
 
 
 def of_encoder(name: str) -> str:
-    """The encoder's name of a weight that it shares with the decoder; any other name as it is."""
+    """Return the encoder's name of a decoder's weight, or the same name if they do not share this weight."""
     shared = not name.endswith("layer_scalar") and "self_conditioning" not in name
     return name.replace("model.decoder.", "model.encoder.language_model.", 1) if shared else name
 
 
 def silent(tensors: Mapping[str, mx.array]) -> dict[str, Tensors]:
-    """Checkpoints that Transformers loads without a word, by label."""
+    """Return checkpoints that Transformers loads without a warning, by label."""
     plain = dict(tensors)
     encoder = {of_encoder(name): tensor for name, tensor in plain.items() if of_encoder(name) != name}
     head = {"lm_head.weight": plain[EMBEDDING]}
@@ -43,7 +43,7 @@ def silent(tensors: Mapping[str, mx.array]) -> dict[str, Tensors]:
 
 
 def different(tensors: Mapping[str, mx.array]) -> dict[str, tuple[Tensors, str, str]]:
-    """Checkpoints with two values of one weight: tensors, and the names of the two."""
+    """Return checkpoints with two different values of one weight, each with the two names of that weight."""
     query = "model.decoder.layers.1.self_attn.q_proj.weight"
     experts = "model.decoder.layers.1.experts.down_proj"
     out: dict[str, tuple[Tensors, str, str]] = {}
