@@ -23,10 +23,10 @@ def answer_reserve(settings: Settings, canvas_length: int) -> int:
 
 
 class Thought(NamedTuple):
-    """The thought in a canvas before the answer has begun.
+    """The thought in a canvas, if no earlier canvas began the answer.
 
     end: position after the thought, where the answer begins. None if the whole canvas is thought.
-    prefix: ids that the canvas must begin with instead, or None.
+    prefix: ids that the canvas must begin with instead of its own. None if it may keep its own.
     """
 
     end: int | None
@@ -64,15 +64,15 @@ class ThinkingBudget:
         self.tokens, self.most = tokens, most
         self.forced_at: int | None = None  # index among all ids of the delimiter that closed a thought
         self._open, self._close = special.channel_open, special.channel_close
-        # Ids from the start to the text of a thought. They complete a header that has begun.
+        # Ids before the text of a thought: a delimiter and a header, or what the prompt lacks of them.
         header, begun = "thought\n", start.header.lstrip(" \t")
         if start.in_header and header.startswith(begun):
             header = header[len(begun) :]
         self._opening = [] if start.in_thought else [self._open]
         if start.in_header or not start.in_thought:
             self._opening += tokenizer.encode(header)
-        # Last index for the closing delimiter. A thought that the prompt opened needs room for it, even at a
-        # cost to the answer's reserve.
+        # Last index for the closing delimiter. A thought that the prompt opened needs room for it, even if
+        # less than `reserve` remains for the answer.
         last = most - reserve - 1
         self.last = max(last, len(self._opening)) if start.in_thought else last
         self._text = np.ones(spec.vocab_size, dtype=bool)  # True for tokens that are text
@@ -81,7 +81,7 @@ class ThinkingBudget:
 
     @property
     def least(self) -> int:
-        """Minimum number of tokens before the answer."""
+        """Number of ids that close a thought of the prompt. 0 if the prompt opens none."""
         return len(self._opening) + 1 if self.start.in_thought else 0
 
     def begin(self, written: Sequence[int]) -> Mapping[int, int]:
@@ -108,13 +108,13 @@ class ThinkingBudget:
         self._channels.add(ids)
 
     def closes(self, prefix: Sequence[int]) -> bool:
-        """Return True if `prefix` ends a thought."""
+        """Return True if the last id of `prefix` closes a thought."""
         return list(prefix[-1:]) == [self._close]
 
     def thought(self, canvas: Canvas) -> Thought:
-        """Return the thought before an answer with a grammar that has not begun.
+        """Return the thought in a canvas. Use it if an answer with a grammar follows, but has not begun.
 
-        Only text after a thought's header counts as thought. A reader could not tell anything else from an
+        Only text after the header of a thought is part of it. A reader could not tell other ids from an
         answer.
         """
         written, ids = canvas.written, canvas.ids
@@ -131,13 +131,13 @@ class ThinkingBudget:
         return Thought(None)
 
     def _due(self, written: Sequence[int]) -> list[int]:
-        """Return the ids that the next canvas must begin with: a closing delimiter if due, or nothing."""
+        """Return the ids that the next canvas must begin with: those that close a thought now, or none."""
         if not written and self.tokens == 0 and (self.thinking or self.start.in_thought):
             return [*self._opening, self._close] if self.last >= len(self._opening) else []
         return [self._close] if self._is_due(self._channels, len(written)) else []
 
     def _forced_at(self, canvas: Canvas) -> int | None:
-        """Return the index of the delimiter that closed a thought so far, or None."""
+        """Return `forced_at` after this canvas: the index where the budget closed a thought, or None."""
         if canvas.plan is not None:
             return int(canvas.plan)
         due = self._due(canvas.written)
@@ -150,9 +150,9 @@ class ThinkingBudget:
         return parser.in_thought and (spent or place >= self.last)
 
     def _is_unfit(self, channels: _Channels, place: int, token: int, forced_at: int | None) -> bool:
-        """Return True if `token` may not follow here, outside a thought.
+        """Return True if `token` may not stand at index `place`, outside a thought.
 
-        It would open a thought without room for it, or leave the row without an answer.
+        Such a token would open a thought without room for it, or leave the row without an answer.
         """
         late = place >= self.last if forced_at is None else place > forced_at
         if token == self._open:
@@ -177,7 +177,7 @@ class ThinkingBudget:
 
 
 class _Channels:
-    """Channels of the ids of a row so far."""
+    """Follows the channels in the ids of a row, and counts the tokens of its thoughts."""
 
     def __init__(self, start: ChannelParser):
         self.parser = start.copy()

@@ -1,7 +1,7 @@
 """Compile the grammar of an answer: a JSON Schema, a regular expression, Lark, or a list of choices.
 
-`llguidance` compiles all four and follows them token by token. This module proves before any denoising that
-something matches.
+`llguidance` compiles all four and follows them token by token. Before any denoising, this module finds an
+answer that matches, or raises an error.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .patterns import ends_in_escape, example
 from .schema import checked_schema, lark_of
 from .vocabulary import Vocabulary, vocabulary_of
 
-_Spelled = tuple[tuple[int, ...], ...]  # texts, as ids
+_Spelled = tuple[tuple[int, ...], ...]  # ids of several texts
 
 # A step through nested repetitions, such as (.{0,1000}){1,1000}b, takes more than the default of 200,000.
 # The worst grammar tried took 0.7 s and 54 MB.
 _LIMITS = LLParserLimits(step_lexer_fuel=20_000_000)
-_PARTED = 10_000  # characters of a pattern in which literals are looked for
-_MOST_TOKENS = 16_384  # what a grammar may take at the least; nobody waits for more canvases than that
+_PARTED = 10_000  # literals are looked for in this many characters of a pattern
+_MOST_TOKENS = 16_384  # maximum length of a grammar's shortest answer; more would take too long
 
-# Reports that name the compiler's own options, or nothing that a caller knows.
+# Reports of the compiler that a caller would not understand -> plainer words.
 _REASONS = {
     "Failed to generate regex for": "minimum or maximum is above 9e17, which cannot be enforced; lower it",
     "min/maxProperties only supported": "minProperties and maxProperties cannot be enforced beside optional "
@@ -49,9 +49,13 @@ _REASONS = {
 class _Source:
     """A grammar before it is compiled.
 
-    lark: in Lark's syntax. literal: what it may spell out. patterns: the regular expressions in it. texts:
-    all that it matches, if they are known. values: JSON strings that may stand in it. warnings: what is not
-    enforced, a line each. explain: a report of the compiler -> an error message.
+    lark: the grammar in Lark's syntax.
+    literal: the source, which contains all literals of the grammar.
+    patterns: regular expressions in the source.
+    texts: all texts that match, if they are known.
+    values: texts that an answer may have as JSON strings. Empty for sources other than a schema.
+    warnings: parts of the source that are not enforced, one line each.
+    explain: function from a report of the compiler to an error message. None for `_in_short`.
     """
 
     lark: str
@@ -63,10 +67,11 @@ class _Source:
     explain: Callable[[str], str] | None = None
 
     def matcher(self, vocabulary: Vocabulary) -> LLMatcher:
-        """Compile it.
+        """Compile the grammar. Return a matcher at its start, which may be in an error state.
 
-        Where only one text can follow, the compiler allows nothing but the tokenizer's own ids for it. They
-        do not spell every text: the name of a special token becomes that token. Then any ids must do.
+        Where only one text can follow, the compiler usually allows only the ids into which the tokenizer
+        encodes it. If a text has the name of a special token, these ids do not spell it. Then all ids that
+        spell the text are allowed.
         """
         plain = self.literal.replace("\\", "")
         forced = all(vocabulary.spells(text) for text in {self.literal, plain})
@@ -84,12 +89,17 @@ def compile_grammar(
     grammar: str | None = None,
     choices: Sequence[str] | None = None,
 ) -> Grammar | None:
-    """Compile what the answer is held to; None when nothing is given.
+    """Compile the grammar that the answer must match. Return None if no grammar is given.
 
-    schema: a JSON Schema (a dict, True or False), or a type that pydantic describes. regex: the whole answer
-    matches it. grammar: in Lark's syntax. choices: texts, of which the answer is one. vocab_size: of the
-    model.
-    Raises InputError when more than one is given, and for what cannot be enforced, compiled or matched.
+    Args:
+        vocab_size: vocabulary size of the model.
+        schema: a JSON Schema (a dict, True or False), or a type that pydantic describes.
+        regex: a pattern for the whole answer.
+        grammar: a grammar in Lark's syntax.
+        choices: texts, of which the answer is one.
+
+    Raises:
+        InputError: more than one is given, or it cannot be enforced, compiled or matched.
     """
     given = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
     names = [name for name, value in given.items() if value is not None]
@@ -115,7 +125,7 @@ def compile_grammar(
         raise InputError(f"{name}: found nothing short that matches it; does it contradict itself? loosen it")
     matcher = compiled.matcher()
     compiled.allowed(matcher)
-    if not matcher.consume_tokens(shortest[:-1]):  # the compiler follows a grammar lazily, and may give up
+    if not matcher.consume_tokens(shortest[:-1]):  # the compiler reads a grammar lazily, and may give up
         report = matcher.get_error().partition("\n")[0]
         raise InputError(f"{name}: too complex to follow ({one_line(report, 80)}); repeat less, or loosen it")
     return replace(compiled, shortest=tuple(shortest))
@@ -149,7 +159,7 @@ def _text(name: str, value: Any) -> _Source:
     if ends_in_escape(text):
         raise InputError("regex: ends within an escape; write two backslashes for one")
     (compiled,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
-    # Where in Lark's text the pattern stands is of no use.
+    # A place in the compiled Lark text would not help a caller.
     return _Source(compiled["lark_grammar"], text, [text], explain=partial(_in_short, place=False))
 
 
@@ -167,7 +177,7 @@ def _choices(choices: Any) -> _Source:
         if choice in known:
             raise InputError(f"choices: '{one_line(choice, 40)}' is there twice; keep one of them")
         known.add(_checked_text(f"choices: item {index}", choice))
-    # One terminal: the compiler allows 2000 rules in one place, and follows each of them.
+    # One terminal, because the compiler allows only 2000 rules in one place, and follows each of them.
     return _Source(
         "start: TEXT\nTEXT: " + " | ".join(map(json.dumps, choices)), "\n".join(choices), texts=list(choices)
     )
@@ -184,7 +194,7 @@ def _checked_text(name: str, text: Any) -> str:
 
 
 def _in_short(report: str, place: bool = True) -> str:
-    """Return a report of the compiler on one line: the problem and its place, without the drawing."""
+    """Return the problem that a report of the compiler names, in one line, and with `place` its place."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     first = re.sub(r"^(?:at )?(\d+)\((\d+)\): ", r"line \1, column \2: ", lines[0] if lines else "not usable")
@@ -195,14 +205,14 @@ def _in_short(report: str, place: bool = True) -> str:
 
 
 def _is_crowded(grammar: Grammar) -> bool:
-    """True if the compiler gives up at the beginning of an answer for the number of its alternatives."""
+    """Return True if an answer can begin in more ways than the compiler can follow."""
     matcher = grammar.matcher()
     tokens = matcher.compute_ff_tokens() or np.flatnonzero(grammar.allowed(matcher))[:1].tolist()
     return not matcher.consume_tokens(tokens) and "Current row has" in matcher.get_error()
 
 
 def _shortest_text(grammar: Grammar, texts: Sequence[str]) -> list[int] | None:
-    """Return the ids of the shortest of `texts` and a stop id; None where the tokenizer does not spell it."""
+    """Return ids of the shortest of `texts` and a stop id. None without texts or if the ids do not match."""
     if not texts:
         return None
     ids, matcher = grammar.vocabulary.spell(min(texts, key=len).encode()), grammar.matcher()
@@ -211,9 +221,10 @@ def _shortest_text(grammar: Grammar, texts: Sequence[str]) -> list[int] | None:
 
 
 def _hints(vocabulary: Vocabulary, source: _Source) -> tuple[_Spelled, _Spelled]:
-    """Return what may lead to an end: the masks of `.*end` do not say that an "e" gets closer to it.
+    """Return ids of texts that may bring an answer closer to its end, for `shortest_completion`.
 
-    First the literals and examples of patterns, then JSON strings.
+    The first tuple has literals and examples of patterns, the second JSON strings. The grammar itself may not
+    show these texts. For example, `.*end` allows any token, and does not say that "end" leads to the end.
     """
     compiled: dict[str, LLMatcher] = {}
 
@@ -226,10 +237,10 @@ def _hints(vocabulary: Vocabulary, source: _Source) -> tuple[_Spelled, _Spelled]
     words, texts = dict[str, None](), list(source.values)
     for pattern in source.patterns[:64]:
         whole = example(pattern, matches)
-        if whole:  # as it is, and as it stands in JSON
+        if whole:  # as plain text, and as in a JSON string
             words |= {whole: None, json.dumps(whole, ensure_ascii=False)[1:-1]: None}
             texts += [whole] if source.values else []
-        # What parts the literals of a pattern: sets, repetitions, classes, assertions, operators.
+        # Literals of a pattern are separated by sets, repetitions, classes, assertions and operators.
         parted = re.sub(r"(?<!\\)(\[[^]]*\]|\{[\d,]*\})|\\[A-Za-z]", "\0", pattern[:_PARTED])
         parted = re.sub(r'(?<!\\)[.^$*+?()|/"]', "\0", parted).replace("\\", "")
         literals = [part for part in parted.split("\0") if part]
@@ -237,11 +248,11 @@ def _hints(vocabulary: Vocabulary, source: _Source) -> tuple[_Spelled, _Spelled]
     texts = [
         json.dumps(text, ensure_ascii=False) for text in sorted(texts, key=lambda text: (len(text), text))
     ]
-    values = [*texts, *(text[1:] for text in texts if len(text) > 2)]  # also where the first quote is written
+    values = [*texts, *(text[1:] for text in texts if len(text) > 2)]  # also without the first quote
     return _spelled(vocabulary, list(words)), _spelled(vocabulary, values)
 
 
 def _spelled(vocabulary: Vocabulary, texts: Sequence[str]) -> _Spelled:
-    """Return the ids of some of `texts`, without those that the tokenizer does not spell."""
+    """Return the ids of the first 64 of `texts`. Texts that become special tokens are left out."""
     spelled = (tuple(vocabulary.spell(text.encode())) for text in texts[:64])
     return tuple(ids for ids in spelled if vocabulary.are_text(ids))

@@ -1,4 +1,4 @@
-"""Finds a short completion: few tokens from anywhere in a text to an end that its grammar accepts.
+"""Find a short completion: few tokens from anywhere in a text to an end that its grammar accepts.
 
 A grammar only says which tokens may come next, so this is a best-first search over copies of its matcher.
 The order is a rough guess. It prefers few open brackets, few tokens, and states that look new. Two states
@@ -24,8 +24,8 @@ from .grammar import Grammar
 
 _OPEN, _CLOSE, _MARKS = b"{[(", b"}])", (b",", b"{", b"[", b"}", b"]", b":")
 
-# A matcher does not tell if the text before the path ended within quotes, but the next bytes may show it. A
-# bracket, comma or colon before the quote opens a string: `["}"]`.
+# A matcher does not say if the text before the path ended within quotes, but the next bytes may show it. A
+# quote does not show it after a bracket, comma or colon, because it may open a string, as in `["}"]`.
 _CLOSING_QUOTE, _AFTER_STRING = re.compile(rb'[^"\[{,:]*"[:,}\]]'), (b":", b",", b"}", b"]")
 
 
@@ -34,10 +34,10 @@ class _Effort(NamedTuple):
 
     states: maximum number of states.
     alike: maximum number of states that look alike after the same number of bytes.
-    broad: try all bytes.
+    broad: also try tokens of all single bytes.
     quoted: assume that the text before the path ended within quotes.
-    passed: bonus for each key or item passed, so that a difficulty near the end of a long object does not
-        restart the object.
+    passed: bonus for each key or item that is complete, so that a difficulty near the end of a long object
+        does not make the search start the object again.
     """
 
     states: int
@@ -47,7 +47,7 @@ class _Effort(NamedTuple):
     passed: float = 0.5
 
 
-# The last one goes deeper and deeper. It reaches an end if keys are nested, but not in a recursive grammar.
+# The last effort goes ever deeper. It reaches the end of deeply nested keys, but not of a recursive grammar.
 _EFFORTS = (
     _Effort(400, 1, False, False),
     _Effort(400, 1, False, True),
@@ -58,8 +58,8 @@ _EFFORTS = (
 # If more tokens than this are allowed, a few represent all of them.
 _MANY = 256
 
-# Costs of a step: for each rank below the first choice, for a state that looks the same, and for one that
-# does so at a greater depth.
+# Costs of a step: for each rank below the first choice, for a state that looks like an earlier one, and for
+# one that does so at a greater depth.
 _DISCREPANCY, _STALE, _RECURSION = 0.5, 0.005, 1.0
 
 
@@ -67,18 +67,22 @@ class _State(NamedTuple):
     matcher: LLMatcher
     path: tuple[int, ...]
     size: int  # bytes of the path
-    depth: float  # opened less closed brackets of the path; a quote is half a bracket
+    depth: float  # opened minus closed brackets of the path; a quote is half a bracket
     mask: bytes
     look: int  # hash of the mask
     free: bool  # True if nearly any text may follow
     quoted: bool  # True within quotes, where brackets do not count
-    trail: frozenset[tuple[int, float]]  # looks and depths on the path since the last mark
-    looks: frozenset[int]  # on the whole path
-    deepest: float  # on the whole path
+    trail: frozenset[tuple[int, float]]  # looks and depths on the path since the last of `_MARKS`
+    looks: frozenset[int]  # looks on the whole path
+    deepest: float  # greatest depth on the whole path
 
 
 class _Lead(NamedTuple):
-    """Effect of a step from a state with the same look. It saves a copy of the matcher."""
+    """Effect of a step from any state with a given look. Knowing it saves a copy of the matcher.
+
+    look: look of the state after the step.
+    size, depth: changes of size and depth.
+    """
 
     look: int
     size: int
@@ -86,9 +90,10 @@ class _Lead(NamedTuple):
 
 
 def shortest_completion(matcher: LLMatcher, grammar: Grammar, at_most: int) -> list[int] | None:
-    """Return ids that take `matcher` to an end of its grammar, and a stop id. `matcher` does not change.
+    """Return ids from the state of `matcher` to an end of its grammar, then a stop id.
 
-    They are few, but perhaps not the fewest. None if no path of at most `at_most` ids was found.
+    The ids are few, but perhaps not the fewest. Return None if no completion of at most `at_most` ids was
+    found. `matcher` does not change.
     """
     if at_most < 1 or matcher.is_error():
         return None
@@ -154,18 +159,18 @@ class _Search:
             heappush(queue, (price, -len(state.path), next(order), state, step))
 
     def _promise(self, state: _State, step: tuple[int, ...]) -> tuple[int, float, int]:
-        """Return a sort key for steps, best first: staleness, change of depth, length."""
+        """Return a key that sorts steps, best first: by staleness, change of depth and length."""
         spelled = self.grammar.vocabulary.spelling(step)
         lead = self.leads.get((state.look, step))
         deeper = _deeper(spelled, state.quoted)[0] if lead is None else lead.depth
         if deeper < 0 or (spelled[0] == ord(",") and not state.quoted):
-            return 0, deeper, -_MANY  # a step that closes, or goes on to the next item
+            return 0, deeper, -_MANY  # the step closes a bracket or goes on to the next item
         stale = self._stale(state, lead)
         # If steps do not change the look, the longest is the most useful.
         return stale, deeper + (spelled[0] >= 128), -len(spelled) if stale == 2 else 0
 
     def _stale(self, origin: _State, lead: _Lead | None) -> int:
-        """Return 2 if a step keeps the look, 1 if the path had its look before, otherwise 0."""
+        """Return 2 if a step keeps the look, 1 if its look is on the path already, otherwise 0."""
         if lead is None:
             return 0
         if lead.look == origin.look and lead.depth == 0:
@@ -180,7 +185,7 @@ class _Search:
         return self.alike[self._kind(origin, step)] >= self.effort.alike
 
     def _reached(self, origin: _State | None, step: tuple[int, ...]) -> _State | None:
-        """Return the state after a step and its forced tokens, or None if these are too long or not text."""
+        """Return the state after a step and the tokens that it forces. None if too long or not text."""
         vocabulary = self.grammar.vocabulary
         here = (self.matcher if origin is None else origin.matcher).deep_copy()
         quoted = (self.effort.quoted or self._is_free(here)) if origin is None else origin.quoted
@@ -206,7 +211,7 @@ class _Search:
                 quoted = False
             after_quote = spelled.endswith(b'"')
             if not quoted and any(mark in spelled for mark in _MARKS):
-                trail = frozenset()  # a new item or key, where earlier looks return
+                trail = frozenset()  # a new item or key, where looks may repeat
             change, quoted = _deeper(spelled, quoted)
             depth, size = depth + change, size + len(spelled)
         if here.is_accepting():
@@ -240,13 +245,13 @@ class _Search:
 
 
 def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
-    """Yield for each first byte its longest token, which completes a literal soonest, then its shortest."""
+    """Yield for each first byte the longest allowed token, which may end a literal, then the shortest."""
     tokens_by_byte: dict[int, list[tuple[int, int]]] = {}
     longest: dict[int, tuple[int, int]] = {}
     for token in np.flatnonzero(grammar.allowed(state.matcher)).tolist():
         spelled = grammar.vocabulary.spelling([token])
         tokens_by_byte.setdefault(spelled[0], []).append((len(spelled), token))
-        # Not `"a`, which begins an arbitrary string, nor `],`, which skips a possible end.
+        # The longest is not `"a`, which begins an arbitrary string, nor `],`, which skips a possible end.
         if (spelled[0] != ord('"') or state.quoted) and b"," not in spelled[1:]:
             longest[spelled[0]] = max(
                 longest.get(spelled[0], (0, 0)), (len(spelled), token), key=itemgetter(0)
@@ -258,7 +263,10 @@ def _extremes(grammar: Grammar, state: _State) -> Iterator[tuple[int, ...]]:
 
 @lru_cache(maxsize=4096)
 def _deeper(spelled: bytes, quoted: bool) -> tuple[float, bool]:
-    """Return the change of depth by `spelled`, and True if the text after it is within quotes."""
+    """Return the change of depth by `spelled`, and True if the text after it is within quotes.
+
+    quoted: True if the text before `spelled` is within quotes.
+    """
     depth, escaped = 0.0, False
     for byte in spelled:
         if escaped:
@@ -274,7 +282,7 @@ def _deeper(spelled: bytes, quoted: bool) -> tuple[float, bool]:
 
 
 def _allows(mask: bytes, ids: np.ndarray) -> np.ndarray:
-    """Return bool `[n]`, True for those of `ids [n]` that a mask allows."""
+    """Return bool `[n]`: True for each of `ids [n]` that a matcher's bit mask allows."""
     bits = np.frombuffer(mask, np.uint8)
     return (bits[ids >> 3] >> (ids & 7)) & 1 == 1
 

@@ -21,9 +21,9 @@ from ..text.tokenizer import Tokenizer
 class Draft:
     """Constraint that starts canvases from a text with noise on it.
 
-    Such a canvas is like one in the middle of denoising, so it takes only that share of the steps.
+    Such a canvas is like one in the middle of denoising, so it takes only the share `noise_level` of steps.
 
-    ids: of the text, in whole canvases.
+    ids: ids of the text, padded to whole canvases.
     noise_level: share of positions that noise replaces, in (0, 1].
     """
 
@@ -38,16 +38,17 @@ class Draft:
         return Stand()
 
     def commit(self, canvas: Canvas, ids: Sequence[int]) -> None:
-        """Do nothing. The number of a canvas decides its part of the text."""
+        """Do nothing. Which part of the text comes next depends only on the number of the canvas."""
 
     def initial(
         self, block: int, draws: Draws, shape: tuple[int, int], steps: int
     ) -> tuple[mx.array | None, int]:
         """Return the ids that canvas `block` starts from, int32 of `shape`, and its number of steps.
 
-        After the end of the text, return None and `steps`.
+        If the text ends before this canvas, return None and `steps`.
 
         shape: `[B, C]`.
+        steps: number of steps of a canvas that starts from noise.
         """
         rows, length = shape
         ids = list(self.ids[block * length : (block + 1) * length])
@@ -66,7 +67,7 @@ def checked_draft(
     spec: CanvasSpec,
     thinking: bool,
 ) -> Draft:
-    """Return the `Draft` of `text` with the end of the turn and padding. Raise `InputError` if invalid."""
+    """Return the `Draft` of `text`, an end of turn and padding. Raise `InputError` for invalid arguments."""
     if text is None:
         raise InputError(f"noise_level {noise_level!r} is the share of a draft to replace; also give draft")
     if not isinstance(text, str) or not text:

@@ -1,4 +1,4 @@
-"""A compiled grammar, which knows the tokens that may come next."""
+"""A compiled grammar and the tokens that it allows next."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from .vocabulary import Vocabulary
 class Grammar:
     """A compiled grammar, shared by all rows that use it.
 
-    hints: literals in its source, as ids, to try where nearly anything is allowed.
-    values: JSON strings that match its patterns and formats, as ids, to try where a string may begin.
-    shortest: a short answer, as ids that end with the stop id. It may not be the shortest of all.
-    warnings: parts of its source that are not enforced, one line each.
+    begin: a matcher at the start of the grammar. Use a copy of it.
+    hints: ids of literals in the source. Completions try them where nearly anything is allowed.
+    values: ids of JSON strings that match patterns and formats of the source. Completions try them where a
+        string may begin.
+    shortest: ids of a short answer with a stop id. There may be shorter answers.
+    warnings: parts of the source that are not enforced, one line each.
     """
 
     vocabulary: Vocabulary
@@ -28,11 +30,11 @@ class Grammar:
     warnings: tuple[str, ...] = ()
 
     def matcher(self) -> LLMatcher:
-        """Return a matcher at the start."""
+        """Return a new matcher at the start of the grammar."""
         return self.begin.deep_copy()
 
     def allowed(self, matcher: LLMatcher) -> np.ndarray:
-        """Return the tokens that may come next, bool `[V]`. Stop ids only if the text is complete."""
+        """Return the tokens that may come next, bool `[V]`. Stop ids may come if the text is complete."""
         vocabulary = self.vocabulary
         mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         allowed = np.zeros(vocabulary.size, dtype=bool)

@@ -10,11 +10,11 @@ from ..text.channels import ChannelParser
 
 EMPTY, UNCONVERGED = "empty", "unconverged"
 _MOST_REROLLS = {EMPTY: 3, UNCONVERGED: 1}
-_MOST_ENTROPY = 0.2  # nats; maximum mean of a canvas that the step cap ended
+_MOST_ENTROPY = 0.2  # nats; maximum mean entropy of a canvas that the step cap ended
 
 
 class Guards:
-    """Constraint that rejects empty and unconverged canvases. start: the parser at the end of the prompt."""
+    """Constraint that rejects empty and unconverged canvases. start: channel parser at the prompt's end."""
 
     needs_logits = False
 

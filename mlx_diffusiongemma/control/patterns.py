@@ -1,4 +1,4 @@
-"""Regular expressions as text: those of JSON Schema for the grammar compiler, and texts that match them."""
+"""Checks of regular expressions, a translation for the grammar compiler, and texts that match them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 _LOOK_AROUND = re.compile(r"(?<!\\)(?:\\\\)*\(\?<?[=!]")
 
-# A control character that JSON writes as a code point, apart from the range of all of them.
+# A control character that JSON writes as a code point. Patterns may have the range of all control characters.
 _CONTROL_RANGE = re.compile(r"\\x00-\\x1[fF]|\\u0000-\\u001[fF]")
 _CONTROL = re.compile(
     r"[\x00-\x07\x0b\x0e-\x1f\x7f]|(?<!\\)(?:\\\\)*\\"
     r"(?:[av]|(?:x|u00)(?:0[0-8bBeEfF]|1|7[fF])|[xu]\{0*(?:1?[0-9a-fA-F]|7[fF])\})"
 )
 
-# An escape, a class or a character. A bracket that would close an empty class is a member. A class that is
-# not closed reaches to the end.
+# An escape, a class of characters, or a character. A bracket that would close an empty class is a member of
+# it. A class that is not closed reaches to the end.
 _ECMASCRIPT_PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\]|\\\Z)*(?:\]|\Z)|.", re.DOTALL)
 _OPERATORS = frozenset("[]&~-")
 
@@ -34,22 +34,22 @@ _PARTS = re.compile(
 
 
 def has_look_around(pattern: str) -> bool:
-    """True for a pattern with look-ahead or look-behind, which no grammar can follow."""
+    """Return True for a pattern with look-ahead or look-behind, which no grammar can follow."""
     return _LOOK_AROUND.search(pattern) is not None
 
 
 def has_control(pattern: str) -> bool:
-    """True for a pattern that asks for a control character that has no short escape in JSON."""
+    """Return True for a pattern with a control character that has no short escape in JSON."""
     return _CONTROL.search(_CONTROL_RANGE.sub("", pattern)) is not None
 
 
 def ends_in_escape(pattern: str) -> bool:
-    """True for a pattern whose last backslash escapes nothing. The compiler would drop it."""
+    """Return True if the last backslash of a pattern escapes nothing. The compiler would drop it."""
     return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
 
 
 def rust_pattern(pattern: str) -> str:
-    """Return a pattern of JSON Schema for the compiler, which has classes and operators within classes."""
+    """Return a pattern of JSON Schema for the compiler, which would read operators within classes."""
     return "".join(
         "[" + _literal_members(part[1:-1]) + "]" if part[0] == "[" and part[-1] == "]" else part
         for part in _ECMASCRIPT_PARTS.findall(pattern)
@@ -57,7 +57,7 @@ def rust_pattern(pattern: str) -> str:
 
 
 def _literal_members(members: str) -> str:
-    """Return the members of a class, so that the compiler reads no operators."""
+    """Return the members of a class of characters, with a backslash before each operator."""
     negated = members[:1] == "^"
     atoms = re.findall(r"\\.|.", members[negated:], re.DOTALL)
     written, index = ["^"] if negated else [], 0
@@ -71,13 +71,17 @@ def _literal_members(members: str) -> str:
 
 @dataclass
 class _Group:
-    """Texts of an open group: of the parts of its current alternative, and the shortest of those before."""
+    """A group of a pattern that is not closed yet.
+
+    parts: texts that match the parts of the current alternative.
+    shortest: the shortest text of the earlier alternatives, or None.
+    """
 
     parts: list[str]
     shortest: str | None = None
 
     def text(self) -> str:
-        """Return the shortest alternative. Raises OverflowError before it gets long: repetitions multiply."""
+        """Return the text of the shortest alternative. Raise `OverflowError` if a text is too long."""
         if sum(map(len, self.parts)) > _MOST:
             raise OverflowError("no short text matches")
         text = "".join(self.parts)
@@ -85,10 +89,12 @@ class _Group:
 
 
 def example(pattern: str, matches: Callable[[str, str], bool]) -> str | None:
-    """Return a short text that `pattern`, which compiles, probably matches; None if none was found.
+    """Return a short text that `pattern` probably matches, or None if none was found.
 
-    A search that knows only what may come next does not find an end of `[^@]+@[^@]+\\.[a-z]{2,}` by itself.
-    matches: an atom of the pattern and a character -> True if the one matches the other.
+    `shortest_completion` sees only what may come next. It would not find an end of `[^@]+@[^@]+\\.[a-z]{2,}`.
+
+    pattern: a pattern that the compiler accepts.
+    matches: function that returns True if an atom of a pattern matches a character.
     """
     if len(pattern) > _LONGEST:
         return None
@@ -118,7 +124,7 @@ def example(pattern: str, matches: Callable[[str, str], bool]) -> str | None:
 
 
 def _character(atom: str, matches: Callable[[str, str], bool]) -> str:
-    """Return a character that an atom matches, "" for an assertion."""
+    """Return a character that an atom matches, "" for an assertion. Raise `ValueError` if none is found."""
     if atom in ("^", "$", r"\b", r"\B", r"\A", r"\z"):
         return ""
     if len(atom) == 1 and atom != ".":

@@ -16,7 +16,7 @@ Pins = Pairs | Callable[[int], Pairs]
 
 
 class PinnedTokens:
-    """Constraint of the caller's pins.
+    """Constraint that pins the tokens that the caller chose.
 
     Args:
         pins: index among all ids of the answer -> token id. Or a function that gets the number of a block and

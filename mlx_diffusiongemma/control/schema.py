@@ -1,8 +1,9 @@
-"""Read a JSON Schema for the grammar compiler, or say what of it cannot be enforced.
+"""Rewrite a JSON Schema for the grammar compiler, or say which part of it cannot be enforced.
 
 llguidance enforces most keywords. It ignores keywords that it does not know, rounds long numbers, reads
-classes of characters in its own dialect, and names no place in its errors. The reader drops remarks, writes
-spellings of OpenAPI, Gemini and zod in the compiler's keywords, and refuses the rest with its place.
+classes of characters in its own dialect, and names no place in its errors. `_Reader` drops keywords that only
+describe, replaces spellings of OpenAPI, Gemini and zod by the compiler's keywords, and raises an error with
+the place of everything else.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from .schema_keywords import (
 from .schema_objects import Part, close_objects, inlined, name_keys
 from .schema_types import json_schema_of
 
-# White space after a comma and a colon only, and at most one: a model in doubt could otherwise write blanks
-# for ever. `{"a": 1, "b": 2}` and `{"a":1,"b":2}` both fit. Without escapes of code points, each text has one
-# spelling, so that an extra key cannot repeat a named one with a value of another type.
+# One blank is allowed after a comma or a colon, and no other white space, because an uncertain model could
+# write blanks for ever. `{"a": 1, "b": 2}` and `{"a":1,"b":2}` both match. Without escapes of code points,
+# each text has one spelling, so an extra key cannot repeat a named key with a value of another type.
 _OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ?",
@@ -51,18 +52,20 @@ _OPTIONS = {
 }
 _TOO_DEEP = "schema: nested too deeply, or a long chain of references; make it flatter"
 _DEEPEST = 200  # schemas within schemas. Beyond 2400 the compiler runs out of stack and ends the process.
-_UNPROVEN = "oneOf constraints|circular references|stack level|too large"  # what the compiler then reports
-_LONG = 100  # characters; nobody asks for a text this long and means it
-_MOST_CHECKED = 2_000_000  # characters that are compiled to find the part at fault
+_UNPROVEN = "oneOf constraints|circular references|stack level|too large"  # reports about oneOf
+_LONG = 100  # characters; no example is made for a larger minLength
+_MOST_CHECKED = 2_000_000  # characters; at most this much is compiled to find the part at fault
 
 
 @dataclass(frozen=True)
 class CheckedSchema:
     """A schema that the grammar compiler enforces in full.
 
-    plain: the schema in the compiler's keywords, with every reference into its `$defs`. patterns: the regular
-    expressions in it. examples: texts that its formats and lengths ask for. warnings: what is not enforced, a
-    line each. parts: all schemas in it, the inner ones first, with their places in the caller's schema.
+    plain: the schema in the compiler's keywords. Every reference leads into its `$defs`.
+    patterns: regular expressions in the schema.
+    examples: texts that match its formats and lengths.
+    warnings: parts that are not enforced, one line each.
+    parts: all schemas in the schema, inner ones first, with their places in the caller's schema.
     """
 
     plain: dict[str, Any]
@@ -72,7 +75,10 @@ class CheckedSchema:
     parts: list[Part]
 
     def located(self, report: str) -> tuple[str, str]:
-        """Return place and report of the innermost part that the compiler refuses by itself."""
+        """Return place and report of the innermost part that the compiler refuses alone.
+
+        If it refuses only the whole schema, return "at the top" and `report`.
+        """
         left = _MOST_CHECKED
         for node, pointer in self.parts:
             has_reference = '"$ref"' in json.dumps(node)
@@ -91,10 +97,10 @@ def lark_of(plain: dict[str, Any]) -> str:
 
 
 def checked_schema(schema: Any) -> CheckedSchema:
-    """Return `schema` for the grammar compiler.
+    """Return `schema`, rewritten for the grammar compiler.
 
     schema: a JSON Schema (a dict, True or False), or a type that pydantic describes.
-    Raises InputError, with the place, for what is not a schema and for what cannot be enforced.
+    Raises `InputError` with the place of a part that is not a schema or cannot be enforced.
     """
     given = json_schema_of(schema)
     try:
@@ -114,7 +120,7 @@ def checked_schema(schema: Any) -> CheckedSchema:
 class _Reader:
     """Rewrites one schema.
 
-    It goes depth first, in the order in which the compiler does, so that its depth bounds the compiler's.
+    It visits parts depth first, in the compiler's order, so its limit of depth also protects the compiler.
     """
 
     def __init__(self, root: Any):
@@ -122,20 +128,20 @@ class _Reader:
         self._definitions: dict[str, Any] = {}
         self._names: dict[str, str] = {}  # pointer of a definition -> its name in the result
         self._parts: list[Part] = []
-        self._exclusive: list[Part] = []  # with anyOf that was oneOf
+        self._exclusive: list[Part] = []  # parts whose anyOf was oneOf
         self._patterns: dict[str, None] = {}
         self._examples: dict[str, None] = {}
-        self._formats: dict[str, str] = {}  # what is not enforced -> its first place
-        self._keywords: dict[str, str] = {}
-        self._dropped: dict[str, str] = {}
+        self._formats: dict[str, str] = {}  # a format that is not enforced -> its first place
+        self._keywords: dict[str, str] = {}  # an unknown keyword -> its first place
+        self._dropped: dict[str, str] = {}  # an alternative that was left out -> its place
 
     def checked(self) -> CheckedSchema:
-        """Return the schema, rewritten."""
+        """Return the rewritten schema."""
         plain = {"$ref": self._definition("", self._root, 0), "$defs": self._definitions}
         if self._definitions["0"] is False:
             refuse("", "nothing satisfies it; loosen it")
         sealed = {id(node) for node, _ in self._parts if node.pop("unevaluatedProperties", True) is False}
-        for node, pointer in self._exclusive:  # before any object is closed that was open
+        for node, pointer in self._exclusive:  # before `close_objects` changes alternatives
             options = [inlined(each, self._definitions) for each in node["anyOf"]]
             others = {key: value for key, value in node.items() if key != "anyOf"}
             alone = lark_of({**others, "oneOf": options, "$defs": self._definitions})
@@ -156,7 +162,7 @@ class _Reader:
         )
 
     def _definition(self, pointer: str, node: Any, depth: int) -> str:
-        """Return the reference to a schema, which is read where it is first met."""
+        """Return a reference to the schema `node`. The first call for its `pointer` rewrites it."""
         name = self._names.get(pointer)
         if name is None:
             name = self._names[pointer] = str(len(self._names))
@@ -165,12 +171,12 @@ class _Reader:
         return f"#/$defs/{name}"
 
     def _made(self, node: dict[str, Any], pointer: str) -> dict[str, Any]:
-        """Return `node`, known as a part of the result."""
+        """Add `node` to the parts of the result, and return it."""
         self._parts.append((node, pointer))
         return node
 
     def _schema(self, node: Any, pointer: str, depth: int) -> Any:
-        """Return a schema, rewritten: a dict, True or False."""
+        """Return the rewritten schema `node`: a dict, True or False."""
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
@@ -194,14 +200,14 @@ class _Reader:
         self._tidy(result, pointer)
         about = {ABOUT[key] for key in result if key in ABOUT}
         if len(about) == 1 and not result.keys() & {"type", *COMBINING}:
-            result["type"] = about.pop()  # {"minLength": 1} says nothing about numbers, which nobody means
+            result["type"] = about.pop()  # otherwise {"minLength": 1} would allow numbers, which nobody means
         made = self._made(result, pointer)
         if node.get("nullable") is True:  # OpenAPI 3.0, Gemini
             return self._made({"anyOf": [made, self._made({"type": "null"}, pointer)]}, pointer)
         return made
 
     def _enforced(self, node: dict[str, Any], pointer: str, depth: int) -> dict[str, Any]:
-        """Return the enforced keywords of a schema. Those about other types than its own mean nothing."""
+        """Return the enforced keywords of a schema, without those about types that it does not allow."""
         result: dict[str, Any] = {}
         kinds = set(TYPES)
         if "type" in node:
@@ -236,7 +242,7 @@ class _Reader:
         return result
 
     def _tidy(self, node: dict[str, Any], pointer: str) -> None:
-        """Put the values of keywords in the compiler's terms."""
+        """Change keywords of `node` and their values to those that the compiler understands."""
         for key in NUMBERS[2:4]:
             if isinstance(node.get(key), bool):  # draft 4
                 plain = key.removeprefix("exclusive").lower()
@@ -295,12 +301,12 @@ def _is_look_around(node: Any) -> bool:
 
 
 def _step(name: str) -> str:
-    """Return one step of a JSON pointer."""
+    """Return `name` as a step of a JSON pointer."""
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _target(root: Any, reference: str, pointer: str) -> tuple[str, Any]:
-    """Return the pointer of a reference and the schema that it leads to from the root."""
+    """Return the pointer in `reference` and the schema in `root` that it leads to."""
     node, target = root if reference[:1] == "#" else None, unquote(reference[1:])
     node = node if target[:1] in ("", "/") else None
     for part in target.split("/")[1:]:
@@ -315,7 +321,7 @@ def _target(root: Any, reference: str, pointer: str) -> tuple[str, Any]:
 
 
 def _warning(noun: str, places: dict[str, str], problem: str) -> str:
-    """Return one line about names and the places where they stand first; "" if there are none."""
+    """Return a warning with names and the places where each first occurs, or "" if there are none."""
     first = [f"{name} ({where(place)})" if name != place else where(name) for name, place in places.items()]
     listed = ", ".join(first[:5] + ([f"{len(first) - 5} more"] if len(first) > 5 else []))
     number = f"s {listed} are" if len(first) > 1 else f" {listed} is"

@@ -1,4 +1,4 @@
-"""Keywords of JSON Schema: which are enforced, ignored and refused, and which values they take."""
+"""Keywords of JSON Schema: which are enforced, ignored or refused, and which values they may have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ..console.messages import one_line
 from ..errors import InputError
 
-_FAR = 9 * 10**17  # the widest bound that the compiler takes
+_FAR = 9 * 10**17  # the largest bound that the compiler accepts
 
 # Keywords and the type that each is about, in the order in which the compiler reads types and keywords.
 NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -28,7 +28,7 @@ TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 COMBINING = ("const", "enum", "allOf", "anyOf", "oneOf", "$ref")
 NAMED, LISTED = ("properties", "patternProperties"), ("prefixItems", "allOf", "anyOf", "oneOf")
 
-# They say nothing about which values are valid.
+# Keywords that say nothing about which values are valid.
 _REMARKS = frozenset((
     "$schema", "$id", "id", "$anchor", "$comment", "$vocabulary", "$defs", "definitions", "components",
     "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly",
@@ -37,7 +37,7 @@ _REMARKS = frozenset((
     "strict",
 ))  # fmt: skip
 
-# They limit the answers in a way that no grammar here can. Each with a way to say it otherwise.
+# Keywords that limit answers in a way that no grammar here can -> what to write instead.
 _REFUSED = {
     "not": "list what is allowed instead (enum, pattern or anyOf)",
     **dict.fromkeys(("if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"),
@@ -50,24 +50,24 @@ _REFUSED = {
     **dict.fromkeys(("$dynamicRef", "$recursiveRef"), "use $ref"),
     **dict.fromkeys(("extends", "disallow", "divisibleBy"), "use the keywords of JSON Schema 2020-12"),
 }  # fmt: skip
-_HARMLESS: dict[str, tuple[Any, ...]] = {  # values with which they say nothing, or that the reader handles
+_HARMLESS: dict[str, tuple[Any, ...]] = {  # values that limit nothing, or that `_Reader` handles
     **dict.fromkeys(("not", "unevaluatedProperties"), (True, False, {})),
     "unevaluatedItems": (True, {}),
     **dict.fromkeys(("uniqueItems", "dependentRequired", "dependentSchemas", "dependencies"), (False, {})),
 }
-_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:[01]|7f)")  # in JSON, without those that have short escapes
+_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\u00(?:[01]|7f)")  # in JSON, those without short escapes
 _KNOWN = {name.lower(): name for name in (*ABOUT, *COMBINING, *_REFUSED, "type")}
 _LONG_ONES = [name for name in _KNOWN if len(name) > 3]
 
-# What the grammar compiler holds a string to, with an example. Any other `format` is a remark.
+# Formats that are enforced -> an example. Any other `format` is ignored, with a warning.
 FORMATS = {
     "date": "2025-01-01", "date-time": "2025-01-01T00:00:00Z", "time": "00:00:00Z", "duration": "P1D",
     "email": "a@a.aa", "hostname": "a.aa", "ipv4": "0.0.0.0", "ipv6": "::", "uri": "https://a.aa",
     "uuid": "00000000-0000-4000-8000-000000000000",
 }  # fmt: skip
 
-# RFC 3339 without what no calendar and few readers have: the year 0, February 29 in other years than leap
-# years, second 60, small letters, more than nine digits of a second.
+# RFC 3339 without forms that calendars do not have or that few parsers accept: the year 0, February 29 in
+# other years than leap years, second 60, small letters, more than nine digits after the seconds.
 _BY_FOUR = r"(?:0[48]|[2468][048]|[13579][26])"
 _DATE = (
     r"(?:(?:[1-9]\d{3}|0[1-9]\d{2}|00[1-9]\d|000[1-9])-"
@@ -79,27 +79,27 @@ FORMAT_PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{
 
 
 def where(pointer: str) -> str:
-    """Return a place in a schema, a JSON pointer, in the words of an error message."""
+    """Return a place in a schema, given as a JSON pointer, in words for an error message."""
     return f"at {one_line(pointer, 100, keep_end=True)}" if pointer else "at the top"
 
 
 def refuse(pointer: str, problem: str) -> NoReturn:
-    """Raise the error of one place in a schema."""
+    """Raise `InputError` for a problem at one place in a schema."""
     raise InputError(f"schema: {where(pointer)}: {problem}")
 
 
 def shown(value: Any) -> str:
-    """Return the JSON of a value in a schema, cut to a few words."""
+    """Return a value of a schema as JSON of at most 40 characters."""
     return one_line(json.dumps(value), 40)
 
 
 def cannot(key: str) -> str:
-    """Return the words for a keyword that no grammar here can enforce."""
+    """Return the message about keyword `key`, which no grammar here can enforce."""
     return f"keyword {key!r} cannot be enforced; {_REFUSED[key]}"
 
 
 def names_of(types: str | list[Any]) -> list[Any]:
-    """Return a list of types. Gemini writes them in capitals."""
+    """Return `types` as a list. Names in capitals, as Gemini writes them, become lower case."""
     listed = [types] if isinstance(types, str) else types
     return [name.lower() if isinstance(name, str) and name.isupper() else name for name in listed]
 
@@ -129,13 +129,13 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def is_understood(key: str, value: Any) -> bool:
-    """True for a keyword that is enforced, refused, or says nothing about validity."""
+    """Return True for a keyword that is enforced, refused, or says nothing about validity."""
     known = key in _VALUES or key in ABOUT or key in COMBINING or key in _REFUSED or key in _REMARKS
     return known or key.startswith(("x-", "ui:", "meta:")) or (key == "name" and isinstance(value, str))
 
 
 def objection(key: str, value: Any) -> str | None:
-    """Return the problem with a keyword and its value; None if there is none."""
+    """Return the problem with a keyword and its value, or None if there is none."""
     if key in _VALUES and not _VALUES[key][0](value):
         return f"{key} is {_VALUES[key][1]}, found {shown(value)}"
     if key in _REFUSED and key != "propertyNames" and value not in _HARMLESS.get(key, ()):
@@ -152,7 +152,7 @@ def objection(key: str, value: Any) -> str | None:
 
 
 def check_constants(value: Any, place: str) -> None:
-    """Refuse constants that the compiler would change: it reads numbers as float64, and rounds twice."""
+    """Refuse numbers that the compiler would change by rounding, and texts with control characters."""
 
     def check(digits: str) -> None:
         _, figures, exponent = Decimal(digits).normalize().as_tuple()
@@ -169,11 +169,14 @@ def check_constants(value: Any, place: str) -> None:
 
 
 def inward(bound: int | float, low: bool, exclusive: bool = False) -> int | float:
-    """Return the nearest bound within `bound` that the compiler reads exactly."""
+    """Return the number nearest to `bound` that the compiler reads exactly and that `bound` allows.
+
+    low: True for a minimum, False for a maximum.
+    """
     bound = max(bound, -_FAR) if low else min(bound, _FAR)
     context = Context(prec=15, Emin=-8, Emax=400, rounding=ROUND_CEILING if low else ROUND_FLOOR)
     if exclusive and bound == int(bound) and (0 <= bound < 10**14 if low else -(10**14) < bound <= 0):
-        # The compiler takes 0 itself as part of the range from 0 to 0.1.
+        # The compiler includes 0 in the open range from 0 to 0.1.
         return float((context.next_plus if low else context.next_minus)(Decimal(int(bound))))
     if isinstance(bound, int) and abs(bound) <= 2**53:
         return bound

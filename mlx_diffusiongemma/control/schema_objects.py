@@ -1,6 +1,7 @@
 """Keys of objects, and schemas that describe one value together.
 
-Works on schemas as `schema.py` writes them: enforced keywords only, every `$ref` into the definitions.
+The schemas here are rewritten ones (see `schema.py`). They have enforced keywords only, and every `$ref`
+leads into the definitions.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from typing import Any
 
 from .schema_keywords import NAMED, cannot, refuse
 
-Part = tuple[dict[str, Any], str]  # a schema, and its place in the caller's as a JSON pointer
+Part = tuple[dict[str, Any], str]  # a schema, and its place in the caller's schema as a JSON pointer
 
 
 def name_keys(node: dict[str, Any], names: Any) -> bool:
-    """Enforce `propertyNames` by the other keywords about keys; False where that is not possible."""
+    """Add keywords to `node` that enforce its `propertyNames`. Return False if there are none.
+
+    names: the rewritten schema of `propertyNames`.
+    """
     if names in (True, {}, {"type": "string"}):
         return True
     if not isinstance(names, dict) or names.get("type", "string") != "string" or node.keys() & NAMED:
@@ -33,7 +37,7 @@ def name_keys(node: dict[str, Any], names: Any) -> bool:
 
 
 def inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """Return an alternative without references that stand alone."""
+    """Return `node`, or its definition if it is only a `$ref`. The same holds inside a lone `anyOf`."""
     if isinstance(node, dict) and node.keys() == {"$ref"}:
         return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
     if isinstance(node, dict) and node.keys() == {"anyOf"}:
@@ -42,7 +46,7 @@ def inlined(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _described(node: dict[str, Any], definitions: dict[str, Any], *lists: str) -> list[dict[str, Any]]:
-    """Return `node` and the schemas that describe the same value by `$ref` and `lists`, each once."""
+    """Return `node` and the schemas that it applies to the same value by `$ref` and `lists`, each once."""
     parts, known = [node], {id(node)}
     for part in parts:
         inner = [definitions[part["$ref"].rpartition("/")[2]]] if "$ref" in part else []
@@ -54,7 +58,7 @@ def _described(node: dict[str, Any], definitions: dict[str, Any], *lists: str) -
 
 
 def _combines(node: dict[str, Any]) -> bool:
-    """True if several schemas describe the keys of one value. Alternatives alone do not."""
+    """Return True if `node` combines several schemas for one value, beyond a choice of alternatives."""
     sources = node.keys() & {"$ref", "allOf", "anyOf"}
     several = len(sources) > 1 or len(node.get("allOf", ())) > 1 or node.keys() - {"type"} != sources
     return bool(sources) and several
@@ -63,8 +67,10 @@ def _combines(node: dict[str, Any]) -> bool:
 def close_objects(parts: Sequence[Part], definitions: dict[str, Any], sealed: set[int]) -> None:
     """Forbid extra keys where a schema names keys and says nothing about others.
 
-    An object that several schemas describe is closed in the schema that combines them. sealed: ids of the
-    schemas with `unevaluatedProperties: false`. Raises InputError where that depends on an alternative.
+    If several schemas describe an object, extra keys are forbidden in the schema that combines them.
+
+    sealed: `id`s of the schemas with `unevaluatedProperties: false`. Raises `InputError` if the keys of such
+        a schema depend on an alternative, a pattern or `additionalProperties`.
     """
     combining = {id(node): node for node, _ in parts if id(node) in sealed or _combines(node)}
     members: set[int] = set()

@@ -1,4 +1,4 @@
-"""Python types as schemas: pydantic describes them, and reads the answers."""
+"""Python types as schemas: pydantic writes their JSON Schemas, and turns answers into objects."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..errors import GenerationError, InputError
 
 
 def json_schema_of(schema: Any) -> Any:
-    """Return the JSON Schema of what a caller gives as `schema`.
+    """Return the JSON Schema of the caller's `schema`.
 
-    schema: a JSON Schema (a dict, True or False), which is returned as it is. Or a type: a pydantic model
-    class, a `TypeAdapter`, a dataclass, TypedDict, Enum, or an annotation such as `list[City]`.
-    Raises InputError for anything else, and where pydantic is needed and missing.
+    schema: a JSON Schema (a dict, True or False), which is returned unchanged. Or a type: a pydantic model
+        class, a `TypeAdapter`, a dataclass, TypedDict, Enum, or an annotation such as `list[City]`.
+    Raises `InputError` for anything else, and for a type if pydantic is missing.
     """
     if isinstance(schema, dict | bool):
         return schema
@@ -37,8 +37,8 @@ def json_schema_of(schema: Any) -> Any:
 def parser_of(schema: Any) -> Callable[[str], Any]:
     """Return a function from the text of an answer to the value that `schema` describes.
 
-    The value is an instance of the type where `schema` is one, and plain JSON values otherwise. The function
-    raises GenerationError for text that was cut and for what the type's own validators refuse.
+    If `schema` is a type, the value is an instance of it, otherwise a plain JSON value. The function raises
+    `GenerationError` if the text is incomplete or the type's own validators reject it.
     """
     adapter = None if isinstance(schema, dict | bool) else _adapter(schema)
 
@@ -61,11 +61,11 @@ def parser_of(schema: Any) -> Callable[[str], Any]:
 
 
 def _generator() -> Any:
-    """Return pydantic's generator, changed where its schemas say less or more than its validation."""
+    """Return pydantic's generator of schemas, changed where its validation accepts other values."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
-        # Printed otherwise. Neither changes which answers are valid.
+        # Warnings that pydantic would print. Neither changes which answers are valid.
         ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
         def set_schema(self, schema: Any) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def _generator() -> Any:
 
 
 def _with_repetitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a set. A list with repetitions is one, too, unless it must have several items."""
+    """Return the schema of a set. It allows repetitions if one item is enough, as validation does."""
     if schema.get("minItems", 0) <= 1:
         schema.pop("uniqueItems", None)
     return schema
 
 
 def _adapter(schema: Any) -> Any:
-    """Return pydantic's adapter of a type. Raises InputError for what is not a type."""
+    """Return pydantic's adapter of a type. Raise `InputError` if `schema` is not a type."""
     kind = type(schema).__name__
     if isinstance(schema, str | bytes):
         raise InputError(f"schema: found {kind}; give a dict (json.loads of the text) or a type")
@@ -117,7 +117,7 @@ def _name(schema: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first thing that an error of pydantic says, on one line."""
+    """Return the first problem that an error of pydantic names, in one line."""
     details = getattr(error, "errors", None)
     if callable(details):
         first, *rest = details(include_url=False) or [{}]

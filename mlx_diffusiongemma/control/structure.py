@@ -1,9 +1,9 @@
-"""Makes an answer match a grammar, canvas by canvas, whatever the model writes.
+"""Make an answer match a grammar, canvas by canvas, whatever the model writes.
 
 Every converged canvas is checked against the grammar. A forbidden token is replaced and pinned, and the rest
 is denoised again. That alone does not make an answer complete, because a model may never close a string. So a
-canvas is also cut where the remaining ids still suffice to reach an end that the grammar accepts. A known way
-to an end is kept until a better one is found.
+canvas is also cut where the remaining ids still suffice to reach an end that the grammar accepts. Ids that
+complete the answer, called a way, are always known. They are replaced if better ones are found.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _FAR = 1 << 20
 
 
 class Plan(NamedTuple):
-    """A known way from a canvas to the end of the answer.
+    """A known way to complete the answer in a canvas and after it.
 
-    way: ids from the start of the answer in this canvas to its end. The pinned part of the canvas follows it.
-    cut: True if the answer ends earlier than the model's own, for lack of ids.
+    way: ids from the first one of the answer in this canvas to the last one of the answer. The pinned prefix
+        of the canvas agrees with them.
+    cut: True if too few ids remain, so the answer ends earlier than the model's own answer would.
     """
 
     way: list[int]
@@ -42,7 +43,7 @@ class Structure:
 
     `AfterThought` is for answers after a thought.
 
-    shortest: minimum number of ids of a complete answer, including the stop id.
+    shortest: number of ids of a short complete answer, including the stop id.
     cut: see `Plan`.
     """
 
@@ -53,7 +54,7 @@ class Structure:
         self.shortest = len(grammar.shortest)
         self.finished = self.cut = False
         self._matcher = grammar.matcher()
-        self._known = list(grammar.shortest)  # completes the answer from the matcher's state
+        self._known = list(grammar.shortest)  # ids that complete the answer from the matcher's state
 
     def begin(self, written: Sequence[int]) -> Mapping[int, int]:
         return {}
@@ -136,7 +137,7 @@ class Structure:
     def _reached(
         self, ids: list[int], start: int, at: int, remaining: int, way: list[int]
     ) -> list[int] | None:
-        """Return a way to an end through the canvas up to `at`, or None if `remaining` ids are too few."""
+        """Return a way that has the canvas's ids up to `at`, or None if `remaining` ids are too few."""
         along = ids[start:at]
         if way[: len(along)] == along and len(way) <= remaining - start:
             return way
@@ -146,7 +147,7 @@ class Structure:
     def _repaired(
         self, ids: list[int], start: int, at: int, limit: int, remaining: int, best: Best
     ) -> tuple[list[int], list[int]] | None:
-        """Return a repaired prefix and its way to an end, or None if `remaining` ids are too few.
+        """Return a repaired prefix and a way that begins with it, or None if `remaining` ids are too few.
 
         The prefix is the canvas up to `at`, the best allowed token there, and the tokens that it forces.
         """
@@ -179,13 +180,13 @@ class Structure:
         return (prefix + forced)[:limit], prefix[start:] + forced + completion
 
     def _goes_on(self, ids: list[int], start: int, at: int, limit: int, best: Best) -> bool:
-        """Return True if the canvas could continue from `at` with more ids."""
+        """Return True if the answer could continue from `at` if more ids remained."""
         if at == limit:
             return shortest_completion(self._after(ids[start:at]), self.grammar, _FAR) is not None
         return self._repaired(ids, start, at, limit, _FAR, best) is not None
 
     def _end(self, ids: list[int], start: int, at: int, remaining: int, way: list[int]) -> list[int]:
-        """Return the way that follows the canvas as far as `remaining` ids still allow an end."""
+        """Return a way of at most `remaining` ids that has as many of the canvas's ids as possible."""
         ways = [each for each in (way, self._known) if len(each) <= remaining - start] or [self._known]
         way = max(ways, key=lambda each: common_length(each, ids[start:at]))
         low, high = start + common_length(way, ids[start:at]), at + 1

@@ -1,4 +1,4 @@
-"""A tokenizer's tokens as grammars see them: the text of each, and the tokens that are not text."""
+"""The tokens of a tokenizer for grammars: their texts, and which of them are not text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens as grammars see them. One for each tokenizer, size and set of stop ids.
+    """The tokens of a tokenizer for grammars, with the model's vocabulary size and stop ids.
 
-    size: of the model's vocabulary, which may exceed the tokenizer's.
+    size: size of the model's vocabulary, which may exceed the tokenizer's.
     text: bool `[size]`, True for ids that spell text.
     stop_ids: ids that are allowed where a grammar is complete.
-    stop: the one of these that a completion ends with.
+    stop: the stop id that a completion ends with.
     """
 
     backend: LLTokenizer
@@ -47,12 +47,12 @@ class Vocabulary:
 
     @cached_property
     def letters(self) -> np.ndarray:
-        """Tokens of single lowercase letters, int `[n]`."""
+        """Tokens that each spell one lowercase letter, int `[n]`."""
         return self.singles(bytes([byte]) for byte in range(ord("a"), ord("z") + 1))
 
     @cached_property
     def few(self) -> np.ndarray:
-        """Tokens that suffice to end most texts, int `[n]`: closing marks, other marks, some letters."""
+        """Tokens that suffice to end most texts, int `[n]`: brackets, other marks, blanks, a few letters."""
         closing = [
             "".join(marks).encode() for count in (1, 2, 3, 4) for marks in product('"]})', repeat=count)
         ]
@@ -67,7 +67,7 @@ class Vocabulary:
         return self.singles(bytes([byte]) for byte in range(256))
 
     def singles(self, spelled: Iterable[bytes]) -> np.ndarray:
-        """Return the tokens of those spellings that are a single token, int `[n]`."""
+        """Return the tokens of those texts in `spelled` that are a single token, int `[n]`."""
         ids: dict[int, None] = {}
         for data in spelled:
             tokens = self.backend.greedy_tokenize(data.decode()) if data.isascii() else self.spell(data)
@@ -80,12 +80,12 @@ class Vocabulary:
         return all(token < self.size and self.text[token] for token in ids)
 
 
-# Building one is slow for a large vocabulary.
+# Vocabularies are kept, because building a large one is slow.
 _vocabularies: WeakKeyDictionary[Tokenizer, dict[tuple[int, ...], Vocabulary]] = WeakKeyDictionary()
 
 
 def vocabulary_of(tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int]) -> Vocabulary:
-    """Return the vocabulary of a tokenizer, built once. vocab_size: of the model."""
+    """Return the vocabulary of a tokenizer, which is built once. vocab_size: vocabulary size of the model."""
     known = _vocabularies.setdefault(tokenizer, {})
     key = (vocab_size, *stop_ids)
     if key not in known:
@@ -96,7 +96,7 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int]
         except ValueError as error:
             raise TokenizerError(f"tokenizer: llguidance cannot use it ({one_line(error)})") from error
         text = np.arange(vocab_size) < tokenizer.vocab_size
-        # Hidden tokens would be missing in the text of the answer.
+        # Hidden tokens do not appear in the text of an answer.
         hidden = [token for token in (*tokenizer.hidden_ids, *stop_ids) if token < vocab_size]
         text[hidden] = False
         stop = tokenizer.turn_end(stop_ids, vocab_size)
