@@ -1,1 +1,1 @@
-"""Templates with holes."""
+"""Fill the holes of a template."""

@@ -42,7 +42,7 @@ class Filling:
     text: the template with texts in place of its holes.
     pieces: name -> text, for holes with a name.
     holes: texts of all holes, in order.
-    token_ids: up to and including the stop id.
+    token_ids: ids of the text, up to and including the stop id.
     repairs: number of tokens in holes that were replaced because they were not text.
     """
 
@@ -67,10 +67,10 @@ def fill(
     on_step: Callable[[Step], None] | None = None,
     **settings: Unpack[SettingsDict],
 ) -> Filling:
-    """Fill the holes of a text, and leave the rest of it unchanged.
+    """Fill the holes of a template, and leave the rest of it unchanged.
 
     A hole without an exact length must fit in one canvas. Finding its length takes at most one step per
-    possible length and 16 more for each of the best 4. `stats.denoising_steps` includes all of them.
+    possible length, and 16 more for each of the 4 best lengths. `stats.denoising_steps` includes these steps.
 
     Args:
         template: `[[12]]` is a hole of exactly 12 tokens, `[[..40]]` one of 1 to 40. `[[city]]` has a name
@@ -178,7 +178,7 @@ def _check(model: DiffusionGemma, slots: Slots, settings: Settings, prompt_ids: 
     check_ids("the template", pins, text.vocab_size)
     if ChannelParser(slots.tokenizer, prompt_ids).in_thought:
         raise InputError("fill: the prompt ends inside a thought, and a filled text is an answer; close it")
-    positions = len(prompt_ids) + most + length  # a canvas may end before it is full
+    positions = len(prompt_ids) + most + length  # a canvas may be committed before it is full
     if positions > text.max_position_embeddings:
         raise InputError(
             f"the prompt has {len(prompt_ids)} tokens, the template up to {most}: with a last canvas "

@@ -1,8 +1,9 @@
 """The constraint behind `fill`: literals are pinned, holes are denoised together.
 
-The literal after a hole of open length shows how long the hole should be. With a wrong length, the model
-finds the literal surprising. Each length is tried for one step. The best ones are denoised further, and the
-shortest of those with the least surprising literals wins.
+The length of a hole is open if the template gives only its maximum. The literal after such a hole shows how
+long it should be, because the model finds the literal surprising after a hole of a wrong length. Each length
+is tried for one step. The best ones are denoised further, and the shortest of those with the least surprising
+literals wins.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ..ops import FREE, processed_logits
 from .slots import Slot, Slots
 
 ROWS = 4  # number of lengths that are denoised together, and number of best lengths
-_SEARCH_STEPS = 16  # maximum for each of the best lengths; most that need more are wrong
-_CLOSE = 0.2  # nats per token: smaller differences of mean surprises mean nothing
+_SEARCH_STEPS = 16  # maximum for each of the best lengths; a length that needs more is usually wrong
+_CLOSE = 0.2  # nats per token; smaller differences of the mean surprise are ignored
 _LOOKAHEAD = 8  # tokens after an open hole that its canvas should have room for
 _UNFIT = 1e6  # added to the surprise of a hole that needs a repair
 _ROUNDS = 3  # maximum number of times that a canvas is denoised again for tokens that do not fit
@@ -28,8 +29,8 @@ _ROUNDS = 3  # maximum number of times that a canvas is denoised again for token
 class Holes:
     """Constraint that pins the literals of a template, and accepts only text tokens in its holes.
 
-    Parts are resolved into slots one by one. `window` holds the resolved slots that are not committed yet.
-    The next canvas begins with them.
+    Parts of the template become slots one by one, when the lengths of their holes are known. `window` holds
+    the slots that are not committed yet. The next canvas begins with them.
     """
 
     needs_logits = True
@@ -40,7 +41,7 @@ class Holes:
         self.window: list[Slot] = []
         self.repairs = 0
         self.look_steps, self.look_seconds = 0, 0.0
-        self._part = 0  # the first one that is not in the window
+        self._part = 0  # the first part whose slots are not in the window yet
 
     @property
     def only_stop_is_missing(self) -> bool:
@@ -51,7 +52,7 @@ class Holes:
         self.written[self.slots.stop.part].append(self.slots.stop.pin)
 
     def scout(self, written: Sequence[int]) -> Generator[Look, DenoisedCanvas, None]:
-        """Resolve parts until the window fills a canvas. Holes of open length need trial canvases."""
+        """Add slots of parts until the window fills a canvas. Holes of open length need trial canvases."""
         while len(self.window) <= self.spec.length and self._part < len(self.slots.options):
             options = self.slots.options[self._part]
             # An exact hole after a space also has two options. The first one is used.
@@ -97,10 +98,10 @@ class Holes:
     def _chosen(
         self, options: list[list[Slot]], following: list[Slot]
     ) -> Generator[Look, DenoisedCanvas, list[Slot]]:
-        """Return the option whose literals surprise least. Of close ones, return the shortest."""
-        # A longer hole may repeat the literal that follows it, so the literal surprises as little there, and
-        # close values favour the shortest hole. The end of the text cannot repeat, and a model finds nearly
-        # any end plausible. There the least value wins.
+        """Return the option whose literals surprise least. Of options that are close, return the shortest."""
+        # A hole that is too long may repeat the literal after it, which then surprises as little. So the
+        # shortest of close options wins. The end of the text cannot repeat, and a model finds nearly any end
+        # plausible. There the smallest value wins.
         ends = [slot for slot in following if slot.pin != FREE] == [self.slots.stop]
         close = 0.0 if ends else _CLOSE
         order = list(range(len(options)))
@@ -117,8 +118,8 @@ class Holes:
     ) -> Generator[Look, DenoisedCanvas, list[float]]:
         """Return the mean -log p (nats) of the literals after the hole, for each option.
 
-        It is taken after at most `steps` steps. If that is more than one, every hole that needs a repair
-        ranks below all others.
+        The trial canvases have at most `steps` steps. If that is more than one, an option whose hole needs a
+        repair gets a value above those of all others.
         """
         rows = np.array([self._pins([*self.window, *option, *following]) for option in options])
         canvas = yield Look(rows.tolist(), steps)
@@ -147,6 +148,6 @@ class Holes:
 
 
 def _ranked(values: Sequence[float], close: float) -> list[int]:
-    """Return the indices of `values`, least first. Values within `close` of the least keep their order."""
+    """Return indices of `values`, smallest first. Those within `close` of the smallest keep their order."""
     bound = min(values) + close
     return sorted(range(len(values)), key=lambda index: (max(values[index], bound), index))

@@ -19,8 +19,8 @@ from .template import Hole
 class Slot(NamedTuple):
     """One position of the text.
 
-    pin: its token, or `FREE`.
-    part: index of its part in the template.
+    pin: the token of the position, or `FREE` in a hole.
+    part: index of the template's part that has this position.
     begins: restricts the token's text. "space": begins with the space before the hole. "word": begins with
         that space and has more. "": no restriction.
     """
@@ -33,8 +33,8 @@ class Slot(NamedTuple):
 class Slots:
     """Possible token sequences for the parts of a template.
 
-    options: the alternatives of each part, as lists of slots, shortest first. A literal has one, a hole one
-        for each length.
+    options: the alternatives of each part, as lists of slots, shortest first. A literal has one alternative.
+        A hole has one for each length. A hole of exact length after a space has two.
 
     Raises `InputError` if a literal contains structural tokens.
     """
@@ -45,7 +45,7 @@ class Slots:
         self.tokenizer, self.parts = tokenizer, parts
         self.no_text = tokenizer.hidden_ids | set(stop_ids)
         self.stop = Slot(tokenizer.turn_end(stop_ids, vocab_size), len(parts) - 1)
-        # Text that an id adds to an earlier text. Decoders may strip a space at the beginning of a text.
+        # The text of a token, decoded after another one, because decoders may strip a space at the beginning.
         anchor = tokenizer.encode("a")
         known = len(tokenizer.decode(anchor))
         self._text_of = lru_cache(None)(lambda token: tokenizer.decode([*anchor, token])[known:])
@@ -82,7 +82,7 @@ class Slots:
         return [Slot(token, index) for token in ids]
 
     def after(self, index: int) -> list[Slot]:
-        """Return the slots after a part, up to the next hole of open length or through the stop id."""
+        """Return the slots after a part, up to the next part with several options or through the stop id."""
         slots: list[Slot] = []
         for options in self.options[index + 1 :]:
             if len(options) > 1:

@@ -35,7 +35,7 @@ class Hole:
 
 
 def parse_template(text: Any) -> list[str | Hole]:
-    """Return the parts of a template in order. No literal is empty, and none follows another.
+    """Return the parts of a template in order. Literals are not empty, and never follow each other.
 
     Raises:
         InputError: `text` is not a string, has no hole, has a hole of 0 tokens, repeats a name, or has double
