@@ -12,9 +12,11 @@ the conversation unchanged.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.ranges import in_range
@@ -25,6 +27,7 @@ from ..engine.settings import Settings
 from ..engine.stats import Stats
 from ..errors import InputError
 from ..generation import Generation, generate
+from ..vision.reading import read_image
 from .chat_file import FORMAT, VERSION, check_format, read, write
 
 if TYPE_CHECKING:
@@ -80,15 +83,18 @@ class Chat:
 
     Attributes:
         messages: dicts with role ("user" and "assistant" alternate) and content. An answer's dict may also
-            have its `thought`, which never goes into a prompt.
+            have its `thought`, which never goes into a prompt. A question's dict may have `images`, as data
+            URLs.
+        attached: data URLs of the images that the next question takes.
         last: the last generation, kept or not.
         totals: costs of the turns that were kept.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    attached: list[str]
     last: Generation | None
     totals: Totals
-    _asked: tuple[str, Generation] | None
+    _asked: tuple[dict[str, Any], Generation] | None
 
     def __init__(
         self,
@@ -117,23 +123,32 @@ class Chat:
         """Replace fields of the `ChatSettings` for later turns. Raises `InputError` for bad values."""
         self.settings = self._checked(replace(self.settings, **settings))
 
+    def attach(self, path: str | os.PathLike[str]) -> None:
+        """Take an image file along with the next question. Raises `InputError` if it cannot be read."""
+        read_image(Path(path).expanduser())
+        if self.model.vision is None:
+            raise InputError("this checkpoint has no vision tower, so it takes no images")
+        content = base64.b64encode(Path(path).expanduser().read_bytes()).decode()
+        self.attached.append(f"data:image;base64,{content}")
+
     def ask(self, text: str, on_step: Callable[[Step], None] | None = None) -> Generation:
         """Prepare the answer to `text`, as `generate` does. `keep` adds both to the conversation.
 
         Raises `InputError` if the text is empty, or if the prompt does not fit into context or memory.
         """
-        prompt = [{key: message[key] for key in ("role", "content")} for message in self.messages]
+        question = {"role": "user", "content": text} | ({"images": self.attached} if self.attached else {})
+        prompt = [_prompted(message) for message in (*self.messages, question)]
         settings: dict[str, Any] = self.fixed | asdict(self.settings)
         generation = generate(
             self.model,
             self.tokenizer,
-            [*prompt, {"role": "user", "content": text}],
+            prompt,
             system=self.system,
             on_step=on_step,
             prompt_cache=self.cache,
             **settings,
         )
-        self.last, self._asked = generation, (text, generation)
+        self.last, self._asked = generation, (question, generation)
         return generation
 
     def keep(self, generation: Generation) -> None:
@@ -142,15 +157,15 @@ class Chat:
         `generation` is the result of the last `ask`, or one of its candidates. The answer consists of the
         blocks that have run, and no more are run. Raises `InputError` if these contain no answer.
         """
-        question, asked = self._asked or ("", None)
+        question, asked = self._asked or ({}, None)
         if asked is None or generation not in asked.candidates:
             raise InputError("keep: this does not answer the last question; give what ask returned")
         answer, thought = written(generation)
         if not answer.strip():
             raise InputError("keep: the answer is still empty; run the generation, or ask something else")
         reply = {"role": "assistant", "content": answer} | ({"thought": thought} if thought else {})
-        self.messages += [{"role": "user", "content": question}, reply]
-        self.last, self._asked = generation, None
+        self.messages += [question, reply]
+        self.last, self._asked, self.attached = generation, None, []
         self.totals.add(generation.stats)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -201,8 +216,8 @@ class Chat:
         self._begin([dict(message) for message in messages])
         return name
 
-    def _begin(self, messages: list[dict[str, str]]) -> None:
-        self.messages, self.totals = messages, Totals()
+    def _begin(self, messages: list[dict[str, Any]]) -> None:
+        self.messages, self.totals, self.attached = messages, Totals(), []
         self.last = self._asked = None
 
     def _checked(self, settings: ChatSettings) -> ChatSettings:
@@ -214,11 +229,23 @@ class Chat:
         return ChatSettings(settings.thinking, budget, seed, in_range("n", settings.n))
 
 
+def _prompted(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message for the prompt: without its thought, and with its images as parts."""
+    content = message["content"]
+    if message.get("images"):
+        images = [{"type": "image", "image": url} for url in message["images"]]
+        content = [*images, {"type": "text", "text": content}]
+    return {"role": message["role"], "content": content}
+
+
 def _fits(message: Any, role: str) -> bool:
-    """Return True if `message` has this role, text that is not blank, and no thought other than text."""
+    """Return True if `message` has this role, text that is not blank, and thought and images as texts."""
     if not isinstance(message, dict) or message.get("role") != role:
         return False
-    texts = [message.get("content"), message.get("thought", "")]
+    images = message.get("images", [])
+    if not isinstance(images, list) or (images and role != "user"):
+        return False
+    texts = [message.get("content"), message.get("thought", ""), *images]
     return all(isinstance(text, str) for text in texts) and bool(texts[0].strip())
 
 

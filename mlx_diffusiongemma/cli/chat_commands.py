@@ -86,6 +86,11 @@ def _n(chat: Chat, argument: str) -> str:
     return _candidates(chat)
 
 
+def _image(chat: Chat, argument: str) -> str:
+    chat.attach(argument)
+    return f"the next message takes {count(len(chat.attached), 'image')}"
+
+
 def _save(chat: Chat, argument: str) -> str:
     chat.save(argument)
     return f"saved {count(len(chat.messages) // 2, 'turn')} to {argument!r}"
@@ -147,6 +152,7 @@ COMMANDS = {
     "budget": Command("[N|off]", "most tokens of thought", _budget),
     "seed": Command("[N|off]", "the seed of every turn; off chooses one each turn", _seed),
     "n": Command("[N]", "how many candidates to choose an answer from", _n),
+    "image": Command("FILE", "take an image along with the next message", _image),
     "save": Command("FILE", "write the conversation to FILE", _save),
     "load": Command("FILE", "go on with the conversation in FILE", _load),
     "stats": Command("", "what the last turn and the conversation cost", _stats),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..console.messages import one_line, shown
+from ..console.messages import one_line
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_image(source: Any, name: str = "image") -> Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    label = f"{name}: {shown(source)}" if isinstance(source, str | os.PathLike) else name
+    label = f"{name}: {_quoted(source)}" if isinstance(source, str | os.PathLike) else name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -79,15 +79,20 @@ def _opened(source: Any, name: str) -> Image:
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"{name}: found {type(source).__name__}; {_WAY_OUT}")
     if str(source).startswith(("http:", "https:")):
-        raise InputError(f"{name}: {shown(source)} is not downloaded; download it, or give a data URL")
+        raise InputError(f"{name}: {_quoted(source)} is not downloaded; download it, or give a data URL")
     path = Path(source).expanduser()
     if path.exists() and not path.is_file():
-        raise InputError(f"{name}: {shown(str(path))} is not a file; {_WAY_OUT}")
+        raise InputError(f"{name}: {_quoted(path)} is not a file; {_WAY_OUT}")
     if path.is_file() and path.stat().st_size > _MOST_BYTES:
         raise InputError(
-            f"{name}: {shown(str(path))} has more than {_MOST_BYTES // 10**6} MB; make it smaller"
+            f"{name}: {_quoted(path)} has more than {_MOST_BYTES // 10**6} MB; make it smaller"
         )
     return Image.open(path)
+
+
+def _quoted(source: Any) -> str:
+    """Return a path or URL for a message. Its end tells most."""
+    return f"'{one_line(source, 80, keep_end=True)}'"
 
 
 def _of_array(array: np.ndarray, name: str) -> Image:
