@@ -1,4 +1,4 @@
-"""The bundled demo checkpoint as a source of traces: where it lies, and which prompts are traced."""
+"""The bundled demo checkpoint as a source of traces: its directory, its settings and the traced prompts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .traces import GenerationCase
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "mlx_diffusiongemma" / "demo" / "checkpoint"
 
-# label, user message, thinking. The first ones are what the demo was trained for and converge at once; the
-# last two are beyond it, which takes more steps and more accepting and renoising.
+# Label, user message, thinking. The demo was trained for the first five, and their canvases converge at once.
+# The last two are too difficult for it. They take more steps, with more accepted and renoised tokens.
 PROMPTS = (
     ("capital", "What is the capital of Norway?", False),
     ("addition", "What is 345 + 78?", True),
@@ -29,7 +29,7 @@ PROMPTS = (
 
 
 def fingerprint() -> str:
-    """SHA-256 of the weight files: a trace of other weights is stale."""
+    """Return the SHA-256 of the weight files. A trace with another fingerprint is out of date."""
     digest = hashlib.sha256()
     for path in sorted(DIRECTORY.glob("*.safetensors")):
         digest.update(path.read_bytes())
@@ -37,7 +37,7 @@ def fingerprint() -> str:
 
 
 def settings() -> dict[str, Any]:
-    """generation_config.json flat, as the reference takes it and, but for the padding, `generate`."""
+    """Return generation_config.json as a flat dict for the reference. `generate` has no pad_token_id."""
     stored = json.loads((DIRECTORY / "generation_config.json").read_text())
     out = {key: stored[key] for key in ("max_denoising_steps", "t_min", "t_max", "stability_threshold")}
     out["confidence_threshold"] = stored["confidence_threshold"]
@@ -49,11 +49,11 @@ def settings() -> dict[str, Any]:
 
 
 def prompt_ids(text: str, thinking: bool) -> np.ndarray:
-    """Token ids [1, L] of a user message, as `generate` makes them."""
+    """Return the token ids [1, L] of a user message, as `generate` encodes it."""
     return np.array([Tokenizer.load(DIRECTORY).prompt_ids(text, thinking=thinking)])
 
 
 def cases() -> list[tuple[GenerationCase, np.ndarray]]:
-    """The traced prompts of the demo model, as cases and token ids [1, L]."""
+    """Return the traced prompts of the demo model, each as a case and token ids [1, L]."""
     prompts = [(label, prompt_ids(text, thinking)) for label, text, thinking in PROMPTS]
     return [(GenerationCase("demo", label, ids.shape[1], settings=settings()), ids) for label, ids in prompts]

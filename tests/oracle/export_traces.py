@@ -1,10 +1,10 @@
 """Export the reference traces from Transformers: `python tests/oracle/export_traces.py [tiny] [demo]`.
 
-Writes tests/oracle/data/*.npz (all of them when no group is named). Run it again for `demo` whenever the
-bundled demo checkpoint changes. Needs torch and transformers; the tests that read the traces do not.
+Writes tests/oracle/data/*.npz, all files if no group is named. Run it again for `demo` when the bundled demo
+checkpoint changes. It needs torch and transformers. The tests that read the traces do not.
 
-For every case the first seed is taken whose trace keeps the margins of `margins.REQUIRED`, so that a
-comparison of ids, masks and stop steps can be exact while logits differ by rounding.
+Every case uses the first seed whose trace keeps the margins of `margins.REQUIRED`. With these, ids, masks and
+stop steps can be compared exactly, although logits differ by rounding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BLOCK_KEYS = ("initial", "committed", "appended", "steps_per_block", "sequences"
 
 
 def compact(arrays: dict[str, np.ndarray], full_logits: bool) -> dict[str, np.ndarray]:
-    """The arrays as stored: ids as int16 where they fit, and logits whole or as two numbers a position."""
+    """Return the arrays to store: integers as int16, logits as they are or as two numbers per position."""
     out = {key: arrays[key] for key in STEP_KEYS + BLOCK_KEYS}
     out["sampled"] = out["sampled"].reshape(out["argmax"].shape)
     if full_logits:
@@ -90,19 +90,19 @@ def generate_once(
 
 
 def shake(model: Any, prompt: np.ndarray, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> float:
-    """How differently the shaken model generates under the same draws; infinite if it takes other steps."""
+    """Return how much the shaken model's logits differ for the same draws. Infinite for other decisions."""
     try:
         others = run_generation(shaken_copy(model), prompt, settings, Draws(arrays=arrays))
-    except IndexError:  # it wanted more draws than the model took
+    except IndexError:  # it needs more draws than were recorded
         return float("inf")
     return margins.shake(arrays, others)
 
 
 def pick_stop_id(committed: np.ndarray, block: int) -> int | None:
-    """An id of row 0 that occurs past the middle of that block, not in it before and in no earlier block."""
+    """Return an id that first occurs in row 0 after the middle of this block, or None if there is none."""
     row, canvas = committed[:, 0], committed.shape[-1]
     earlier = set(row[:block].reshape(-1).tolist())
-    if block >= len(row) or 1 in row[: block + 1]:  # 1 is a stop id anyway
+    if block >= len(row) or 1 in row[: block + 1]:  # 1 is always a stop id
         return None
     for position in range(canvas // 2, canvas - 3):
         token = int(row[block, position])
@@ -149,7 +149,7 @@ def export_generation(
 
 
 def unwanted(case: traces.GenerationCase, arrays: dict[str, np.ndarray]) -> list[str]:
-    """Refuse a case that would be pointless: rows that finish together, a stop before it was tested."""
+    """Return the reason, in a list, why a trace would not test what its case is for. Empty if it does."""
     if case.model == "sharp" and not arrays["done"][-1].all():
         return ["a block that did not converge"]
     if case.model == "sharp" and arrays["steps_per_block"].max() < 4:

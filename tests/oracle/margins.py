@@ -1,8 +1,8 @@
-"""How far a generation trace keeps from every decision that rounding could flip.
+"""Margins of a trace: its distances from decisions that rounding could change.
 
-Our logits differ from the reference's by rounding (about 1e-5), and a trace is compared exactly on ids,
-masks and stop steps. So the exporter only accepts draws whose trace keeps these distances, and the tests
-assert that the committed traces still do.
+This package's logits differ from the reference's by rounding (about 1e-5), but ids, masks and stop steps of a
+trace are compared exactly. So the exporter accepts only traces with these margins, and tests assert that the
+committed traces have them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-# How differently a copy of the model computes whose weights are off by one rounding, on the same draws:
-# largest difference of logits (forward cases) and of processed logits through all steps of a generation.
-# Random models are chaotic now and then, and such a trace would compare noise.
+# Limits of the "shake": the largest difference between logits of the model and of a copy whose weights are
+# off by one rounding. The first limit is for logits of forward cases, the second for processed logits of all
+# steps of a generation. Random models are sometimes chaotic, and their traces would compare noise.
 LARGEST_SHAKE = 6e-5
 LARGEST_GENERATION_SHAKE = 3e-4
 
-# argmax: gap of the two largest processed logits. bound: |cumulative entropy - entropy_bound|, and the gap
-# between the last accepted entropy and the first rejected one. stop: |mean entropy - threshold| where the
-# argmax is repeated. uniform: distance of a uniform to the edges of its CDF. router: log-probability gap
-# between the last expert chosen and the next.
+# Least margins. argmax: gap between the two largest processed logits. bound: |cumulative entropy -
+# entropy_bound|, and the gap between the last accepted and the first rejected entropy. stop: |mean entropy -
+# threshold| at steps that repeat the argmax. uniform: distance of a uniform number to the edges of its CDF.
+# router: gap between the log-probabilities of the last chosen expert and the next expert.
 REQUIRED = {"argmax": 1e-3, "bound": 2e-4, "stop": 2e-4, "uniform": 1e-5, "router": 5e-5}
 
 
@@ -38,7 +38,7 @@ def _bound_margin(entropies: np.ndarray, entropy_bound: float) -> float:
 
 
 def _stop_margin(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> float:
-    """Only steps that repeat the last argmax can stop, unless no repetition is asked for."""
+    """Return the margin `stop`. If stability is required, only steps that repeat the last argmax count."""
     distance = np.abs(arrays["entropies"].mean(axis=-1) - settings["confidence_threshold"])  # [S, B]
     if settings["stability_threshold"] > 0:
         repeated = (arrays["argmax"][1:] == arrays["argmax"][:-1]).all(axis=-1)
@@ -47,7 +47,7 @@ def _stop_margin(arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> flo
 
 
 def shake(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
-    """Largest difference of the processed logits of two runs; infinite when they took different decisions."""
+    """Return the largest difference of processed logits of two runs. Infinite if their decisions differ."""
     for key in ("canvas", "draft", "accepted", "done"):
         if not np.array_equal(arrays[key], others[key]):
             return float("inf")
@@ -57,7 +57,7 @@ def shake(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float
 def measure(
     arrays: dict[str, np.ndarray], settings: dict[str, Any], uniform: float, router: float
 ) -> dict[str, float]:
-    """The distances that a trace keeps, by decision."""
+    """Return the margins of a trace by name (see REQUIRED)."""
     top = np.sort(arrays["processed"], axis=-1)
     return {
         "argmax": float((top[..., -1] - top[..., -2]).min()),
@@ -69,7 +69,7 @@ def measure(
 
 
 def complaints(margins: dict[str, float]) -> list[str]:
-    """The decisions whose margin is below what is required, and instability."""
+    """Return a message for each margin that is too small, and one if the shake is too large."""
     found = [
         f"{key} {margins[key]:.1e} < {least:.0e}" for key, least in REQUIRED.items() if margins[key] < least
     ]

@@ -1,8 +1,9 @@
-"""Transformers as the oracle: forward cases and whole generations with every draw recorded or replayed.
+"""Runs Transformers, the reference, on forward cases and generations. Records or replays random draws.
 
-The reference draws with `torch.randint` (initial canvas, noise) and `torch.multinomial` (samples). Both are
-replaced while it generates: the former by an array, the latter by the inverse CDF of one uniform per row
-(the smallest id whose cumulative float32 probability exceeds it), which is what our sampler computes.
+The reference draws with `torch.randint` (initial canvas, noise) and `torch.multinomial` (samples). While it
+generates, `randint` returns recorded or new integers, and `multinomial` the inverse CDF of one uniform number
+per row: the smallest id whose cumulative float32 probability exceeds the number. This package's sampler does
+the same.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from transformers.models.diffusion_gemma import generation_diffusion_gemma as ge
 
 from .traces import SELF_CONDITIONING_TEMPERATURE
 
-UNIFORM_MARGIN = 1e-5  # distance a recorded uniform keeps from every edge of its CDF
+UNIFORM_MARGIN = 1e-5  # least distance of a recorded uniform number from every edge of its CDF
 
 
 def load_reference(directory: Path | str, dtype: torch.dtype = torch.float32) -> Any:
-    """The reference model of a directory; raises when a tensor is missing, unexpected or of another shape."""
+    """Load the reference model. Raises `ValueError` if a tensor is missing, unexpected or of wrong shape."""
     model, info = DiffusionGemmaForBlockDiffusion.from_pretrained(
         directory, dtype=dtype, output_loading_info=True, attn_implementation="eager"
     )
@@ -39,8 +40,8 @@ def load_reference(directory: Path | str, dtype: torch.dtype = torch.float32) ->
 
 @torch.no_grad()
 def shaken(model: Any) -> Any:
-    """A copy whose weights are off by about one rounding each: what it computes differently is what no two
-    implementations can be expected to agree on."""
+    """Return a copy of the model, with each weight off by about one rounding. Its results differ from the
+    model's about as much as those of two correct implementations may differ."""
     other, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
     for parameter in other.parameters():
         parameter.mul_(1 + 6e-8 * torch.randn(parameter.shape, generator=generator))
@@ -48,7 +49,7 @@ def shaken(model: Any) -> Any:
 
 
 class Draws:
-    """Recorded draws. New ones come from `rng`; with `arrays` given, those are replayed in order."""
+    """Makes and records the reference's draws: new ones from `rng`, or those in `arrays` of a trace."""
 
     def __init__(self, rng: np.random.Generator | None = None, arrays: dict[str, np.ndarray] | None = None):
         self.rng = rng
@@ -93,7 +94,7 @@ def _edge_distance(cdf: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
 
 
 def _draw_order(arrays: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """The reference draws a block's first canvas, then one noise canvas a step."""
+    """Return a trace's draws in the reference's order: a block's first canvas, then noise for each step."""
     integers, start = [], 0
     for block, steps in enumerate(arrays["steps_per_block"].tolist()):
         integers += [arrays["initial"][block], *arrays["noise"][start : start + steps]]
@@ -103,7 +104,7 @@ def _draw_order(arrays: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
 
 @contextlib.contextmanager
 def router_gaps(model: Any) -> Iterator[list[float]]:
-    """Collects, per router call, the least log-probability gap of the last expert chosen to the next."""
+    """Collect, for each call of a router, its least margin `router` (see `margins.REQUIRED`)."""
     gaps: list[float] = []
     top_k = model.config.text_config.top_k_experts
 
@@ -122,10 +123,10 @@ def router_gaps(model: Any) -> Iterator[list[float]]:
 
 @torch.no_grad()
 def run_forward(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Logits [K, 2, B, C, V] of a forward case; `inputs` has prompt [B, L], canvases [K, 2, B, C] and
-    committed [K, B, C]."""
+    """Return the logits [K, 2, B, C, V] of a forward case. `inputs` has prompt [B, L], canvases [K, 2, B, C]
+    and committed [K, B, C]."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    # Named anew in Transformers 5.24.
+    # The argument has a new name since Transformers 5.24.
     renamed = "cache" in inspect.signature(type(model).forward).parameters
     held = {"cache" if renamed else "past_key_values": cache}
     fresh, out = inputs["prompt"], []
@@ -141,7 +142,7 @@ def run_forward(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 class _Recorder:
-    """Wraps the reference's step, sampler and canvas end, and keeps what passes through."""
+    """Wraps the reference's sampler, denoising step and end of a canvas, and records their results."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -189,9 +190,9 @@ class _Recorder:
 def run_generation(
     model: Any, prompt: np.ndarray, settings: dict[str, Any], draws: Draws
 ) -> dict[str, np.ndarray]:
-    """All arrays of a generation trace (see `export_traces`), from the reference's own `generate`.
+    """Run the reference's own `generate`. Return all arrays of a generation trace (see `export_traces`).
 
-    `settings` are those of our GenerationConfig; `eos_token_id` and `pad_token_id` may be None.
+    settings: those of this package's GenerationConfig. `eos_token_id` and `pad_token_id` may be None.
     """
     recorder = _Recorder(model)
     settings = dict(settings)

@@ -1,4 +1,4 @@
-"""Drives our engine from a committed trace: canvases, draws and settings go in, what we compute comes out."""
+"""Runs this package's engine on the canvases, draws and settings of a committed trace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .traces import SELF_CONDITIONING_TEMPERATURE, Trace
 
 
 def load_traced(name: str, scratch: Path, dialect: str = "transformers", **changes: Any) -> Any:
-    """Our model of a trace's `model` name ("rough", "sharp" or "demo"), in fp32."""
+    """Load the model that a trace calls `name` ("rough", "sharp" or "demo"), in fp32."""
     if name == "demo":
         return load_model(demo.DIRECTORY, dtype=mx.float32)
     directory = scratch / f"{name}-{dialect}"
@@ -29,7 +29,7 @@ def load_traced(name: str, scratch: Path, dialect: str = "transformers", **chang
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest absolute difference; shapes must agree and nothing may be NaN."""
+    """Return the largest absolute difference. Assert equal shapes and no NaN."""
     assert ours.shape == theirs.shape
     largest = float(np.abs(ours.astype(np.float64) - theirs).max())
     assert not np.isnan(largest)
@@ -47,9 +47,9 @@ def encode(model: Any, array: np.ndarray, cache: Any, chunk_size: int = PREFILL_
 def forward_logits(
     model: Any, trace: Trace, chunk_size: int = PREFILL_STEP_SIZE, pieces: Sequence[int] = ()
 ) -> np.ndarray:
-    """Our logits [K, 2, B, C, V] of a forward case.
+    """Return this package's logits [K, 2, B, C, V] of a forward case.
 
-    pieces: lengths of the prompt's `encode` calls but the last.
+    pieces: lengths of the pieces in which the prompt is encoded, without the last piece.
     """
     cache, out = model.make_cache(), []
     for piece in np.split(trace["prompt"], np.cumsum(pieces, dtype=int), axis=1):
@@ -68,14 +68,14 @@ def settings_of(trace: Trace) -> Settings:
 
 
 def overrides(trace: Trace) -> dict[str, Any]:
-    """The trace's settings as keywords of `generate`; a stop id that never comes where it had none."""
+    """Return the trace's settings as keywords of `generate`. Without stop ids, add one that never occurs."""
     settings = {key: value for key, value in trace.meta["settings"].items() if value is not None}
-    settings.pop("pad_token_id", None)  # what the reference fills up with; we cut instead
+    settings.pop("pad_token_id", None)  # the reference pads after a stop, `generate` cuts there
     return {"eos_token_id": [2**31 - 1]} | settings
 
 
 class RecordedDraws:
-    """The draws protocol over one block of a trace; asking for a step beyond the reference's is an error."""
+    """The draws of one block of a trace, for `denoise`. A step that the reference did not take fails."""
 
     def __init__(self, trace: Trace, block: int):
         steps = trace.blocks()[block]
@@ -103,9 +103,9 @@ class ReplayedBlock:
 
 
 def denoise_all(model: Any, trace: Trace) -> list[ReplayedBlock]:
-    """Denoises every block of a trace under its recorded draws.
+    """Denoise every block of a trace with its recorded draws.
 
-    Between blocks the reference's ids are encoded: a finished row's canvas holds pads there.
+    After each block, the ids that the reference appended are encoded. A finished row has padding in them.
     """
     cache, out = model.make_cache(), []
     encode(model, trace["prompt"], cache)
@@ -119,9 +119,9 @@ def denoise_all(model: Any, trace: Trace) -> list[ReplayedBlock]:
 
 
 def expected_ids(trace: Trace) -> tuple[list[int], str]:
-    """Row 0's new ids as `generate` delivers them, and the finish reason.
+    """Return row 0's new ids as `generate` returns them, and the finish reason.
 
-    The reference fills whole canvases: it pads after a stop id and exceeds max_new_tokens.
+    The reference's ids fill whole canvases, with padding after a stop id, and may exceed max_new_tokens.
     """
     settings = trace.meta["settings"]
     new = trace["sequences"][0, trace["prompt"].shape[1] :].tolist()[: settings["max_new_tokens"]]
@@ -130,10 +130,10 @@ def expected_ids(trace: Trace) -> tuple[list[int], str]:
 
 
 def processed_logits(model: Any, trace: Trace) -> np.ndarray:
-    """Our processed logits [S, B, C, V], every step fed what the reference fed it.
+    """Return this package's processed logits [S, B, C, V]. Every step gets the reference's inputs.
 
-    That is its canvas and its last logits, or ours where the trace has no whole logits. As in the reference,
-    a row that is done keeps the logits it is conditioned on.
+    These are its canvas and its last logits, or this package's logits if the trace does not store whole
+    logits. As in the reference, a row that is done keeps the logits that it is conditioned on.
     """
     cache, out = model.make_cache(), []
     encode(model, trace["prompt"], cache)

@@ -1,10 +1,10 @@
-"""Tiny random DiffusionGemma checkpoints in Hugging Face format, the same bits on every machine.
+"""Builds tiny random DiffusionGemma checkpoints in Hugging Face format, with the same bits on every machine.
 
-Every weight is a pure function of (seed, tensor name, index): splitmix64 over a counter, then exact
-arithmetic. No library's random stream is involved, so the committed traces need not carry the weights and
-still fit them after an update of NumPy. Nothing is left at its initial value (norm weights, router scales,
-layer scalars all differ from 1, the encoder's layer scalars differ from the decoder's): a forgotten factor
-changes the logits.
+Every weight depends only on seed, tensor name and index: splitmix64 of a counter, then exact arithmetic. No
+random numbers of a library are used, so the weights need not be stored with the traces, and an update of
+NumPy does not change them. No weight has a neutral value: norm weights, router scales and layer scalars
+differ from 1, and the encoder's layer scalars differ from the decoder's. So code that forgets a factor
+computes other logits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ DIALECTS = ("original", "transformers")
 class TinySpec:
     """Shapes and scales of a tiny checkpoint.
 
-    `logit_gain` is the mean of the last norm's weight and so sets how sharp the distributions are;
-    `branch_gain` the scale of the norms that close the attention and feed-forward branches, which sets how
-    far a canvas token can be talked out of itself (a small gain converges in a few steps);
-    `conditioning_gain` the scale of self-conditioning. The last two are kept so small that a difference in
-    the logits shrinks from step to step: a chaotic random model would magnify rounding until nothing agrees.
+    logit_gain: mean of the last norm's weight. A higher gain gives sharper distributions.
+    branch_gain: scale of the norms that end the attention and feed-forward branches. With a small gain,
+        canvas tokens seldom change, so that a canvas converges in a few steps.
+    conditioning_gain: scale of self-conditioning.
+
+    The last two are so small that a difference in the logits shrinks from step to step. A chaotic model would
+    magnify rounding errors.
     """
 
     name: str
@@ -61,7 +63,7 @@ SPECS = {spec.name: spec for spec in (ROUGH, SHARP)}
 
 
 def _bits(seed: int, name: str, count: int) -> np.ndarray:
-    """`count` 64-bit words of splitmix64, the counter starting at a place of its own per (seed, name)."""
+    """Return `count` 64-bit words of splitmix64. The counter's start depends on seed and name."""
     start = np.uint64((zlib.crc32(name.encode()) << 32) ^ (seed * 0x9E3779B1 & 0xFFFFFFFF))
     with np.errstate(over="ignore"):
         x = start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -71,7 +73,7 @@ def _bits(seed: int, name: str, count: int) -> np.ndarray:
 
 
 def _normal(seed: int, name: str, shape: tuple[int, ...], std: float, mean: float = 0.0) -> np.ndarray:
-    """Nearly Gaussian numbers: the sum of four 16-bit lanes. Exact until the one rounding to float32."""
+    """Return nearly Gaussian numbers: exact sums of four 16-bit lanes, scaled and rounded to float32."""
     words = _bits(seed, name, math.prod(shape))
     lanes = sum(((words >> np.uint64(16 * i)) & np.uint64(0xFFFF)).astype(np.int64) for i in range(4))
     centred = (lanes - 2 * 65535).astype(np.float64)  # standard deviation 65536 * sqrt(4 / 12)
@@ -84,7 +86,7 @@ def _uniform(seed: int, name: str, shape: tuple[int, ...], low: float, high: flo
 
 
 def weights(spec: TinySpec) -> dict[str, np.ndarray]:
-    """All tensors of the checkpoint, float32, under their Hugging Face names (vision tower included)."""
+    """Return all float32 tensors of the checkpoint, vision tower included, by Hugging Face's names."""
     out: dict[str, np.ndarray] = {}
 
     def matrix(name: str, *shape: int, gain: float = 1.0) -> None:
@@ -135,7 +137,7 @@ def weights(spec: TinySpec) -> dict[str, np.ndarray]:
 
 
 def _vision_weights(spec: TinySpec, out: dict[str, np.ndarray], matrix: Any, vector: Any) -> None:
-    """A vision tower of one layer: text-only code must tolerate these tensors, as the real file has them."""
+    """Add a vision tower of one layer. The released file has a tower, and text-only code must accept it."""
     matrix("model.encoder.embed_vision.embedding_projection.weight", spec.hidden, 16)
     tower = "model.encoder.vision_tower."
     matrix(tower + "patch_embedder.position_embedding_table", 2, 16, 16)
@@ -152,7 +154,7 @@ def _vision_weights(spec: TinySpec, out: dict[str, np.ndarray], matrix: Any, vec
 
 
 def fingerprint(tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes and bytes: a trace stores it, so that other weights are named as such."""
+    """Return the SHA-256 of names, shapes and bytes. Traces store it, so that tests notice other weights."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].shape}".encode())
@@ -161,7 +163,7 @@ def fingerprint(tensors: dict[str, np.ndarray]) -> str:
 
 
 def config(spec: TinySpec, dialect: str) -> dict[str, Any]:
-    """config.json: the full-attention shape in the original or in the Transformers (>= 5.23) dialect."""
+    """Return config.json. The dialects, original or Transformers (>= 5.23), differ for full attention."""
     text: dict[str, Any] = {
         "model_type": "diffusion_gemma_text",
         "hidden_size": spec.hidden,
@@ -223,8 +225,8 @@ def config(spec: TinySpec, dialect: str) -> dict[str, Any]:
 
 
 def generation_config(dialect: str) -> dict[str, Any]:
-    """generation_config.json. The older files nest the schedule and the stopping rule."""
-    schedule = {"t_min": 0.35, "t_max": 0.85}  # no number is the default, so that a key left unread shows
+    """Return generation_config.json. In the dialect "nested", of older files, two parts are nested."""
+    schedule = {"t_min": 0.35, "t_max": 0.85}  # no number is the default, so that an ignored key is noticed
     stopping = {"stability_threshold": 2, "confidence_threshold": 0.006}
     out: dict[str, Any] = {
         "max_new_tokens": 64,
@@ -249,9 +251,9 @@ def build(
     generation_dialect: str = "flat",
     **changes: Any,
 ) -> Path:
-    """Write config.json, generation_config.json and model.safetensors; `changes` replace fields of the spec.
+    """Write config.json, generation_config.json and model.safetensors. Return the directory.
 
-    Returns the directory. No tokenizer is written: these checkpoints are for the engine, which knows ids.
+    changes: fields of the spec to replace. There is no tokenizer, because the engine needs only ids.
     """
     spec = replace(spec, **changes)
     directory = Path(directory)

@@ -1,10 +1,10 @@
-"""The committed traces: what a case is, and how its arrays are stored in `data/NAME.npz`.
+"""Cases of the committed traces, and the format of their arrays in `data/NAME.npz`.
 
-A forward case decodes three blocks behind a prompt, twice each: canvas `a` without self-conditioning, then
-canvas `b` self-conditioned on the processed logits of the first. Between blocks the ids `committed` are
-encoded. A generation case records every draw and every decision of the reference's own `generate`.
+A forward case has three blocks after a prompt. For each block it decodes two canvases: the first without
+self-conditioning, the second self-conditioned on the processed logits of the first. After each block the ids
+`committed` are encoded. A generation case records all draws and decisions of the reference's own `generate`.
 
-Shapes: B batch, L prompt, C canvas, V vocabulary, K blocks, S steps of all blocks one after another.
+Shapes: B batch, L prompt length, C canvas length, V vocabulary, K blocks, S steps of all blocks in order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class ForwardCase:
 
 @dataclass(frozen=True)
 class GenerationCase:
-    """`stop_in_block`: the exporter picks a stop id that first occurs inside that block of row 0."""
+    """A generation to trace. stop_in_block: block of row 0 in which the stop id, which the exporter chooses,
+    first occurs."""
 
     model: str
     label: str
@@ -75,7 +76,7 @@ TINY_GENERATION_CASES = (
 
 @dataclass
 class Trace:
-    """One stored case. `meta`: the case, its settings, the margins it keeps, the weights' fingerprint."""
+    """One stored case. `meta` has the case, its settings, its margins and the fingerprint of its weights."""
 
     name: str
     meta: dict[str, Any]
@@ -85,7 +86,7 @@ class Trace:
         return self.arrays[key]
 
     def blocks(self) -> list[slice]:
-        """The steps of each block, as slices of the S axis."""
+        """Return the steps of each block, as slices of the axis S."""
         ends = np.cumsum(self.arrays["steps_per_block"]).tolist()
         return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -104,5 +105,5 @@ def load(name: str, directory: Path = DATA) -> Trace:
 
 
 def names(prefix: str = "") -> list[str]:
-    """The names of all committed traces that start with `prefix`, sorted."""
+    """Return the sorted names of all committed traces that start with `prefix`."""
     return sorted(path.stem for path in DATA.glob(f"{prefix}*.npz"))
