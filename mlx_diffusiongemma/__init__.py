@@ -125,7 +125,7 @@ _MODULE_OF = {
 
 
 def _missing(name: str) -> Exception:
-    """Return the error for `name`, which this package does not have. Its message proposes another name.
+    """Return the error for `name`, which this package does not have. Its message proposes a known name.
 
     A name of mlx-lm gets an `ImportError`, because an import statement hides the text of an `AttributeError`.
     """

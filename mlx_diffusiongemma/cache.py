@@ -56,14 +56,17 @@ class FullLayerCache(LayerCache):
     """Cache of a full-attention layer, which holds all positions from 0 on."""
 
     def append(self, keys: mx.array, values: mx.array, offset: int) -> KeysValues:
-        """Store `[B, kv_heads, L, head_dim]` from position `offset` on. Return all positions so far."""
+        """Store keys and values `[B, kv_heads, L, head_dim]` from position `offset` on.
+
+        Return those of all positions so far.
+        """
         end, at = offset + keys.shape[2], mx.array(offset)
         self.keys, self.values = update_at(self.keys, keys, at), update_at(self.values, values, at)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class SlidingLayerCache(LayerCache):
-    """Cache of a sliding layer: the `window - 1` last positions, all that later positions may see."""
+    """Cache of a sliding layer: the last `window - 1` positions. Later positions see no others."""
 
     def __init__(self, kv_heads: int, head_dim: int, dtype: mx.Dtype, keep: int):
         super().__init__(kv_heads, head_dim, dtype)

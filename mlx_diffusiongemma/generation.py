@@ -64,9 +64,10 @@ def generate(
         thinking: let the model think before it answers.
         system: a system message.
         tools: functions with type hints, or their JSON descriptions.
-        images: images before a question: paths, PIL images, bytes of files, uint8 arrays or data URLs.
-            Messages have theirs in parts, `{"type": "image", "image": ...}`.
-        soft_tokens: most soft tokens of each image: 70, 140, 280, 560 or 1120. None for the checkpoint's.
+        images: images to put before a question: paths, PIL images, bytes of files, uint8 arrays or data URLs.
+            In messages, an image is a part of the content, `{"type": "image", "image": ...}`.
+        soft_tokens: maximum number of soft tokens per image: 70, 140, 280, 560 or 1120. None for the
+            checkpoint's.
         seed: the same seed gives the same text. None chooses one (see `Generation.seed`).
         n: number of candidates. They share one prefill and differ in their noise (see
             `Generation.candidates`).
@@ -78,7 +79,7 @@ def generate(
         regex, grammar, choices: a pattern, a grammar in Lark's syntax, or a list of texts. The answer matches
             it. Give at most one of these and `schema`.
         draft: a text to start from instead of noise.
-        noise_level: share of the draft that noise replaces, above 0, up to 1. Default 0.5.
+        noise_level: share of the draft's tokens that noise replaces, above 0, up to 1. Default 0.5.
         pins: dict from positions among the ids of thought and answer to the token ids there. Or a function
             that gets the index of each block and returns such a dict for the positions of its canvas.
         trace: keep every denoising step (see `Generation.trace`), in at most 10 MB per candidate.

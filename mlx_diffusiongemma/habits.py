@@ -122,7 +122,7 @@ _keywords: dict[str, list[str]] = {}  # name of a function that takes settings -
 
 
 def takes_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """Register a function that takes settings besides its own keywords. `unknown_setting` uses these."""
+    """Register a function that takes settings besides its own keywords, for errors of `unknown_setting`."""
     _keywords[function.__name__] = list(signature(function).parameters)
     return function
 

@@ -80,7 +80,7 @@ class Prompt:
         return Prompt(self.ids[start:end], (replace(image, start=image.start - start) for image in images))
 
     def border(self, position: int) -> int:
-        """Return `position`, or the start of the image if a cut at `position` would divide an image."""
+        """Return `position`, but if a cut there would divide an image, return the start of the image."""
         return next((start for start, end in self.spans if start < position < end), position)
 
     def common_length(self, other: Prompt) -> int:

@@ -102,7 +102,7 @@ class Writer:
         self._events.close()
 
     def close(self) -> None:
-        """Stop if all rows are closed or have ended. If another thread runs `advance`, that stops soon."""
+        """Stop if all rows are closed or have ended. A thread that runs `advance` stops at its next event."""
         if not self._busy and all(answer.row.closed or answer.finish_reason for answer in self.answers):
             with suppress(ValueError):  # another thread has just started to run the loop
                 self._stop()

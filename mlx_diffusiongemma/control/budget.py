@@ -81,7 +81,7 @@ class ThinkingBudget:
 
     @property
     def least(self) -> int:
-        """Number of ids that close a thought of the prompt. 0 if the prompt opens none."""
+        """Number of ids that close a thought that the prompt opened. 0 if it opened none."""
         return len(self._opening) + 1 if self.start.in_thought else 0
 
     def begin(self, written: Sequence[int]) -> Mapping[int, int]:

@@ -194,7 +194,7 @@ def _checked_text(name: str, text: Any) -> str:
 
 
 def _in_short(report: str, place: bool = True) -> str:
-    """Return the problem that a report of the compiler names, in one line, and with `place` its place."""
+    """Return the problem in a report of the compiler as one line. place: also give its place."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     first = re.sub(r"^(?:at )?(\d+)\((\d+)\): ", r"line \1, column \2: ", lines[0] if lines else "not usable")

@@ -24,8 +24,8 @@ from .grammar import Grammar
 
 _OPEN, _CLOSE, _MARKS = b"{[(", b"}])", (b",", b"{", b"[", b"}", b"]", b":")
 
-# A matcher does not say if the text before the path ended within quotes, but the next bytes may show it. A
-# quote does not show it after a bracket, comma or colon, because it may open a string, as in `["}"]`.
+# A matcher does not say if the text so far ended within quotes, but a closing quote in the next bytes does. A
+# quote after a bracket, comma or colon may open a string, as in `["}"]`, so it says nothing.
 _CLOSING_QUOTE, _AFTER_STRING = re.compile(rb'[^"\[{,:]*"[:,}\]]'), (b":", b",", b"}", b"]")
 
 
@@ -35,7 +35,7 @@ class _Effort(NamedTuple):
     states: maximum number of states.
     alike: maximum number of states that look alike after the same number of bytes.
     broad: also try tokens of all single bytes.
-    quoted: assume that the text before the path ended within quotes.
+    quoted: assume that the text before the completion ended within quotes.
     passed: bonus for each key or item that is complete, so that a difficulty near the end of a long object
         does not make the search start the object again.
     """

@@ -49,7 +49,7 @@ def ends_in_escape(pattern: str) -> bool:
 
 
 def rust_pattern(pattern: str) -> str:
-    """Return a pattern of JSON Schema for the compiler, which would read operators within classes."""
+    """Return a pattern of JSON Schema with operators in its classes escaped, as the compiler needs."""
     return "".join(
         "[" + _literal_members(part[1:-1]) + "]" if part[0] == "[" and part[-1] == "]" else part
         for part in _ECMASCRIPT_PARTS.findall(pattern)

@@ -75,9 +75,9 @@ class CheckedSchema:
     parts: list[Part]
 
     def located(self, report: str) -> tuple[str, str]:
-        """Return place and report of the innermost part that the compiler refuses alone.
+        """Return place and report of the innermost part that the compiler refuses if it is compiled alone.
 
-        If it refuses only the whole schema, return "at the top" and `report`.
+        If there is none, return "at the top" and `report`.
         """
         left = _MOST_CHECKED
         for node, pointer in self.parts:

@@ -15,7 +15,7 @@ Part = tuple[dict[str, Any], str]  # a schema, and its place in the caller's sch
 
 
 def name_keys(node: dict[str, Any], names: Any) -> bool:
-    """Add keywords to `node` that enforce its `propertyNames`. Return False if there are none.
+    """Add keywords to `node` that enforce its `propertyNames`. Return False if no keywords can.
 
     names: the rewritten schema of `propertyNames`.
     """
@@ -37,7 +37,7 @@ def name_keys(node: dict[str, Any], names: Any) -> bool:
 
 
 def inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """Return `node`, or its definition if it is only a `$ref`. The same holds inside a lone `anyOf`."""
+    """Return `node`, or its definition if it is only a `$ref`. Do so inside a lone `anyOf`, too."""
     if isinstance(node, dict) and node.keys() == {"$ref"}:
         return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
     if isinstance(node, dict) and node.keys() == {"anyOf"}:

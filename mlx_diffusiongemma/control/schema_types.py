@@ -61,7 +61,7 @@ def parser_of(schema: Any) -> Callable[[str], Any]:
 
 
 def _generator() -> Any:
-    """Return pydantic's generator of schemas, changed where its validation accepts other values."""
+    """Return pydantic's generator of schemas, changed to agree with pydantic's validation."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):

@@ -112,7 +112,7 @@ class Batch:
                 active = running
 
     def _denoise(self, active: list[Row], prefix: PrefixCache, clock: _Clock) -> Generator[Event, None, None]:
-        """Denoise one canvas of each row. Only rows whose canvas is rejected are denoised again."""
+        """Denoise one canvas of each row. If some are rejected, denoise only these rows again."""
         denoiser = denoiser_of(self.model)
         for index, row in enumerate(active):
             for scout in row.scouts:

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Best(Protocol):
-    """The model's opinion on single positions of a canvas."""
+    """The model's choice of tokens at single positions of a canvas."""
 
     def __call__(self, position: int, allowed: np.ndarray) -> int:
         """Return the likeliest token at `position` among those that `allowed`, bool `[V]`, marks."""

@@ -51,7 +51,7 @@ DrawsOf = Callable[[Sequence[NoiseKey], int, int], Draws]
 
 
 class CheckedDraws:
-    """Draws of user code. Wrong shapes and dtypes and ids without an embedding raise `InputError`."""
+    """Draws of user code. Wrong shapes, wrong dtypes and ids without an embedding raise `InputError`."""
 
     def __init__(self, draws: Draws, shape: tuple[int, int], vocab_size: int):
         self._draws, self._shape, self._vocab_size = draws, shape, vocab_size

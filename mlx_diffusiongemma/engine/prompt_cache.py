@@ -91,7 +91,7 @@ class PromptCache:
         return reused
 
     def encode_rest(self, prompt: Prompt, chunk_size: int) -> Iterator[int]:
-        """Encode the rest of `prompt`, whose beginning is encoded.
+        """Encode the rest of `prompt`, after the beginning that is encoded already.
 
         Yields the number of encoded positions after each chunk. Closing the generator between two chunks
         keeps what is encoded. Neither a chunk nor a snapshot cuts an image.

@@ -126,7 +126,7 @@ class Row:
 
     @property
     def noise_key(self) -> NoiseKey:
-        """Key of the next draws."""
+        """Key of the draws for the next try."""
         return NoiseKey(self.key.seed, self.key.candidate, self.blocks, self.tries.number)
 
     @property

@@ -57,7 +57,7 @@ class CanvasState(NamedTuple):
     accepted: bool `[B, C]`, positions that kept their sample.
     stable_steps: int32 `[B]`, number of steps in a row that repeated the argmax.
     mean_entropy: fp32 `[B]`, nats.
-    done: bool `[B]`.
+    done: bool `[B]`, True for rows that need no more steps.
     invalid: bool `[B]`, True if logits are NaN, +inf, or nowhere finite.
     pins: int32 `[B, C]`, the token of a pinned position, or `FREE`.
     soft_embedding: `[B, C, D]`, the next step's self-conditioning.
@@ -122,11 +122,12 @@ class Step:
     step: countdown that sets the temperature, from max_denoising_steps to 1.
     draft_ids: the argmax canvas. If this is the last step it is committed, unless a constraint changes it.
     canvas_ids: the next step's input.
-    entropies: nats.
+    entropies: entropy of each position, in nats.
     accepted: positions that kept their sample.
     logprobs: natural log-probabilities of draft_ids, or of the pin at a pinned position. Their distribution
         is the softmax of this step's processed logits: softcapped, then divided by `temperature`.
-    mean_entropy, done: `[B]`.
+    mean_entropy: `[B]`, in nats.
+    done: `[B]`, True for rows that need no more steps.
     seconds: time since this try at the canvas began.
     rows: index in the batch of each row here. Rows that are not denoised again are missing.
     """

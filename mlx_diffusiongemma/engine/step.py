@@ -43,7 +43,7 @@ class Rules(NamedTuple):
 
     @property
     def fused(self) -> Bounds | None:
-        """Bounds for the fused `accept_and_renoise`. None if sampler or first stop rule need other code."""
+        """Bounds for the fused `accept_and_renoise`. None unless its parts are the released model's."""
         first = self.stop[0]
         if type(self.sampler) is EntropyBound and type(first) is StableAndConfident:
             return Bounds(self.sampler.bound, first.stability_threshold, first.confidence_threshold)
@@ -89,7 +89,7 @@ def denoise_step(
     Args:
         countdown: step and steps, see `Proposal`.
         draws: uniforms and noise tokens, see `Draws.step`.
-        lap: called after the decoder body, after the logits and after the sampler.
+        lap: see `Lap`. Called after the decoder body, after the logits and after the sampler.
 
     Returns:
         The next state, the remaining results of the step, and the cache's buffers with the canvas in them.

@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
 
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
-    """Return attention with a scale of 1. MLX chooses the kernel, as others are not measured on a Mac yet."""
+    """Return attention with a scale of 1. MLX chooses the kernel. No other choice is measured yet."""
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
 
 

@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
 
 class DiffusionGemma(nn.Module):
-    """The text path. `config` has the shapes, `generation_config` the checkpoint's sampler settings."""
+    """The model. `config` has its shapes, `generation_config` the checkpoint's sampler settings."""
 
     def __init__(self, config: ModelConfig, generation_config: GenerationConfig | None = None):
         super().__init__()
@@ -81,7 +81,7 @@ class DiffusionGemma(nn.Module):
         return self.decoder.layers
 
     def shard(self, group: mx.distributed.Group | None = None) -> None:
-        """Do nothing for a `group` of one member, which keeps the whole model. None for the group of all.
+        """Do nothing for a `group` of one member, which keeps the whole model. None: all processes.
 
         Raises:
             InputError: the group has several members, which is not supported.

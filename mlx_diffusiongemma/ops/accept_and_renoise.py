@@ -145,7 +145,7 @@ def within_entropy_bound(entropies: mx.array, pins: mx.array, bound: float) -> m
 
     entropies: fp32 `[B, C]`, nats.
     pins: int32 `[B, C]`.
-    bound: largest sum, in nats.
+    bound: largest sum of the entropies before an accepted position, in nats.
     """
     pinned = pins >= 0
     order = mx.argsort(mx.where(pinned, mx.inf, entropies), axis=-1)

@@ -143,7 +143,7 @@ def soft_embedding_kernel(
     table: Table,
     dtype: mx.Dtype,
 ) -> SoftEmbedding:
-    """`soft_embedding` from the tokens of each row whose probability is at least `TOLERANCE / limit`.
+    """`soft_embedding` from those tokens of each row whose probability is at least `TOLERANCE / limit`.
 
     This drops at most TOLERANCE of a row if some k tokens have all of its probability except d, with
     k / limit + d / TOLERANCE <= 1. Then at most k + limit * d / TOLERANCE <= limit tokens are that likely,
@@ -186,7 +186,7 @@ def soft_embedding_kernel(
 
 
 def support_limit(vocab: int) -> int:
-    """Return how many tokens per row the kernel may use. Above a sixteenth, a dense product is faster."""
+    """Return how many tokens per row the kernel may use. For more, a dense product is faster."""
     return min(_SUPPORT_LIMIT, vocab // 16)
 
 
