@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mlx_diffusiongemma.filling.fill import Filling, fill
     from mlx_diffusiongemma.generation import generate, generate_batch
     from mlx_diffusiongemma.model import DiffusionGemma
+    from mlx_diffusiongemma.prompt import Prompt
     from mlx_diffusiongemma.result import Generation
     from mlx_diffusiongemma.text.channels import ToolCall
     from mlx_diffusiongemma.text.prompts import tool_messages
@@ -71,6 +72,7 @@ __all__ = [
     "InputError",
     "LinearSchedule",
     "ModelConfig",
+    "Prompt",
     "PromptCache",
     "Settings",
     "StableAndConfident",
@@ -104,6 +106,7 @@ _MODULE_OF = {
     "GenerationConfig": "config.generation",
     "LinearSchedule": "engine.samplers",
     "ModelConfig": "config.model",
+    "Prompt": "prompt",
     "PromptCache": "engine.prompt_cache",
     "StableAndConfident": "engine.samplers",
     "Stalled": "engine.samplers",

@@ -109,7 +109,7 @@ def generate(
     structure = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
     request = Request(model, tokenizer, settings, structure, thinking=thinking, trace=trace)
     _check_tools(tools, request)
-    encoded = tokenizer.encode_prompt(
+    encoded = tokenizer.prompt(
         prompt,
         thinking=thinking,
         system=system,
@@ -183,7 +183,7 @@ def generate_batch(
     encoded = []
     for index, prompt in enumerate(items):
         try:
-            encoded.append(tokenizer.encode_prompt(prompt, **how, allow_special_tokens=allow_special_tokens))
+            encoded.append(tokenizer.prompt(prompt, **how, allow_special_tokens=allow_special_tokens))
         except InputError as error:
             raise InputError(f"prompts: item {index}: {error}") from error
     request.shrink_default(max(map(len, encoded)), min(size, len(items)))

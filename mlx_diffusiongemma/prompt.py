@@ -32,17 +32,26 @@ class ImageSpan:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, and the images among them in order.
+    """Token ids and the images among them, in order.
 
-    Raises `InputError` if images overlap, are out of order or lie outside the ids.
+    Args:
+        ids: with the image id once for each soft token.
+        images: spans; or the images themselves, as `mlx_dg.generate` takes them, or their patches and
+            positions as NumPy arrays. `model.encode` and `generate` find the places of such images.
+
+    Raises `InputError` if spans overlap, are out of order or lie outside of the ids.
     """
 
     ids: tuple[int, ...]
     images: tuple[ImageSpan, ...] = ()
+    unplaced: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
-    def __init__(self, ids: Iterable[int], images: Iterable[ImageSpan] = ()):
+    def __init__(self, ids: Iterable[int], images: Iterable[Any] = ()):
+        images = tuple(images)
+        placed = all(isinstance(image, ImageSpan) for image in images)
         object.__setattr__(self, "ids", tuple(ids))
-        object.__setattr__(self, "images", tuple(images))
+        object.__setattr__(self, "images", images if placed else ())
+        object.__setattr__(self, "unplaced", () if placed else images)
         end = 0
         for image in self.images:
             if image.start < end or image.length < 1 or image.end > len(self.ids):

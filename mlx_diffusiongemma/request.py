@@ -26,7 +26,7 @@ from .text.tokenizer import Tokenizer
 
 def check_loaded(model: Any, tokenizer: Any) -> None:
     """Raise `InputError` for a model or tokenizer that `load` did not return, such as a name."""
-    for name, value, method in (("model", model, "make_cache"), ("tokenizer", tokenizer, "encode_prompt")):
+    for name, value, method in (("model", model, "make_cache"), ("tokenizer", tokenizer, "prompt")):
         if not hasattr(value, method):
             raise InputError(
                 f"{name}: found {type(value).__name__}; pass both results of mlx_dg.load: "
@@ -131,10 +131,9 @@ class Request:
         start: the channel parser at the end of the prompt.
         more: constraints besides guards, grammar and thinking budget. None is skipped.
         """
-        if any(image.pixels is not None for image in prompt.images) and self.model.vision is None:
-            raise InputError(
-                "the prompt has images, but this checkpoint has no vision tower; take one that has it"
-            )
+        if prompt.images or prompt.unplaced:
+            prompt = self.model.placed(prompt)
+            self.model.check_images([prompt])
         if self.grammar is not None and start.in_call:
             raise InputError(
                 "the prompt ends inside a tool call, but schema, regex, grammar and choices are for answers; "

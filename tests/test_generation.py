@@ -148,7 +148,7 @@ def test_a_generation_asked_from_its_own_watcher_says_so(tokenizer: Tokenizer) -
 def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
     model: Any = Scripted([])
     tokenizer: Any = SimpleNamespace(
-        encode_prompt=lambda prompt, **_: Prompt(prompt), special=SpecialTokens(), hidden_ids=frozenset()
+        prompt=lambda prompt, **_: Prompt(prompt), special=SpecialTokens(), hidden_ids=frozenset()
     )
     with pytest.raises(InputError, match="the prompt has token id 704, but the model's ids end at 703"):
         generate(model, tokenizer, [5, 704])

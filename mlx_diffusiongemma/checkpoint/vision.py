@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 
 from ..config.model import ModelConfig
 from ..config.vision import VisionConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..ops import on_gpu
-from ..vision.patches import Patches
+from ..prompt import ImageSpan
+from ..vision.patches import BUDGETS, Patches, cut
+from ..vision.reading import read_image
 from ..vision.tower import Vision
 from .tied_weights import model_tensors
 from .weights import TensorInfo, read_tensors
@@ -59,6 +63,51 @@ class SoftTokens:
         while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _MOST_BYTES:
             self._kept.popitem(last=False)
         return soft
+
+    def spans(self, ids: Sequence[int], images: Sequence[Any]) -> list[ImageSpan]:
+        """Return the places of images among ids.
+
+        Args:
+            images: in order. An image (see `read_image`) takes the budget that fills its place.
+                Patches and their positions, as a pair of arrays, take as many as they have soft tokens.
+
+        Raises:
+            InputError: an image cannot be read, or has not its number of image ids.
+        """
+        config, image_id, spans, at = self.config, self._config.image_token_id, [], 0
+        for number, image in enumerate(images, start=1):
+            start = next((i for i in range(at, len(ids)) if ids[i] == image_id), len(ids))
+            end = next((i for i in range(start, len(ids)) if ids[i] != image_id), len(ids))
+            choices = [*_patches(image, f"image {number}", config)]
+            fitting = [each for each in choices if start + each.soft_tokens == end] or [
+                each for each in choices[:1] if len(choices) == 1 and start + each.soft_tokens <= end
+            ]
+            if not fitting:
+                numbers = " or ".join(str(each.soft_tokens) for each in choices)
+                raise InputError(
+                    f"image {number}: found {end - start} image ids for it, not {numbers}; repeat "
+                    f"{image_id} once for each soft token"
+                )
+            patches = fitting[0]
+            at = start + patches.soft_tokens
+            spans.append(ImageSpan(start, patches.soft_tokens, patches.digest, patches))
+        if image_id in ids[at:]:
+            raise InputError(f"{len(images)} images, but more image ids ({image_id}); give their images too")
+        return spans
+
+
+def _patches(image: Any, name: str, config: VisionConfig) -> Iterator[Patches]:
+    """Yield the patches of an image at each budget, or those that are given."""
+    patch, kernel = config.patch_size, config.pooling_kernel_size
+    if isinstance(image, tuple) and len(image) == 2:
+        values, positions = np.asarray(image[0], np.float32), np.asarray(image[1])
+        if values.ndim != 2 or positions.shape != (len(values), 2) or positions.dtype.kind not in "iu":
+            raise InputError(f"{name}: patches must be [n, {3 * patch**2}] with int positions [n, 2]")
+        yield Patches(values, positions.astype(np.int32), len(values) // kernel**2)
+        return
+    picture = read_image(image, name)
+    for budget in BUDGETS:
+        yield cut(picture, budget, patch, kernel)
 
 
 def vision_tensors(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:

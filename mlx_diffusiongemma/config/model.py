@@ -17,6 +17,7 @@ from typing import Any
 from ..console.messages import one_line
 from ..errors import ConfigError
 from .json_file import JsonObject, read_json, token_ids
+from .ranges import integer
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ class ModelConfig:
 
     quantization: the block of that name, or None.
     vision: the block `vision_config` as it is, or None. `VisionConfig` checks it when an image comes.
+    image_token_id: id that stands for a soft token, or None.
     """
 
     text: TextConfig
@@ -147,6 +149,7 @@ class ModelConfig:
     eos_token_id: tuple[int, ...]
     quantization: dict[str, Any] | None
     vision: Any = None
+    image_token_id: int | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> ModelConfig:
@@ -170,6 +173,7 @@ class ModelConfig:
             eos_token_id=token_ids(eos, read.name("eos_token_id")),
             quantization=_quantization(values),
             vision=values.get("vision_config"),
+            image_token_id=integer(values.get("image_token_id"), 0, 2**31 - 1),
         )
 
     @classmethod

@@ -6,8 +6,8 @@ weights causally and owns only its layer scalars.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,12 +25,22 @@ from ..ops import (
     project,
     soft_embedding,
 )
-from ..prompt import Prompt, Span, chunk_end, merge_spans
+from ..prompt import ImageSpan, Prompt, Span, chunk_end, merge_spans
 from ..threads import release_at_thread_end
 from .attention import Chunk
 from .layers import DecoderLayer, SelfConditioning
 
-SoftTokens = Callable[[Any], mx.array]  # an image's pixels -> its soft tokens [n, D]
+_NO_TOWER = "the prompt has images, but this checkpoint has no vision tower; take one that has it"
+
+
+class Vision(Protocol):
+    """The vision part of a checkpoint, `checkpoint.vision.SoftTokens`."""
+
+    def __call__(self, pixels: Any, /) -> mx.array:
+        """Return the soft tokens `[n, D]` of an image."""
+
+    def spans(self, ids: Sequence[int], images: Sequence[Any]) -> list[ImageSpan]:
+        """Return the places of images among ids."""
 
 
 class Decoder(nn.Module):
@@ -68,7 +78,7 @@ class DiffusionGemma(nn.Module):
         super().__init__()
         self.config = config
         self.generation_config = generation_config or GenerationConfig(eos_token_id=config.eos_token_id)
-        self.vision: SoftTokens | None = None  # set by the loader if the checkpoint has a vision tower
+        self.vision: Vision | None = None  # set by the loader if the checkpoint has a vision tower
         self.model = Backbone(config.text)
 
     @property
@@ -123,7 +133,8 @@ class DiffusionGemma(nn.Module):
         prompts: Sequence[Prompt] = ()
         if not isinstance(input_ids, mx.array):
             prompts = [input_ids] if isinstance(input_ids, Prompt) else input_ids
-            self._check_images(prompts)
+            prompts = [self.placed(prompt) for prompt in prompts]
+            self.check_images(prompts)
             spans = [prompt.spans for prompt in prompts]
             input_ids = mx.array([prompt.ids for prompt in prompts], dtype=mx.int32)
         release_at_thread_end()
@@ -146,12 +157,23 @@ class DiffusionGemma(nn.Module):
             self._encode_chunk(x, cache, Chunk(cache, inside))
             start = end
 
-    def _check_images(self, prompts: Sequence[Prompt]) -> None:
+    def placed(self, prompt: Prompt) -> Prompt:
+        """Return the prompt with a span for each of its images.
+
+        Raises:
+            InputError: the checkpoint has no vision tower, or the image ids do not fit the images.
+        """
+        if not prompt.unplaced:
+            return prompt
+        if self.vision is None:
+            raise InputError(_NO_TOWER)
+        return Prompt(prompt.ids, self.vision.spans(prompt.ids, prompt.unplaced))
+
+    def check_images(self, prompts: Sequence[Prompt]) -> None:
+        """Raise `InputError` for images that this checkpoint or their spans have no room for."""
         for image in (image for prompt in prompts for image in prompt.images if image.pixels is not None):
             if self.vision is None:
-                raise InputError(
-                    "the prompt has images, but this checkpoint has no vision tower; leave them out"
-                )
+                raise InputError(_NO_TOWER)
             if image.pixels.soft_tokens != image.length:
                 raise InputError(
                     f"an image of {image.pixels.soft_tokens} soft tokens has {image.length} positions in the "

@@ -247,10 +247,10 @@ class Tokenizer:
         return ids if structure(ids) == structure(literal) else literal
 
     def prompt_ids(self, prompt: PromptInput, **how: Any) -> list[int]:
-        """Return the ids of `encode_prompt(prompt, **how)`."""
-        return list(self.encode_prompt(prompt, **how).ids)
+        """Return the ids of `prompt(prompt, **how)`."""
+        return list(self.prompt(prompt, **how).ids)
 
-    def encode_prompt(
+    def prompt(
         self,
         prompt: PromptInput,
         *,
@@ -278,7 +278,7 @@ class Tokenizer:
             InputError: an argument cannot be used, or an image cannot be read.
             TokenizerError: the checkpoint has no chat template.
         """
-        spans = prompt.images if isinstance(prompt, Prompt) else ()
+        spans: Sequence[Any] = (prompt.unplaced or prompt.images) if isinstance(prompt, Prompt) else ()
         if isinstance(prompt, Prompt):
             prompt = prompt.ids
         if hasattr(prompt, "tolist"):  # an array of ids

@@ -84,9 +84,7 @@ def _opened(source: Any, name: str) -> Image:
     if path.exists() and not path.is_file():
         raise InputError(f"{name}: {_quoted(path)} is not a file; {_WAY_OUT}")
     if path.is_file() and path.stat().st_size > _MOST_BYTES:
-        raise InputError(
-            f"{name}: {_quoted(path)} has more than {_MOST_BYTES // 10**6} MB; make it smaller"
-        )
+        raise InputError(f"{name}: {_quoted(path)} has more than {_MOST_BYTES // 10**6} MB; make it smaller")
     return Image.open(path)
 
 

@@ -46,9 +46,9 @@ def test_turns_reuse_the_prefix_and_answer_as_without(demo: Any) -> None:
 
 def test_a_thought_never_goes_into_a_prompt(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chat template may read such a key."""
-    chat, prompts, encode = Chat(*demo), list[Any](), demo[1].encode_prompt
+    chat, prompts, encode = Chat(*demo), list[Any](), demo[1].prompt
     monkeypatch.setattr(
-        demo[1], "encode_prompt", lambda *args, **options: prompts.append(args) or encode(*args, **options)
+        demo[1], "prompt", lambda *args, **options: prompts.append(args) or encode(*args, **options)
     )
     chat.messages = [QUESTION, REPLY | {"thought": "SECRET"}]
     chat.ask("Count to 3.")

@@ -27,7 +27,7 @@ QUESTIONS = ("Count to 37.", "What is 345 + 78?", "JSON for Paris and Rome")
 def answer_to(demo: Any, question: str, **settings: Any) -> Answer:
     model, tokenizer = demo
     request = Request(model, tokenizer, settings, {}, thinking=False, trace=False)
-    prompt = tokenizer.encode_prompt(question)
+    prompt = tokenizer.prompt(question)
     return request.answer(prompt, ChannelParser(tokenizer, prompt.ids), RowKey(0))
 
 

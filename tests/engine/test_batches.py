@@ -174,7 +174,7 @@ def test_a_row_that_is_denoised_again_reads_its_own_prompt(
         return stands
 
     prompts = ["Hello", "What is 345 + 78?", "JSON for Paris and Rome"]
-    second = demo[1].encode_prompt(prompts[1])
+    second = demo[1].prompt(prompts[1])
     monkeypatch.setattr(Row, "judge", objecting)
     rows = generate_batch(*demo, prompts, seed=0)
     for prompt, row in zip(prompts, rows, strict=True):

@@ -45,7 +45,7 @@ class Rerolling:
 
 def rows_of(demo: Any, *constraints: list[Any], **settings: Any) -> list[Row]:
     config = Settings.of(demo[0].generation_config, max_new_tokens=64, **settings)
-    prompt = demo[1].encode_prompt("Count to 9.")
+    prompt = demo[1].prompt("Count to 9.")
     return [Row(prompt, config, SPEC, RowKey(1, number), list(c)) for number, c in enumerate(constraints)]
 
 

@@ -117,7 +117,7 @@ def untyped(city):
         ([{"role": "user", "content": {"value": 3}}], {}, "message 0 has content of type dict"),
         ([USER, {"role": "user", "content": " "}], {}, "message 1 is empty"),
         ([{"role": "user", "content": []}], {}, "message 0 is empty"),
-        ([{"role": "user", "content": [{"type": "image"}]}], {}, "0 has a content part of type 'image'"),
+        ([{"role": "user", "content": [{"type": "image"}]}], {}, "image 1: found NoneType; give a path"),
         ([{"role": "user", "content": ["hi"]}], {}, "message 0 has a content part of type 'str'"),
         ([USER, "hi"], {}, "message 1 is str"),
         ([USER, 3], {}, "message 1 is int"),

@@ -114,7 +114,7 @@ def test_a_template_that_renders_nothing_is_named(template: str, tmp_path: Path)
     (write_tokenizer(tmp_path) / "chat_template.jinja").write_text(template)
     tokenizer = Tokenizer.load(tmp_path)
     with pytest.raises(TokenizerError, match="the chat template renders nothing; copy the original"):
-        tokenizer.encode_prompt("hi")
+        tokenizer.prompt("hi")
 
 
 def test_escape_sequences_of_a_template_are_not_printed(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_escape_sequences_of_a_template_are_not_printed(tmp_path: Path) -> None:
     (write_tokenizer(tmp_path) / "chat_template.jinja").write_text(template)
     tokenizer = Tokenizer.load(tmp_path)
     with pytest.raises(InputError, match=r"cannot render the messages \(\\x1b\]0;title\\x07\)") as caught:
-        tokenizer.encode_prompt("hi")
+        tokenizer.prompt("hi")
     assert str(caught.value).isprintable()
 
 

@@ -27,6 +27,7 @@ def seeing_directory(released_template: str, tmp_path_factory: pytest.TempPathFa
     save_file(weights, directory / "model.safetensors")
     config = json.loads((directory / "config.json").read_text())
     config["vision_config"]["position_embedding_size"] = 256
+    config["image_token_id"] = 702  # as in the demo's tokenizer
     (directory / "config.json").write_text(json.dumps(config))
     shutil.copy(DEMO / "tokenizer.json", directory)
     (directory / "chat_template.jinja").write_text(released_template)

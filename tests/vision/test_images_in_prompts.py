@@ -44,39 +44,39 @@ def test_ids_are_those_of_the_expanded_text(seeing: Any, seeing_directory: Path)
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     raw = RawTokenizer.from_file(str(seeing_directory / "tokenizer.json"))
     expanded = rendered.replace("<|image|>", "<|image>" + "<|image|>" * 63 + "<image|>")
-    prompt = tokenizer.encode_prompt(messages)
+    prompt = tokenizer.prompt(messages)
     assert list(prompt.ids) == raw.encode(expanded, add_special_tokens=False).ids
     assert [span.length for span in prompt.images] == [63, 63]  # 4:3 at 70
     for span in prompt.images:
         assert set(prompt.ids[span.start : span.end]) == {tokenizer.special.image}
         assert prompt.ids[span.start - 1] == tokenizer.special.image_open
         assert prompt.ids[span.end] == tokenizer.special.image_close
-    assert tokenizer.encode_prompt(messages, soft_tokens=140).images[0].length == 130
+    assert tokenizer.prompt(messages, soft_tokens=140).images[0].length == 130
 
 
 def test_every_spelling_of_an_image_part_is_read(seeing: Any, tmp_path: Path) -> None:
     _, tokenizer = seeing
     path = tmp_path / "a.png"
     PICTURE.save(path)
-    expected = tokenizer.encode_prompt(user(image(PICTURE), "hi"))
-    assert tokenizer.encode_prompt("hi", images=[str(path)]) == expected
+    expected = tokenizer.prompt(user(image(PICTURE), "hi"))
+    assert tokenizer.prompt("hi", images=[str(path)]) == expected
     for part in (
         {"type": "image", "path": path},
         {"type": "image", "url": str(path)},
         {"type": "image_url", "image_url": {"url": str(path)}},
         {"type": "input_image", "image_url": str(path)},
     ):
-        assert tokenizer.encode_prompt(user(part, "hi")) == expected
-    assert tokenizer.encode_prompt(user(image(OTHER), "hi")) != expected
+        assert tokenizer.prompt(user(part, "hi")) == expected
+    assert tokenizer.prompt(user(image(OTHER), "hi")) != expected
 
 
 def test_text_that_spells_the_placeholder_stays_text(seeing: Any) -> None:
     _, tokenizer = seeing
-    prompt = tokenizer.encode_prompt("what is <|image|> here", images=[PICTURE])
+    prompt = tokenizer.prompt("what is <|image|> here", images=[PICTURE])
     assert len(prompt.images) == 1
     assert prompt.ids.count(tokenizer.special.image) == prompt.images[0].length
     with pytest.raises(InputError, match="wrote 2 places for 1 images"):
-        tokenizer.encode_prompt("what is <|image|> here", images=[PICTURE], allow_special_tokens=True)
+        tokenizer.prompt("what is <|image|> here", images=[PICTURE], allow_special_tokens=True)
 
 
 def test_the_pixels_decide_and_rows_of_a_batch_are_independent(seeing: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_later_turn_reuses_an_image_and_another_picture_does_not(seeing: Any) 
 
 def test_soft_tokens_are_computed_once(seeing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = seeing
-    prompt = tokenizer.encode_prompt("hi", images=[PICTURE])
+    prompt = tokenizer.prompt("hi", images=[PICTURE])
     model.encode(prompt, model.make_cache())
     monkeypatch.setattr(model.vision, "_vision", None)  # without a tower only kept ones can be had
     monkeypatch.setattr(model.vision, "_directory", Path("nowhere"))
@@ -145,7 +145,7 @@ def test_bad_images_are_refused_before_anything_runs(
 
 def test_a_prompt_by_hand_that_does_not_fit_its_images(seeing: Any) -> None:
     model, tokenizer = seeing
-    prompt = tokenizer.encode_prompt("hi", images=[PICTURE])
+    prompt = tokenizer.prompt("hi", images=[PICTURE])
     [span] = prompt.images
     wrong = Prompt(prompt.ids, [type(span)(span.start, 60, span.digest, span.pixels)])
     with pytest.raises(InputError, match="an image of 63 soft tokens has 60 positions in the prompt"):
@@ -177,7 +177,57 @@ def test_projections_in_mlx_vlms_spelling_load(seeing: Any, seeing_directory: Pa
         tmp_path / "other" / "model.safetensors",
     )
     _, tokenizer = seeing
-    patches = tokenizer.encode_prompt("A", images=[PICTURE]).images[0].pixels
+    patches = tokenizer.prompt("A", images=[PICTURE]).images[0].pixels
     ours, expected = load_model(tmp_path / "other"), seeing[0]
     assert ours.vision is not None
     assert mx.array_equal(ours.vision(patches), expected.vision(patches))
+
+
+def test_a_prompt_by_hand(seeing: Any, tmp_path: Path) -> None:
+    """Images of any form beside ids: the places follow from the ids."""
+    model, tokenizer = seeing
+    made = tokenizer.prompt(user("A", image(PICTURE), "B", image(OTHER)))
+    PICTURE.save(tmp_path / "a.png")
+    patches = made.images[1].pixels
+    by_hand = mlx_dg.Prompt(made.ids, images=[tmp_path / "a.png", (patches.values, patches.positions)])
+    assert model.placed(by_hand) == made
+    expected = generate(model, tokenizer, made, **SHORT).token_ids
+    assert generate(model, tokenizer, by_hand, **SHORT).token_ids == expected
+    cache, again = model.make_cache(), model.make_cache()
+    model.encode(by_hand, cache, chunk_size=7)
+    model.encode(made, again)
+    canvas = mx.zeros((1, 32), dtype=mx.int32)
+    assert mx.allclose(model.decode(canvas, cache), model.decode(canvas, again), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "images", "message"),
+    [
+        ([5, *[702] * 62, 6], [PICTURE], "image 1: found 62 image ids for it, not 63 or 130 or 266 or 540"),
+        ([5, 6], [PICTURE], "image 1: found 0 image ids for it"),
+        ([*[702] * 63, 5, *[702] * 63], [PICTURE], r"1 images, but more image ids \(702\)"),
+        ([*[702] * 63], [(np.zeros((9, 5)), np.zeros((9, 3), int))], "image 1: patches must be"),
+        (
+            [*[702] * 2],
+            [(np.zeros((27, 768)), np.zeros((27, 2), int))],
+            "image 1: found 2 image ids for it, not 3",
+        ),
+        ([*[702] * 63], ["missing.png"], "image 1: 'missing.png' cannot be read"),
+    ],
+    ids=range(6),
+)
+def test_a_prompt_by_hand_with_the_wrong_places(
+    seeing: Any, ids: list[int], images: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        generate(*seeing, mlx_dg.Prompt(ids, images=images), **SHORT)
+
+
+def test_a_conversion_keeps_the_tower(seeing: Any, seeing_directory: Path, tmp_path: Path) -> None:
+    model, tokenizer = seeing
+    target = mlx_dg.convert(seeing_directory, tmp_path / "converted")
+    [span] = tokenizer.prompt("A", images=[PICTURE]).images
+    converted, other = mlx_dg.load(target)
+    assert converted.vision is not None
+    assert mx.array_equal(converted.vision(span.pixels), model.vision(span.pixels))
+    assert other.prompt("A", images=[PICTURE]).images == (span,)
