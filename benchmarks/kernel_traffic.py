@@ -1,5 +1,4 @@
-"""Counts the bytes that the sampler of a denoising step moves at the real shapes, by kernels and by MLX
-operations.
+"""Counts the bytes that the sampler of a denoising step moves, by kernels and by MLX operations.
 
     python benchmarks/kernel_traffic.py [--vocab 262144] [--width 2816] [--smoke]
 

@@ -38,8 +38,7 @@ class Times:
     parts: time of each part of a step.
     encode_canvas: time to encode a committed canvas.
     dense_rows: median number of positions per step whose soft embedding is computed over the whole
-    vocabulary,
-        because a sparse one drops too much probability, or because the vocabulary is too small for one.
+        vocabulary: a sparse one would drop too much probability, or the vocabulary is too small for one.
     peak_memory: peak bytes during prefill and denoising, including weights.
     """
 

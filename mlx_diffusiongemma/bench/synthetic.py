@@ -38,8 +38,7 @@ def layers_of(name: str, layers: int | None) -> int | None:
 
     Raises:
         InputError: the synthetic name is unknown, `layers` is out of range, or `layers` is set for a model
-        that
-            is not synthetic.
+            that is not synthetic.
     """
     if not name.startswith(PREFIX):
         if layers is not None:
@@ -72,8 +71,7 @@ def quantized_skeleton(config: ModelConfig, dtype: mx.Dtype = mx.bfloat16) -> Di
 
 
 def build(config: ModelConfig, seed: int, dtype: mx.Dtype) -> DiffusionGemma:
-    """Return a model with evaluated weights: mean 0 and deviation 0.018, but 1 or 0.125 for norms and
-    scalars.
+    """Return a model with evaluated weights: mean 0, deviation 0.018; norms and scalars are 1 or 0.125.
 
     Memory peaks at the size of all weights plus the largest weight.
 

@@ -195,8 +195,7 @@ def _canvas_data(
         drafts: for each step the indices of its tokens. entropies: for each step its `quantised` entropies.
         accepted: for each step a text with 1 (accepted) or 0 for each position.
         changed: for each position the step in which its token last changed.
-        result: indices of the committed tokens, or null. finished: how many of them differ from the last
-        draft.
+        result: indices of the committed tokens, or null. finished: how many differ from the last draft.
     """
     steps = []
     for step in canvas.steps:

@@ -33,8 +33,7 @@ class ForwardCase:
 
 @dataclass(frozen=True)
 class GenerationCase:
-    """A generation to trace. stop_in_block: block of row 0 in which the stop id, which the exporter chooses,
-    first occurs."""
+    """A generation to trace. stop_in_block: block in which row 0 has the stop id, chosen by the exporter."""
 
     model: str
     label: str
