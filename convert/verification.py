@@ -95,7 +95,10 @@ def probe(directory: Path, config: ModelConfig) -> tuple[mx.array, mx.array]:
 
 
 class _StreamedModel:
-    """A model in memory with its norms, its self-conditioning, and one layer or the embedding at a time.
+    """A model that is only partly in memory.
+
+    The norms and the self-conditioning stay in memory. The layers and the embedding are loaded when they are
+    needed, one at a time.
 
     weights: the weights that `source` stores. Weights that are not parameters of the model are ignored.
     """

@@ -75,7 +75,10 @@ class Workspace:
         self._record()
 
     def _resumable(self) -> dict[str, Any]:
-        """Return records of this conversion's shards that are intact, by file name. Remove other files."""
+        """Return the records of intact shards that this conversion wrote, by file name.
+
+        Remove all other files of the workspace, except its lock.
+        """
         progress = _progress(self.path)
         try:
             shards: dict[str, Any] = progress["shards"] if progress["fingerprint"] == self.fingerprint else {}

@@ -116,7 +116,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def has_weights(directory: Path) -> bool:
-    """Return True if the directory has weights or their index, which may be damaged."""
+    """Return True if the directory has weights or their index, even if damaged."""
     return (directory / INDEX).exists() or any(directory.glob("model*.safetensors"))
 
 
@@ -284,9 +284,9 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[str, Any]:
-    """Return a JSON object. Raise `broken(reason)` unless `text` is one, in UTF-8.
+    """Parse `text`, which must be a JSON object in UTF-8. Otherwise raise `broken(reason)`.
 
-    A name that an object has twice is refused, because readers differ on which value they take.
+    Also raise it if an object has a name twice, because readers differ on which of the two values they take.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

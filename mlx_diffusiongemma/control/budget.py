@@ -112,10 +112,10 @@ class ThinkingBudget:
         return list(prefix[-1:]) == [self._close]
 
     def thought(self, canvas: Canvas) -> Thought:
-        """Return the thought in a canvas. Use it if an answer with a grammar follows, but has not begun.
+        """Return the thought in a canvas. Only for an answer with a grammar, until a canvas has begun it.
 
-        Only text after the header of a thought is part of it. A reader could not tell other ids from an
-        answer.
+        A thought is a header and then text. It is closed before any special token, which a reader of the
+        output could take for part of the answer.
         """
         written, ids = canvas.written, canvas.ids
         opening = [] if written else self._opening

@@ -99,7 +99,8 @@ def compile_grammar(
         choices: texts, of which the answer is one.
 
     Raises:
-        InputError: more than one is given, or it cannot be enforced, compiled or matched.
+        InputError: more than one grammar is given, the grammar cannot be compiled or enforced, or no answer
+            that matches it was found.
     """
     given = {"schema": schema, "regex": regex, "grammar": grammar, "choices": choices}
     names = [name for name, value in given.items() if value is not None]

@@ -170,7 +170,10 @@ class _Search:
         return stale, deeper + (spelled[0] >= 128), -len(spelled) if stale == 2 else 0
 
     def _stale(self, origin: _State, lead: _Lead | None) -> int:
-        """Return 2 if a step keeps the look, 1 if its look is on the path already, otherwise 0."""
+        """Return 2 if a step changes neither look nor depth, 1 if the trail has both already, otherwise 0.
+
+        lead: effect of the step. None if it is not known yet, which gives 0.
+        """
         if lead is None:
             return 0
         if lead.look == origin.look and lead.depth == 0:

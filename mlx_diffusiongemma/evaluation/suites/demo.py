@@ -17,7 +17,10 @@ _SEED = 0
 
 
 def tasks() -> list[Task]:
-    """Return the first item of every task, then the second of every task, so that few cover all tasks."""
+    """Return the items in turns: the first of every task, then the second of every task, and so on.
+
+    A run that is limited to a few items then still covers all tasks.
+    """
     groups: dict[str, list[Task]] = defaultdict(list)
     for item in demo.held_out_items(_ITEMS, _SEED):
         group = f"{item.task}{', thinking' if item.thinking else ''}"
