@@ -151,8 +151,7 @@ def possible(tasks: Sequence[Task], runner: Runner) -> tuple[list[Task], Counter
     reasons = Counter(objection for _, objection in objections if objection is not None)
     taken = [task for task, objection in objections if objection is None]
     if not taken:
-        found = f"{runner.name} can run none of these prompts ({', '.join(reasons)})"
-        raise InputError(f"{found}; give another runner, or other options")
+        raise InputError(f"{runner.name} can run none of these prompts ({', '.join(reasons)}); give another")
     return taken, reasons
 
 

@@ -56,6 +56,7 @@ def test_candidates_schemas_tools_and_limits(runner: Runner, demo: Any) -> None:
     replies = runner(task("JSON for Oslo", thinking=False, schema=CITIES), 3, n=2)
     same = mlx_dg.generate(*demo, "JSON for Oslo", seed=3, n=2, schema=CITIES)
     assert [reply.answer for reply in replies] == [candidate.answer for candidate in same.candidates]
+    assert replies[0].cost.seconds == replies[1].cost.seconds  # they run together
     assert json.loads(replies[0].answer)[0]["city"] == "Oslo"
     messages = ({"role": "user", "content": "What is the weather in Paris?"},)
     [reply] = runner(task(messages, tools=(tasks.tool("get_weather"),)), 0)

@@ -69,7 +69,9 @@ class Native:
             self._start(task, WARM_UP, seed, n)  # raises unless the prompt is the cause
             return [Reply("", error=one_line(error))] * n
         try:
-            return [_reply(candidate, setup) for candidate in generation.candidates]
+            list(generation)  # runs all candidates
+            seconds = setup + sum(each.stats.seconds for each in generation.candidates)
+            return [_reply(candidate, seconds) for candidate in generation.candidates]
         except GenerationError as error:
             return [Reply("", error=one_line(error))] * n
 
@@ -100,7 +102,7 @@ def _warmed_up(model: DiffusionGemma, tokenizer: Tokenizer) -> tuple[DiffusionGe
     return model, tokenizer
 
 
-def _reply(generation: Generation, setup: float) -> Reply:
+def _reply(generation: Generation, seconds: float) -> Reply:
     blocks, stats = tuple(block.answer for block in generation), generation.stats
     counts = (stats.new_tokens, stats.answer_tokens, stats.blocks, stats.denoising_steps)
     return Reply(
@@ -109,7 +111,7 @@ def _reply(generation: Generation, setup: float) -> Reply:
         finish_reason=generation.finish_reason or "length",
         tool_calls=plain_calls(generation.tool_calls),
         blocks=blocks,
-        cost=Cost(setup + stats.seconds, *counts),
+        cost=Cost(seconds, *counts),
         settings={"max_new_tokens": generation.settings.max_new_tokens},
     )
 

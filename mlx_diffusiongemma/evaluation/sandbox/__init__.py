@@ -1,7 +1,5 @@
 """Runs generated code in a separate process, so that a crash or an endless loop is just another result.
 
-    from mlx_diffusiongemma.evaluation import sandbox
-
     sandbox.call("def double(x):\\n    return 2 * x", "double", [[1], ["ab"]]).results    # [2, "abab"]
 
 The process is an isolated interpreter with resource limits, an empty directory and an empty environment. It

@@ -63,12 +63,10 @@ def judge(reply: Reply, text: str) -> tuple[str, dict[str, Any]]:
 
 def repetition(reply: Reply) -> list[dict[str, Any]]:
     """Return, for each block, its number of words and its share of repeated 4-grams, except those of FACT."""
-    blocks = _blocks(reply)
     granted, said = set(_grams(_words(FACT))), set[tuple[str, ...]]()
     found, before = list[dict[str, Any]](), list[str]()
-    for words in blocks:
-        grams = [*_grams([*before, *words])]
-        repeated = 0
+    for words in _blocks(reply):
+        grams, repeated = [*_grams([*before, *words])], 0
         for gram in grams:
             repeated += gram in said and gram not in granted
             said.add(gram)
