@@ -219,6 +219,7 @@ def test_code_that_nothing_contains_is_refused(tool: str, tmp_path_factory: Any,
         (folder / name).write_text("#!/bin/sh\necho 'no\tpermission' >&2; exit 1\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}")
+    monkeypatch.setattr(sandbox, "allow_uncontained", False)  # another evaluation may have left it
     sandbox.problem.cache_clear()
     try:
         said = "does not work here (no permission)" if tool == "broken" else "there is no "
