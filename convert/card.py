@@ -14,6 +14,7 @@ from .report import record_cells, verification_text
 
 # Keys of the source's front matter that the card has too: the licence, and what the model is.
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
+_MOST_FRONT_MATTER = 20_000  # characters
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -78,7 +79,7 @@ def front_matter(readme: str) -> dict[str, Any]:
 
     match = REGEX_YAML_BLOCK.search(readme)
     try:
-        values = yaml.safe_load(match[2]) if match else None
+        values = yaml.safe_load(match[2]) if match and len(match[2]) <= _MOST_FRONT_MATTER else None
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: an impossible date
         return {}
     return values if isinstance(values, dict) else {}

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from mlx_diffusiongemma.checkpoint.loading import check_weights
 from mlx_diffusiongemma.checkpoint.weights import check_inside
+from mlx_diffusiongemma.config.files import MOST_BYTES
 from mlx_diffusiongemma.config.model import SLIDING, ModelConfig
 from mlx_diffusiongemma.console.progress import bar
-from mlx_diffusiongemma.errors import CheckpointError, InputError
+from mlx_diffusiongemma.errors import CheckpointError, ConfigError, InputError
 from mlx_diffusiongemma.habits import CONVERT_KEYWORDS, led_on
 from mlx_diffusiongemma.ops import on_gpu
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
@@ -95,6 +96,7 @@ def convert(
     Tokenizer.load(source.tokenizer_files())  # without one the result could not be loaded
     check_disk(target, planned.bytes_out + _OTHER_FILES_BYTES)
     source.check_copies()
+    config = _config_text(source, planned)
     name, public_name = upload_repo or target.name, _public_name(hf_path)
     with Workspace(target, _fingerprint(source, planned)) as workspace:
         errors = _write_weights(source, planned, workspace, allow_nonfinite)
@@ -102,7 +104,7 @@ def convert(
         described = record(planned, errors, public_name, revision, None)
         _describe(workspace.path, described, source, name)
         # Comes last. A directory without it does not load.
-        _write_json(workspace.path / "config.json", _config(source, planned))
+        (workspace.path / "config.json").write_text(config, encoding="utf-8")
         workspace.commit()
     if verify:
         described = record(planned, errors, public_name, revision, compare(source, target))
@@ -277,6 +279,18 @@ def _config(source: Source, planned: Plan) -> dict[str, Any]:
         if tensor.quantization not in (None, default):
             block[tensor.path] = tensor.quantization.to_dict()
     return config | {"quantization": block, "quantization_config": block}
+
+
+def _config_text(source: Source, planned: Plan) -> str:
+    """Return the text of config.json. Raise `ConfigError` if it could not be read again."""
+    try:
+        text = json.dumps(_config(source, planned), indent=2) + "\n"
+        json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{source.name}: config.json is nested too deeply; copy it again") from None
+    if len(text) > MOST_BYTES:
+        raise ConfigError(f"{source.name}: config.json would have {len(text)} bytes; copy it again")
+    return text
 
 
 def _public_name(hf_path: str | Path) -> str:

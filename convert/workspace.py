@@ -32,6 +32,8 @@ COPIED = (
 _PROGRESS, _LOCK = "progress.json", "lock"
 _STARTED = {_LOCK, _PROGRESS, f"{_PROGRESS}.new"}
 _WRITTEN = {*_STARTED, *COPIED, INDEX, RECORD, "README.md", "config.json"}
+# Other files that model directories have.
+_OF_MODELS = {".DS_Store", ".gitattributes", "merges.txt", "vocab.json"}
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _MOST_PROGRESS_BYTES = 10**8  # far above that of the largest model
 
@@ -106,7 +108,10 @@ class Workspace:
         """Move the workspace to the path of the target. Remove the old target."""
         replaced = _replaced_of(self.target)
         if os.path.lexists(self.target):
-            shutil.copyfile(self.path / _PROGRESS, self.target / _PROGRESS)  # it marks the old model as ours
+            mark = self.target / _PROGRESS  # says later that the old model was ours to replace
+            mark.unlink(missing_ok=True)  # a link itself, not what it leads to
+            with mark.open("x", encoding="utf-8") as file:
+                file.write((self.path / _PROGRESS).read_text(encoding="utf-8"))
             self.target.rename(replaced)
         self.path.rename(self.target)
         for name in (_PROGRESS, _LOCK):
@@ -220,7 +225,10 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
         way_out = ", give another path, or use --overwrite" if _is_model(target) else " or give another path"
         raise InputError(f"{target} exists already; remove it{way_out}")
     if not _is_model(target):
-        raise InputError(f"{target} is not a model directory, so it is not overwritten; remove it yourself")
+        raise InputError(
+            f"{target} is not a model directory without other files, so it is not overwritten; "
+            "remove it yourself"
+        )
     return target
 
 
@@ -240,11 +248,13 @@ def _is_within(path: Path, directory: Path) -> bool:
 
 
 def _is_model(directory: Path) -> bool:
-    """Return True for a directory with a DiffusionGemma and no subdirectory. It may be replaced."""
+    """Return True for a directory with a DiffusionGemma and only files of models. It may be replaced."""
     try:
         config = json.loads(read_text(directory / "config.json"))
-        plain = directory.is_dir() and not directory.is_symlink()
-        return plain and config["model_type"] == MODEL_TYPE and not any(map(Path.is_dir, directory.iterdir()))
+        names = [path.name for path in directory.iterdir() if not path.is_dir()]
+        plain = directory.is_dir() and not directory.is_symlink() and len(names) == len(os.listdir(directory))
+        known = all(name in _WRITTEN | _OF_MODELS or name.endswith(".safetensors") for name in names)
+        return plain and known and config["model_type"] == MODEL_TYPE
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

@@ -4,6 +4,8 @@ A message is one line. It names the thing at fault, what was found, and a way to
 the exit status of the command line: 2 for bad input, 1 for a failure during the work.
 """
 
+_MOST = 4000  # characters of a message
+
 
 class DiffusionGemmaError(Exception):
     """Base class of all errors raised on purpose by this package.
@@ -15,6 +17,7 @@ class DiffusionGemmaError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
+        text = text if len(text) <= _MOST else f"{text[:_MOST]}..."
         return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 

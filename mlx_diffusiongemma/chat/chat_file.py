@@ -9,18 +9,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..config.files import read_text
+from ..config.files import check_values, read_text
 from ..console.messages import one_line
 from ..errors import InputError
 
-_MOST_BYTES = 100_000_000
+_MOST_BYTES, _MOST_VALUES = 100_000_000, 5_000_000  # commas in texts count, too
 FORMAT, VERSION = "mlx_dg chat", 1
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a saved chat. Raises `InputError` for any other file."""
     try:
-        values = json.loads(read_text(_expanded(path), _MOST_BYTES, "utf-8-sig"))
+        text = read_text(_expanded(path), _MOST_BYTES, "utf-8-sig")
+        check_values(text, _MOST_VALUES)
+        values = json.loads(text)
         check_format(values)
         json.dumps(values, ensure_ascii=False).encode()  # JSON can spell half of a surrogate pair
     except (OSError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..config.files import check_values
 from ..errors import CheckpointError
 from . import foreign_files
 
@@ -39,6 +40,7 @@ _ITEM_BYTES = {
 # The format allows 100 MB, which can take Python 2.5 GB to parse. With every expert and scale a tensor of
 # its own, this model's header has about 7 MB.
 _MAX_JSON_BYTES = 16_000_000
+_MAX_VALUES = 2_000_000  # with every expert a tensor of its own, this model has 200,000
 _MAX_DIMENSIONS = 8  # this model needs four, and multiplying a million sizes takes minutes
 _MAX_DIMENSION = 2**31 - 1  # MLX's shapes are int32
 _MAX_NAME = 500  # characters: names end up in messages
@@ -297,6 +299,7 @@ def _json_object(text: bytes, broken: Callable[[str], CheckpointError]) -> dict[
         return values
 
     try:
+        check_values(text, _MAX_VALUES)
         value = json.loads(str(text, "utf-8"), object_pairs_hook=unique)
     except CheckpointError:
         raise

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
-from .streams import decoded
+from .streams import MOST_INPUT, decoded
 
 
 class Lines(Protocol):
@@ -62,7 +62,7 @@ class PipedLines:
         if self._ahead is not None:
             line, self._ahead = self._ahead, None
             return line
-        raw = sys.stdin.buffer.readline() if sys.stdin is not None else b""
+        raw = sys.stdin.buffer.readline(MOST_INPUT + 1) if sys.stdin is not None else b""
         return decoded(raw) if raw else None
 
     def choose(self, question: str) -> str | None:

@@ -13,8 +13,23 @@ from mlx_diffusiongemma.errors import InputError
 from .streams import flush_outputs
 
 # Variables that libraries read as numbers when they are imported. A bad value would give a traceback.
-_WHOLE = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "TQDM_NCOLS", "TQDM_POSITION")
-_NUMBERS = ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL", "TQDM_MINITERS", "TQDM_SMOOTHING", "TQDM_DELAY")
+_WHOLE = (
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "HF_HUB_ETAG_TIMEOUT",
+    "TQDM_NCOLS",
+    "TQDM_NROWS",
+    "TQDM_POSITION",
+    "TQDM_INITIAL",
+    "TQDM_UNIT_DIVISOR",
+)
+_NUMBERS = (
+    "TQDM_MININTERVAL",
+    "TQDM_MAXINTERVAL",
+    "TQDM_MINITERS",
+    "TQDM_SMOOTHING",
+    "TQDM_DELAY",
+    "TQDM_TOTAL",
+)
 
 
 def handle_signals() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from mlx_diffusiongemma.console.messages import one_line, say
 from mlx_diffusiongemma.errors import InputError
 
+MOST_INPUT = 50_000_000  # bytes of one prompt; the context holds about 1 MB of text
+
 
 def fill_closed_streams() -> None:
     """Open /dev/null for closed standard streams. Otherwise weights may get file number 0, and MLX fails."""
@@ -24,12 +26,14 @@ def read_prompt(prompt: str) -> str:
     """Return the PROMPT argument, or standard input without trailing newlines for "-"."""
     if prompt != "-":
         return checked_utf8(prompt, "PROMPT")
-    raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    raw = sys.stdin.buffer.read(MOST_INPUT + 1) if sys.stdin is not None else b""
     return decoded(raw)
 
 
 def decoded(raw: bytes) -> str:
     """Return bytes of standard input as text without trailing newlines."""
+    if len(raw) > MOST_INPUT:
+        raise InputError(f"standard input: more than {MOST_INPUT // 10**6} MB in one prompt; give less")
     try:
         return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:

@@ -9,14 +9,16 @@ from typing import Any
 
 from ..console.messages import one_line, shown
 from ..errors import ConfigError, InputError
-from .files import read_text
+from .files import MOST_VALUES, check_values, read_text
 from .ranges import integer
 
 
 def read_json(path: Path) -> Any:
     """Return the contents of a JSON file. Raise `ConfigError` if it is missing or broken."""
     try:
-        return json.loads(read_text(path))
+        text = read_text(path)
+        check_values(text, MOST_VALUES)
+        return json.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"{path.parent}: no {path.name} in it; is this a model directory?") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..console.messages import one_line
+from ..console.messages import one_line, shown
 from ..errors import ConfigError
 from .json_file import JsonObject, read_json, token_ids
 from .ranges import integer
@@ -22,7 +22,11 @@ from .ranges import integer
 logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "diffusion_gemma"
-_MOST_LAYERS, _MOST_TOKENS = 128, 2**31 - 1  # this model has 30 layers, each takes 1 ms to build
+_MOST_LAYERS, _MOST_TOKENS, _MOST_CANVAS = (
+    128,
+    2**31 - 1,
+    2**16,
+)  # this model has 30 layers, each takes 1 ms to build
 _EOS_TOKEN_ID = 1  # default, as in Transformers
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -157,7 +161,7 @@ class ModelConfig:
         read = JsonObject(values, "")
         if values.get("model_type") != MODEL_TYPE:
             raise ConfigError(
-                f"{read.name('model_type')} is {values.get('model_type')!r}; "
+                f"{read.name('model_type')} is {shown(values.get('model_type'))}; "
                 "this package runs only 'diffusion_gemma'"
             )
         if "text_config" not in values:
@@ -169,7 +173,7 @@ class ModelConfig:
         eos = next((value for value in named if value is not None), _EOS_TOKEN_ID)
         return cls(
             text=text,
-            canvas_length=read.size("canvas_length", "to size the canvas", _MOST_TOKENS),
+            canvas_length=read.size("canvas_length", "to size the canvas", _MOST_CANVAS),
             eos_token_id=token_ids(eos, read.name("eos_token_id")),
             quantization=_quantization(values),
             vision=values.get("vision_config"),
@@ -233,7 +237,7 @@ def _by_layer(read: JsonObject, overrides: dict[str, Any], layers: int) -> dict[
     for key, values in overrides.items():
         if not re.fullmatch("[0-9]{1,4}", key) or int(key) >= layers:
             raise ConfigError(
-                f"{read.name('per_layer_config')} has key {key!r}; layers are 0 to {layers - 1}"
+                f"{read.name('per_layer_config')} has key {shown(key)}; layers are 0 to {layers - 1}"
             )
         by_layer[int(key)] = JsonObject(values, f"text_config.per_layer_config.{key}").values
     return by_layer

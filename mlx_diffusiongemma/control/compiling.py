@@ -30,6 +30,7 @@ _Spelled = tuple[tuple[int, ...], ...]  # ids of several texts
 # A step through nested repetitions, such as (.{0,1000}){1,1000}b, takes more than the default of 200,000.
 # The worst grammar tried took 0.7 s and 54 MB.
 _LIMITS = LLParserLimits(step_lexer_fuel=20_000_000)
+_MOST_CHOICES, _MOST_TEXT = 20_000, {"regex": 10_000, "grammar": 200_000}
 _PARTED = 10_000  # literals are looked for in this many characters of a pattern
 _MOST_TOKENS = 16_384  # maximum length of a grammar's shortest answer; more would take too long
 
@@ -155,6 +156,8 @@ def _text(name: str, value: Any) -> _Source:
     text = _checked_text(name, value)
     if not text:
         raise InputError(f"{name}: empty; an answer is never empty")
+    if len(text) > _MOST_TEXT[name]:
+        raise InputError(f"{name}: {len(text)} characters, more than {_MOST_TEXT[name]}; make it shorter")
     if name == "grammar":
         return _Source(text, text, [text])
     if ends_in_escape(text):
@@ -169,6 +172,8 @@ def _choices(choices: Any) -> _Source:
         raise InputError(f"choices: found {type(choices).__name__}; give a list of texts")
     if not choices:
         raise InputError("choices: empty; give at least one text")
+    if len(choices) > _MOST_CHOICES:
+        raise InputError(f"choices: found {len(choices)}, more than {_MOST_CHOICES}; give fewer")
     known: set[str] = set()
     for index, choice in enumerate(choices):
         if not isinstance(choice, str):

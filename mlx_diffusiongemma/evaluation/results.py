@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ..config.files import read_bytes
+from ..console.messages import shown
 from ..errors import InputError
 from .task import OUTCOMES
 
-FORMAT = 2
+FORMAT, _MOST_BYTES = 2, 200_000_000
 _MOST = 2**53  # every number in a line is below this
 _TEXTS, _FLAGS, _PLACES = ("task", "group", "reason"), ("strict", "lenient"), ("run", "candidate")
 _COUNTS = ("new_tokens", "answer_tokens", "blocks", "denoising_steps")
@@ -49,7 +51,7 @@ class Results:
             raise InputError(f"{path}: not a file, or not in a directory to write to; give another --out")
 
     def _resume(self, file: IO[bytes], path: Path) -> None:
-        raw, first, end = file.read(), _encoded(self.settings), 0
+        raw, first, end = read_bytes(path, _MOST_BYTES), _encoded(self.settings), 0
         if raw and not (b"\n" not in raw and first.startswith(raw)):  # else it is empty or half of line 1
             settings, self.answers, end = _parsed(raw, path)
             for key, was, now in differing({key: settings.get(key) for key in self.settings}, self.settings):
@@ -59,6 +61,7 @@ class Results:
         file.seek(end)
 
     def _open(self, path: Path, mode: str) -> IO[bytes]:
+        self._file = None
         try:
             self._file = path.open(mode, buffering=0)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,6 +84,7 @@ class Results:
     def _write(self, path: Path, new: list[Line]) -> None:
         file = self._file
         if file is None or not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            path.parent.mkdir(parents=True, exist_ok=True)
             self.close()  # there is no file yet, or it was moved or removed: write all answers to a new one
             file = self._open(path, "xb")
             new = [line for lines in self.answers.values() for line in lines] + new
@@ -102,9 +106,11 @@ class Results:
 def read(path: Path) -> tuple[Line, dict[Key, list[Line]]]:
     """Return the settings of a file, and its answers by task and run. Other files raise `InputError`."""
     try:
-        raw = path.read_bytes() if path.is_file() or not path.exists() else b""  # a pipe is not read
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a file that mlx_dg eval wrote") from None
+        raw = read_bytes(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: {getattr(error, 'strerror', error)}; give a file that mlx_dg eval wrote"
+        ) from None
     return _parsed(raw, path)[:2]
 
 
@@ -124,7 +130,9 @@ def _parsed(raw: bytes, path: Path) -> tuple[Line, dict[Key, list[Line]], int]:
     if not known:
         raise InputError(f"{path}: not a file that mlx_dg eval wrote; give another")
     if version != FORMAT:
-        raise InputError(f"{path}: its format is {version!r}, this version has {FORMAT}; give another file")
+        raise InputError(
+            f"{path}: its format is {shown(version)}, this version has {FORMAT}; give another file"
+        )
     answers, group, end, at = dict[Key, list[Line]](), list[Line](), len(header) + 1, len(header) + 1
     for number, text in enumerate(lines, 2):
         try:

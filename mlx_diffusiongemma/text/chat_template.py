@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.files import read_text
+from ..config.files import MOST_VALUES, check_values, read_text
 from ..console.messages import one_line
 from ..errors import InputError, TokenizerError
 from .delimiters import Delimiters, StandIns
@@ -32,7 +32,8 @@ class ChatTemplate:
         """Return {"messages": ..., "tools": ...} in the form that this template supports."""
         if not self._hf.chat_template:
             raise TokenizerError(
-                f"{self._source}: no chat_template.jinja found; add the checkpoint's own or give token ids"
+                f"{self._source}: no chat_template.jinja found, or an empty one; add the checkpoint's own or "
+                "give token ids"
             )
         suited = [self._suited(message) for message in checked_messages(messages)]
         return {"messages": suited, "tools": described_tools(tools)}
@@ -144,12 +145,17 @@ def _read_text(file: Path) -> str:
         ) from error
 
 
+def _parsed(text: str) -> Any:
+    check_values(text, 4 * MOST_VALUES)
+    return json.loads(text)
+
+
 def read_object(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file, {} if the file is missing. Raise `TokenizerError` if it is broken."""
     if not file.is_file():
         return {}
     try:
-        value = json.loads(read_text(file, _MOST_CONFIG_BYTES))
+        value = _parsed(read_text(file, _MOST_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{file}: not readable as JSON ({one_line(error)}); copy it again") from error
     if not isinstance(value, dict):

@@ -117,7 +117,7 @@ def answered(request: dict[str, Any]) -> dict[str, Any]:
             return {"error": "", "message": f"it writes {len(text)} characters, more than its input allows"}
         return {"text": text}
     except MemoryError:
-        os._exit(1)
+        os._exit(86)
     except BaseException as error:  # expressions in templates may raise anything
         return {"error": type(error).__name__, "message": str(error)[:2000]}
     finally:
@@ -129,7 +129,7 @@ def watch(most: list[float]) -> None:
     while True:
         time.sleep(0.02)
         if peak() > most[0]:
-            os._exit(1)
+            os._exit(86)
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ _CHILD = Path(__file__).with_name("render_child.py")
 # Limits of one rendering, and how they grow with its input. The released template takes 0.2 ms for a message.
 _SECONDS, _SECONDS_PER_BYTE = 1.0, 1e-6  # of processor time
 _BYTES, _BYTES_PER_BYTE = 200 * 10**6, 20
-_CHARACTERS, _CHARACTERS_PER_BYTE = 10**6, 4
+_CHARACTERS, _CHARACTERS_PER_BYTE = 2 * 10**5, 4
+_NO_MEMORY = 86  # exit status of the process
 
 
 class RenderError(Exception):
@@ -45,12 +46,17 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         "characters": _CHARACTERS + size * _CHARACTERS_PER_BYTE,
     }
     request = f'{json.dumps({"template": template, **limits})[:-1]}, "values": {content}}}\n'
-    reply = _WORKER.ask(request.encode())
+    try:
+        reply = _WORKER.ask(request.encode())
+    except OSError as error:
+        raise RenderError("", f"its process cannot be started: {error.strerror}") from None
     if not reply.endswith(b"\n"):
         ended = _WORKER.end()
         if ended == -signal.SIGPROF:
             raise RenderError("", f"it ran for more than {limits['seconds']:.1f} s")
-        raise RenderError("", f"it needed more than {limits['bytes'] / 1e6:.0f} MB, or its process was ended")
+        if ended == _NO_MEMORY:
+            raise RenderError("", f"it needed more than {limits['bytes'] / 1e6:.0f} MB")
+        raise RenderError("", f"its process has ended with status {ended}")
     answer = json.loads(reply)
     if "text" not in answer:
         raise RenderError(answer["error"], answer["message"])
@@ -108,4 +114,5 @@ class _Worker:
 
 
 _WORKER = _Worker()
+os.register_at_fork(after_in_child=_WORKER.__init__)  # type: ignore[misc]  # its lock may be held
 atexit.register(_WORKER.end)

@@ -145,7 +145,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`. Ids beyond the vocabulary are skipped."""
-        return str(self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens))
+        with panics_refused(self._source):
+            return str(self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens))
 
     def to_json(self) -> str:
         """Return the text of a tokenizer.json, for libraries that build their own tokenizer from it."""

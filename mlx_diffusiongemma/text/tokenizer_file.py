@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from ..config.files import read_text
-from ..console.messages import one_line
+from ..config.files import check_values, read_text
+from ..console.messages import one_line, shown
 from ..errors import TokenizerError
 
 _MOST_BYTES = 128 * 10**6  # the released file has 32 MB
 _MOST_GROWTH = 32  # largest factor for a text's length; the released tokenizer makes 3 bytes of a space
-_MOST_NODES = 1000
+_MOST_NODES, _MOST_VALUES = 1000, 5_000_000  # the released file has 1.5 million values
 _REMEDY = "copy it from the original checkpoint"
 
 
@@ -57,11 +57,11 @@ def load_transformers(path: Path) -> Any:
 
 @contextmanager
 def panics_refused(source: str) -> Iterator[None]:
-    """Turn a panic of the Rust library, which is not an `Exception`, into a `TokenizerError`."""
+    """Turn a panic or plain `Exception` of the Rust library into a `TokenizerError`."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise TokenizerError(f"{source}: the tokenizer failed ({one_line(error, 100)}); {_REMEDY}") from None
 
@@ -72,19 +72,26 @@ def _check(file: Path) -> None:
     Some regular expressions backtrack, and some normalizers and decoders make a text many times longer.
     """
     try:
-        content = json.loads(read_text(file, _MOST_BYTES))
+        text = read_text(file, _MOST_BYTES)
+        check_values(text, _MOST_VALUES)
+        content = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{file}: not a usable tokenizer ({one_line(error)}); {_REMEDY}") from None
     if not isinstance(content, dict):
         return
+    model = content.get("model")
+    if isinstance(model, dict):
+        if model.get("type", "BPE") != "BPE":
+            raise TokenizerError(f"{file}: its model is {shown(model['type'])}, not BPE; {_REMEDY}")
+        affixes = (model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
+        if any(len(str(affix)) > _MOST_GROWTH for affix in affixes):
+            raise TokenizerError(f"{file}: its model has a long prefix or suffix of words; {_REMEDY}")
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         part = content.get(name)
         nodes = [*_nodes(part)]
         if len(nodes) > _MOST_NODES:
             raise TokenizerError(f"{file}: its {name} has {len(nodes)} parts; {_REMEDY}")
-        if any(
-            node.get("type") == "Precompiled" or _backtracks(str(node.get("Regex", ""))) for node in nodes
-        ):
+        if any("precompiled_charsmap" in node or _backtracks(str(node.get("Regex", ""))) for node in nodes):
             raise TokenizerError(
                 f"{file}: its {name} has a pattern or table that may take for ever; {_REMEDY}"
             )
@@ -121,9 +128,9 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 def _growth(node: dict[str, Any]) -> float:
     """Return the largest factor by which one part of a normalizer or decoder lengthens a text."""
-    if node.get("type") == "Prepend":
-        return max(1.0, len(str(node.get("prepend"))))
-    if node.get("type") != "Replace":
+    if "prepend" in node:
+        return max(1.0, len(str(node["prepend"])))
+    if "pattern" not in node or "content" not in node:  # the type may be in any letter case
         return 1.0
     pattern, content = node.get("pattern"), str(node.get("content"))
     found = str(pattern.get("String") or "") if isinstance(pattern, dict) else ""

@@ -117,7 +117,13 @@ def test_a_full_stderr_does_not_cost_the_answer(options: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("HF_HUB_DOWNLOAD_TIMEOUT", "abc"), ("HF_HUB_ETAG_TIMEOUT", "1.5"), ("TQDM_MININTERVAL", "\x1b[2J")],
+    [
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "abc"),
+        ("HF_HUB_ETAG_TIMEOUT", "1.5"),
+        ("TQDM_MININTERVAL", "\x1b[2J"),
+        ("TQDM_TOTAL", "x"),
+        ("TQDM_INITIAL", "1.5"),
+    ],
 )
 def test_a_variable_that_is_no_number_is_named(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,12 @@ from mlx_diffusiongemma.config.json_file import read_json
 from mlx_diffusiongemma.errors import ConfigError
 
 
+def test_json_of_many_values_is_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" + "[]," * 300_000 + "[]]")
+    with pytest.raises(ConfigError, match="more than 200000 values"):
+        read_json(tmp_path / "config.json")
+
+
 def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
     plain, pipe, device = (tmp_path / name for name in ("plain", "pipe", "device"))
     plain.write_text("é" * 50)

@@ -46,7 +46,7 @@ def test_overwrite_replaces_a_model_and_only_when_the_new_one_is_complete(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = convert(source, tmp_path / "out")
-    (target / "left over").write_text("")
+    (target / "vocab.json").write_text("")  # of another program
     before = bytes_of(target)
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "_copy_files", lambda *_: 1 / 0)
@@ -54,7 +54,7 @@ def test_overwrite_replaces_a_model_and_only_when_the_new_one_is_complete(
             convert(source, target, recipe="8bit", overwrite=True)
     assert bytes_of(target) == before
     convert(source, target, recipe="8bit", overwrite=True)
-    assert not (target / "left over").exists()
+    assert not (target / "vocab.json").exists()
     assert json.loads((target / "config.json").read_text())["quantization"]["bits"] == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 

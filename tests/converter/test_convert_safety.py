@@ -36,7 +36,12 @@ def test_bad_targets(source: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("directory", "file", "link"):
         refuse(source, tmp_path / name, f"{name} exists already; remove it or give another path")
-        refuse(source, tmp_path / name, f"{name} is not a model directory, so it is", overwrite=True)
+        refuse(
+            source,
+            tmp_path / name,
+            f"{name} is not a model directory without other files, so it is",
+            overwrite=True,
+        )
     for place in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         refuse(source, place, "cannot be created")
 
@@ -68,7 +73,12 @@ def test_only_a_directory_with_nothing_but_a_model_is_replaced(source: Path, tmp
     shutil.copytree(convert(source, tmp_path / "out"), nested)
     (nested / "mine").mkdir()
     for target in (other, nested):
-        refuse(source, target, "is not a model directory, so it is not overwritten", overwrite=True)
+        refuse(
+            source,
+            target,
+            "is not a model directory without other files, so it is not overwritten",
+            overwrite=True,
+        )
 
 
 def test_links_are_not_followed(source: Path, tmp_path: Path) -> None:
@@ -149,6 +159,19 @@ def test_parents_of_a_failed_target_are_removed(source: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError):
         convert(source, tmp_path / "new" / "newer" / "out")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("zz", "deep", "is nested too deeply"), ("eos_token_id", list(range(190_000)), "config.json would have")],
+)
+def test_a_config_that_could_not_be_read_again_is_refused_first(
+    source: Path, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    text = json.dumps(json.loads((source / "config.json").read_text()) | {key: value})
+    deep = text.replace('"deep"', "[" * 900 + "]" * 900)
+    (source / "config.json").write_text(deep)
+    refuse(source, tmp_path / "out", message)
 
 
 # --- weights that are not finite ---------------------------------------------------------------------------

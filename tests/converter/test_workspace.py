@@ -135,6 +135,38 @@ def test_a_run_that_was_killed_before_its_first_shard_is_adopted(tmp_path: Path)
         partial.rmdir()
 
 
+@pytest.mark.parametrize("plant", [os.symlink, os.link])
+def test_a_link_in_the_old_model_is_not_written_through(plant: Any, tmp_path: Path) -> None:
+    old, victim = tmp_path / "out", tmp_path / "victim"
+    old.mkdir()
+    victim.write_text("precious")
+    plant(victim, old / "progress.json")
+    with Workspace(old, "mine") as workspace:
+        workspace.commit()
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / ".out.replaced").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.docx", "notes", "photos"])
+def test_a_model_with_other_files_beside_it_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for each in (
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        ".DS_Store",
+        "model-00001-of-00002.safetensors",
+    ):
+        (out / each).write_text('{"model_type": "diffusion_gemma"}')
+    assert check_target(out, overwrite=True) == out
+    (out / name).write_text("mine")
+    with pytest.raises(
+        InputError, match="out is not a model directory without other files, so it is not over"
+    ):
+        check_target(out, overwrite=True)
+
+
 def test_modes_follow_the_umask(tmp_path: Path) -> None:
     partial = tmp_path / ".out.partial"
     partial.mkdir()

@@ -47,7 +47,9 @@ def test_nothing_is_wrong_here_and_nothing_is_sent(monkeypatch: pytest.MonkeyPat
     assert ("- note: this is not a Mac" in result.stdout) != system.is_mac()
     assert result.stderr == ""  # not a terminal
     assert all(len(line) <= 120 for line in result.stdout.splitlines() if not line.startswith("- "))
-    assert "Nothing is downloaded or sent." in " ".join(CliRunner().invoke(main, ["doctor", "-h"]).stdout.split())
+    assert "Nothing is downloaded or sent." in " ".join(
+        CliRunner().invoke(main, ["doctor", "-h"]).stdout.split()
+    )
 
 
 @pytest.mark.parametrize("title", TITLES)

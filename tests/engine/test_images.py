@@ -96,7 +96,8 @@ def test_a_batch_of_prompts_with_images_writes_what_each_writes_alone(
     assert together == [texts(model, [prompt])[0] for prompt in prompts]
 
 
-def test_pixels_are_not_dropped(model: DiffusionGemma) -> None:
+def test_pixels_are_not_dropped(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "vision", None)
     image = Prompt([5, IMAGE, IMAGE, 6], [ImageSpan(1, 2, "a", pixels=object())])
     for prompts in ([image], [image, Prompt([5, 6])]):
         with pytest.raises(InputError, match="image"):

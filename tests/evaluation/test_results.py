@@ -159,7 +159,22 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         read(tmp_path / "missing.jsonl")
 
 
-def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+def test_pipes_and_giants_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: not a file that mlx_dg eval wrote"):
-        read(tmp_path / "pipe")
+    (tmp_path / "giant").touch()
+    os.truncate(tmp_path / "giant", 3 * 10**9)
+    for name, message in (("pipe", "not a regular file"), ("giant", "larger than 200 MB")):
+        with pytest.raises(InputError, match=f"{name}: {message}; give a file that mlx_dg eval wrote"):
+            read(tmp_path / name)
+
+
+def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "r.jsonl"
+    path.parent.mkdir()
+    results = Results(path, {"n": 1})
+    results.add(("a", 0), [line("a")])
+    path.unlink()
+    path.parent.rmdir()
+    results.add(("b", 0), [line("b")])
+    results.close()
+    assert list(read(path)[1]) == [("a", 0), ("b", 0)]

@@ -129,7 +129,8 @@ def test_rows_of_a_batch_have_blocks_of_their_own(model: DiffusionGemma, chunk_s
     np.testing.assert_allclose(together, alone, atol=CLOSE)
 
 
-def test_pixels_need_a_vision_tower(model: DiffusionGemma) -> None:
+def test_pixels_need_a_vision_tower(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "vision", None)
     prompt = Prompt([1, 2, 3], [ImageSpan(1, 2, "a", pixels=np.zeros(3))])
-    with pytest.raises(InputError, match="this checkpoint has no vision tower; leave them out"):
+    with pytest.raises(InputError, match="this checkpoint has no vision tower; take one that has it"):
         model.encode(prompt, model.make_cache())

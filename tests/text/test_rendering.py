@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -101,6 +102,32 @@ def test_the_process_is_used_again_and_started_again() -> None:
     assert render("{{ 4 }}", {}) == "4"
 
 
+def test_a_fork_while_another_thread_renders_does_not_hang() -> None:
+    code = (
+        "import os, threading\n"
+        "from mlx_diffusiongemma.text import rendering\n"
+        "rendering._WORKER._lock.acquire()\n"  # as another thread holds it
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if rendering.render('{{ 1 }}', {}) == '1' else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_a_process_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, message in (
+        ("/nowhere", "cannot be started: No such file"),
+        ("/bin/false", "ended with status"),
+    ):
+        rendering._WORKER.end()
+        monkeypatch.setattr(sys, "executable", program)
+        with pytest.raises(RenderError, match=message):
+            render("{{ 1 }}", {})
+    rendering._WORKER.end()
+
+
 def test_deep_values_are_one_line() -> None:
     deep: Any = []
     for _ in range(5000):
@@ -142,7 +169,10 @@ def split(pattern: str) -> dict[str, Any]:
             r"makes a text 1e\+09 times as long",
         ),
         ("normalizer", {"type": "Prepend", "prepend": "a" * 10**6}, r"makes a text 1e\+06 times as long"),
+        ("normalizer", REPLACE | {"type": "replace"}, r"makes a text 1e\+03 times as long"),
         ("decoder", {"type": "Sequence", "decoders": [REPLACE]}, r"makes a text 1e\+03 times as long"),
+        ("model", {"type": "WordPiece", "vocab": {}}, "is 'WordPiece', not BPE"),
+        ("model", {"type": "BPE", "end_of_word_suffix": "x" * 99}, "has a long prefix or suffix"),
         (
             "normalizer",
             {"type": "Precompiled", "precompiled_charsmap": "AAAA"},

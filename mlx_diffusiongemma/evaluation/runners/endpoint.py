@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...config.files import check_values
 from ...console.messages import one_line
 from ...errors import EndpointError, InputError
 from ..task import INSTALL, Cost, Reply, Task
@@ -25,7 +26,7 @@ from . import WARM_UP, check_single, unsupported
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _SILENCE, _TOTAL = 1800.0, 7200.0  # seconds without data, and of a whole reply; local models may be slow
-_MOST_BYTES = 64 * 2**20  # longest reply
+_MOST_BYTES, _MOST_VALUES = 16 * 2**20, 1_000_000  # longest reply
 _PROMPTS_FAULT = (400, 413, 422)
 _HARMLESS = [{"role": "user", "content": WARM_UP}]
 # Opening and closing markers of a thought, for servers that leave them in the text.
@@ -104,6 +105,7 @@ class Endpoint:
             clock.cancel()
         seconds = time.perf_counter() - self._start
         try:
+            check_values(response.text, _MOST_VALUES)
             return response.status_code, response.json(), seconds
         except (ValueError, RecursionError):
             return response.status_code, response.text, seconds
