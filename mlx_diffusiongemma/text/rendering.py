@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,9 @@ class _Worker:
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():  # it belongs to the parent of a fork
             return None
-        with process:  # closes its pipes and waits for it
-            process.kill()
+        process.kill()
+        with suppress(OSError), process:  # closes its pipes, one of which may hold a request
+            process.wait()
         return process.returncode
 
 
