@@ -49,12 +49,7 @@ class Generation:
     trace: the denoising steps, or None without `trace=True`.
     """
 
-    def __init__(
-        self,
-        writer: Writer | None,
-        answer: Answer,
-        schema: Any = None,
-    ):
+    def __init__(self, writer: Writer | None, answer: Answer, schema: Any = None):
         self._writer, self._answer, self._schema = writer, answer, schema
 
     @property

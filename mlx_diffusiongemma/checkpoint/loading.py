@@ -263,10 +263,7 @@ def _quantize_like(model: nn.Module, tensors: Mapping[str, TensorInfo], block: M
 
 
 def _check_names_and_shapes(
-    model: nn.Module,
-    shapes: Mapping[str, tuple[int, ...]],
-    stored: Mapping[str, str],
-    directory: Path | str,
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, str], directory: Path | str
 ) -> None:
     """Raise `CheckpointError` unless `shapes` are those of the model. It names at most ten tensors."""
     parameters: Any = tree_flatten(model.parameters())

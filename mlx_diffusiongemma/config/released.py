@@ -41,11 +41,7 @@ def real_config(layers: int = REAL_LAYERS) -> ModelConfig:
                 "max_position_embeddings": 262144,
                 "layer_types": kinds,
                 "rope_parameters": {
-                    FULL: {
-                        "rope_type": "proportional",
-                        "rope_theta": 1e6,
-                        "partial_rotary_factor": 0.25,
-                    },
+                    FULL: {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
                     SLIDING: {"rope_type": "default", "rope_theta": 1e4},
                 },
             },

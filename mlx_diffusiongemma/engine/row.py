@@ -165,10 +165,7 @@ class Row:
         tries.seconds += seconds
         capped = result.stopped_by[index] is None and self.steps == self.settings.max_denoising_steps
         denoised = DenoisedRow(
-            np.array(result.ids[index]).tolist(),
-            result.mean_entropy[index],
-            capped,
-            result.stopped_by[index],
+            np.array(result.ids[index]).tolist(), result.mean_entropy[index], capped, result.stopped_by[index]
         )
         self.canvas, tries.remarks = denoised, ()
 

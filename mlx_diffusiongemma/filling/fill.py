@@ -186,11 +186,7 @@ def _check(model: DiffusionGemma, slots: Slots, settings: Settings, prompt_ids: 
         )
     is_searched = any(len(options) > 1 for options in slots.options)
     check_fits(
-        model,
-        len(prompt_ids),
-        most + length,
-        settings.prefill_step_size,
-        batch=ROWS if is_searched else 1,
+        model, len(prompt_ids), most + length, settings.prefill_step_size, batch=ROWS if is_searched else 1
     )
 
 

@@ -38,11 +38,7 @@ class DecoderLayer(nn.Module):
         self.layer_scalar = mx.ones((1,))
 
     def encode(
-        self,
-        x: mx.array,
-        chunk: Chunk,
-        cache: FullLayerCache | SlidingLayerCache,
-        layer_scalar: mx.array,
+        self, x: mx.array, chunk: Chunk, cache: FullLayerCache | SlidingLayerCache, layer_scalar: mx.array
     ) -> mx.array:
         """Encode rows `x [B, L, D]` causally, and store K and V. `layer_scalar` is the encoder's."""
         attended = self.self_attn.encode(self.input_layernorm(x), chunk, cache)

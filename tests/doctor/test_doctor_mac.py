@@ -147,9 +147,7 @@ def test_the_disk_is_that_of_the_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     assert facts(doctor(monkeypatch, "Device"))["free disk at the hub cache"] == "2.00 GB"
 
 
-def test_no_metal_is_a_problem_and_no_answers_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_metal_is_a_problem_and_no_answers_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     mac(monkeypatch, dict.fromkeys(ANSWERS, ""))
     assert doctor(monkeypatch, "Versions", "Device").exit_code == 0
     monkeypatch.setattr(mx.metal, "is_available", lambda: False)

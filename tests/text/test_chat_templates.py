@@ -169,8 +169,7 @@ def test_what_clients_send_becomes_what_the_template_takes(
 
 
 @pytest.mark.parametrize(
-    "content",
-    [WIND, {}, [1, 2], ["a", "b"], [WIND], [[]], [{"type": "rain"}], ({"mm": 3},), {1: (2, 3)}],
+    "content", [WIND, {}, [1, 2], ["a", "b"], [WIND], [[]], [{"type": "rain"}], ({"mm": 3},), {1: (2, 3)}]
 )
 def test_other_results_of_tools_become_json(chat_tokenizer: Tokenizer, reference: Any, content: Any) -> None:
     """The released template fails on a mapping and on a list of strings, and drops a list of mappings."""
