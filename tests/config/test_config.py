@@ -73,27 +73,21 @@ def test_a_missing_size_is_named_and_never_guessed(name: str) -> None:
         ModelConfig.from_dict(values)
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"hidden_size": "2816"}, "hidden_size must be an integer from 1 to 1048576, found '2816'"),
-        ({"num_experts": True}, "num_experts must be an integer from 1 to .*, found True"),
-        ({"num_hidden_layers": 10_000}, "num_hidden_layers must be an integer from 1 to 128, found 10000"),
-        ({"moe_intermediate_size": 2**31 - 1}, "moe_intermediate_size must be an integer from 1 to 1048576,"),
-        ({"num_attention_heads": 2**16, "head_dim": 2**16}, r"65536 heads of 65536 are more than 2\*\*31"),
-        ({"top_k_experts": 200}, "text_config.top_k_experts is 200, more than num_experts 128"),
-        ({"num_key_value_heads": 3}, "layer 0 has 3 key-value heads, which do not divide"),
-        ({"layer_types": [SLIDING]}, "must list sliding_attention or full_attention for each of 30 layers"),
-        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
-        ({"attention_bias": True}, "attention_bias is true"),
-        ({"rms_norm_eps": "tiny"}, "rms_norm_eps must be a number, found 'tiny'"),
-        ({"per_layer_config": []}, r"per_layer_config must be an object, found \[\]"),
-        (
-            {"rope_parameters": {FULL: {"rope_type": "yarn"}, SLIDING: {"rope_theta": 1.0}}},
-            "rope_type is 'yarn'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("change", "complaint"), [
+    ({"hidden_size": "2816"}, "hidden_size must be an integer from 1 to 1048576, found '2816'"),
+    ({"num_experts": True}, "num_experts must be an integer from 1 to .*, found True"),
+    ({"num_hidden_layers": 10_000}, "num_hidden_layers must be an integer from 1 to 128, found 10000"),
+    ({"moe_intermediate_size": 2**31 - 1}, "moe_intermediate_size must be an integer from 1 to 1048576,"),
+    ({"num_attention_heads": 2**16, "head_dim": 2**16}, r"65536 heads of 65536 are more than 2\*\*31"),
+    ({"top_k_experts": 200}, "text_config.top_k_experts is 200, more than num_experts 128"),
+    ({"num_key_value_heads": 3}, "layer 0 has 3 key-value heads, which do not divide"),
+    ({"layer_types": [SLIDING]}, "must list sliding_attention or full_attention for each of 30 layers"),
+    ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
+    ({"attention_bias": True}, "attention_bias is true"),
+    ({"rms_norm_eps": "tiny"}, "rms_norm_eps must be a number, found 'tiny'"),
+    ({"per_layer_config": []}, r"per_layer_config must be an object, found \[\]"),
+    ({"rope_parameters": {FULL: {"rope_type": "yarn"}, SLIDING: {"rope_theta": 1.0}}}, "rope_type is 'yarn'"),
+])  # fmt: skip
 def test_impossible_values_are_named(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         ModelConfig.from_dict(released(**change))

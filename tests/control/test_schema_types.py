@@ -159,25 +159,21 @@ class Unknown:
     odd: Odd
 
 
-@pytest.mark.parametrize(
-    ("schema", "said"),
-    [
-        ('{"type": "string"}', "found str; give a dict (json.loads of the text) or a type"),
-        ([], "found list; give a JSON Schema as a dict, or a type"),
-        (3, "found int; give"),
-        (City(name="a"), "found an instance of City; give the class itself"),
-        (Point(1), "found an instance of Point; give the class itself"),
-        (Color.RED, "pydantic cannot use <Color.RED: 'red'>"),
-        pytest.param(print, "found builtin_function_or_method print; give a type, not a", id="print"),
-        pytest.param(lambda: 1, "give a type, not a function", id="lambda"),
-        (Odd, "pydantic cannot use Odd (Unable to generate pydantic-core schema for"),
-        (Unknown, "pydantic cannot use Unknown"),
-        (list["Nowhere"], "Nowhere"),  # noqa: F821
-        (Callable[[int], str], "has no JSON Schema"),
-        (Annotated[set[int], pydantic.Field(min_length=2)], "keyword 'uniqueItems' cannot be enforced"),
-    ],
-    ids=lambda each: each[:30] if isinstance(each, str) else type(each).__name__,
-)
+@pytest.mark.parametrize(("schema", "said"), [
+    ('{"type": "string"}', "found str; give a dict (json.loads of the text) or a type"),
+    ([], "found list; give a JSON Schema as a dict, or a type"),
+    (3, "found int; give"),
+    (City(name="a"), "found an instance of City; give the class itself"),
+    (Point(1), "found an instance of Point; give the class itself"),
+    (Color.RED, "pydantic cannot use <Color.RED: 'red'>"),
+    pytest.param(print, "found builtin_function_or_method print; give a type, not a", id="print"),
+    pytest.param(lambda: 1, "give a type, not a function", id="lambda"),
+    (Odd, "pydantic cannot use Odd (Unable to generate pydantic-core schema for"),
+    (Unknown, "pydantic cannot use Unknown"),
+    (list["Nowhere"], "Nowhere"),  # noqa: F821
+    (Callable[[int], str], "has no JSON Schema"),
+    (Annotated[set[int], pydantic.Field(min_length=2)], "keyword 'uniqueItems' cannot be enforced"),
+], ids=lambda each: each[:30] if isinstance(each, str) else type(each).__name__)  # fmt: skip
 def test_what_is_not_a_schema_is_refused(schema: Any, said: str) -> None:
     assert said in refusal(schema=schema)
 

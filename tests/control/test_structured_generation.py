@@ -102,14 +102,10 @@ def test_the_answer_is_a_choice_letter_for_letter(demo: Any, choices: list[str])
     assert (held.thought, held.tool_calls) == ("", [])
 
 
-@pytest.mark.parametrize(
-    ("schema", "value"),
-    [
-        (list[City], [City(city="Paris", country="France"), City(city="Rome", country="Italy")]),
-        (CITIES, [{"city": "Paris", "country": "France"}, {"city": "Rome", "country": "Italy"}]),
-    ],
-    ids=["model", "JSON Schema"],
-)
+@pytest.mark.parametrize(("schema", "value"), [
+    (list[City], [City(city="Paris", country="France"), City(city="Rome", country="Italy")]),
+    (CITIES, [{"city": "Paris", "country": "France"}, {"city": "Rome", "country": "Italy"}]),
+], ids=["model", "JSON Schema"])  # fmt: skip
 def test_types_give_objects(demo: Any, schema: Any, value: Any) -> None:
     assert generate(*demo, "JSON for Paris and Rome", seed=0, schema=schema).parsed == value
 

@@ -234,20 +234,14 @@ def test_a_part_says_itself_that_it_is_traceable() -> None:
     assert not Rules(default.sampler, (*default.stop, mine_stops)).traceable
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"sampler": EntropyBound(0.2), "entropy_bound": 0.1}, "sampler replaces entropy_bound, so they"),
-        ({"schedule": ConstantSchedule(), "t_min": 0.9}, "schedule replaces t_min, so they"),
-        ({"schedule": ConstantSchedule(), "t_max": 0.7}, "schedule replaces t_max, so they"),
-        (
-            {"schedule": ConstantSchedule(), "t_min": 0.3, "t_max": 0.7},
-            "schedule replaces t_min and t_max, so",
-        ),
-        ({"stop": mine_stops, "stability_threshold": 2}, "stop replaces stability_threshold, so they"),
-        ({"stop": [Stalled()], "confidence_threshold": 0.1}, "stop replaces confidence_threshold, so they"),
-    ],
-)
+@pytest.mark.parametrize(("given", "message"), [
+    ({"sampler": EntropyBound(0.2), "entropy_bound": 0.1}, "sampler replaces entropy_bound, so they"),
+    ({"schedule": ConstantSchedule(), "t_min": 0.9}, "schedule replaces t_min, so they"),
+    ({"schedule": ConstantSchedule(), "t_max": 0.7}, "schedule replaces t_max, so they"),
+    ({"schedule": ConstantSchedule(), "t_min": 0.3, "t_max": 0.7}, "schedule replaces t_min and t_max, so"),
+    ({"stop": mine_stops, "stability_threshold": 2}, "stop replaces stability_threshold, so they"),
+    ({"stop": [Stalled()], "confidence_threshold": 0.1}, "stop replaces confidence_threshold, so they"),
+])  # fmt: skip
 def test_a_part_and_the_numbers_that_it_replaces(
     tokenizer: Tokenizer, given: dict[str, Any], message: str
 ) -> None:
@@ -325,33 +319,27 @@ class Returning:
         return state.accepted
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"sampler": Returning(0.5)},
-            "sampler: accept fails at {} (TypeError: must return an MLX array, bool [1, 64]; found float)",
-        ),
-        ({"sampler": Returning(mx.ones((1, 64)))}, "[1, 64]; found mlx.core.float32 [1, 64])"),
-        (
-            {"sampler": Returning(canvas=mx.zeros((64,), dtype=mx.int32))},
-            "integer [1, 64]; found mlx.core.int32",
-        ),
-        (
-            {"sampler": Returning(canvas=mx.full((1, 64), 704))},
-            "sampler: renoise fails at {} (ValueError: returned token 704; ids are 0 to 703)",
-        ),
-        ({"sampler": Returning(canvas=mx.full((1, 64), -1))}, "returned token -1"),
-        (
-            {"stop": lambda state: True},
-            "stop: <lambda> fails at {} (TypeError: must return an MLX array, bool [1]; found bool)",
-        ),
-        (
-            {"stop": [StableAndConfident(), Returning()]},
-            "stop: Returning fails at {} (TypeError: must return an MLX array, bool [1]; found mlx.core.bool",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), [
+    (
+        {"sampler": Returning(0.5)},
+        "sampler: accept fails at {} (TypeError: must return an MLX array, bool [1, 64]; found float)",
+    ),
+    ({"sampler": Returning(mx.ones((1, 64)))}, "[1, 64]; found mlx.core.float32 [1, 64])"),
+    ({"sampler": Returning(canvas=mx.zeros((64,), dtype=mx.int32))}, "integer [1, 64]; found mlx.core.int32"),
+    (
+        {"sampler": Returning(canvas=mx.full((1, 64), 704))},
+        "sampler: renoise fails at {} (ValueError: returned token 704; ids are 0 to 703)",
+    ),
+    ({"sampler": Returning(canvas=mx.full((1, 64), -1))}, "returned token -1"),
+    (
+        {"stop": lambda state: True},
+        "stop: <lambda> fails at {} (TypeError: must return an MLX array, bool [1]; found bool)",
+    ),
+    (
+        {"stop": [StableAndConfident(), Returning()]},
+        "stop: Returning fails at {} (TypeError: must return an MLX array, bool [1]; found mlx.core.bool",
+    ),
+])  # fmt: skip
 def test_what_parts_return_is_checked(tokenizer: Tokenizer, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message.format("step 48 of 48"))):
         str(scripted_generation(tokenizer, [[TURN_END]], guard_empty=False, **settings))
@@ -488,16 +476,10 @@ def test_errors_inside_parts_name_part_and_step(
     assert again.token_ids == generate(model, tokenizer, "What is 345 + 78?", seed=0).token_ids
 
 
-@pytest.mark.parametrize(
-    ("later", "message"),
-    [
-        (lambda: {}["gone"], r"schedule: fails at step 47 of 48 \(KeyError: 'gone'\)"),
-        (
-            lambda: 1e9,
-            "schedule: temperature at step 47 must be a number from 0.001 to 100, found 1000000000",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("later", "message"), [
+    (lambda: {}["gone"], r"schedule: fails at step 47 of 48 \(KeyError: 'gone'\)"),
+    (lambda: 1e9, "schedule: temperature at step 47 must be a number from 0.001 to 100, found 1000000000"),
+])  # fmt: skip
 def test_a_schedule_that_fails_later(demo: Any, later: Any, message: str) -> None:
     """It is asked for every temperature beforehand, and again at each step."""
     answers = chain([lambda: 0.5] * 49, repeat(later))

@@ -93,17 +93,13 @@ def relative_error(value: mx.array, expected: np.ndarray) -> float:
     return float(np.abs(np.array(value) - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"use_clipped_linears": True},
-        {"standardize": False},
-        {"num_attention_heads": 4, "num_key_value_heads": 2},
-        {"rope_parameters": {"rope_theta": 10.0, "rope_type": "axial"}},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("changes", [
+    {},
+    {"use_clipped_linears": True},
+    {"standardize": False},
+    {"num_attention_heads": 4, "num_key_value_heads": 2},
+    {"rope_parameters": {"rope_theta": 10.0, "rope_type": "axial"}},
+], ids=str)  # fmt: skip
 @pytest.mark.parametrize("size", [(9, 12), (6, 6), (3, 30)])
 def test_soft_tokens_are_those_of_transformers(changes: dict[str, Any], size: tuple[int, int]) -> None:
     ours, reference = pair(**changes)

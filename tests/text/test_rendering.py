@@ -160,34 +160,23 @@ def split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-@pytest.mark.parametrize(
-    ("part", "node", "message"),
-    [
-        (
-            "normalizer",
-            {"type": "Sequence", "normalizers": [REPLACE] * 3},
-            r"makes a text 1e\+09 times as long",
-        ),
-        ("normalizer", {"type": "Prepend", "prepend": "a" * 10**6}, r"makes a text 1e\+06 times as long"),
-        ("normalizer", REPLACE | {"type": "replace"}, r"makes a text 1e\+03 times as long"),
-        ("decoder", {"type": "Sequence", "decoders": [REPLACE]}, r"makes a text 1e\+03 times as long"),
-        ("model", {"type": "WordPiece", "vocab": {}}, "is 'WordPiece', not BPE"),
-        ("model", {"type": "BPE", "end_of_word_suffix": "x" * 99}, "has a long prefix or suffix"),
-        (
-            "normalizer",
-            {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
-            "a pattern or table that may take for ever",
-        ),
-        ("pre_tokenizer", split("(a+)+b"), "a pattern or table that may take"),
-        ("pre_tokenizer", split("(?=(a{1,9}))b"), "a pattern or table that may take"),
-        (
-            "normalizer",
-            {"type": "Replace", "pattern": {"Regex": "(a)\\1"}, "content": ""},
-            "a pattern or table",
-        ),
-        ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [{"type": "Digits"}] * 9999}, "10000 parts"),
-    ],
-)
+@pytest.mark.parametrize(("part", "node", "message"), [
+    ("normalizer", {"type": "Sequence", "normalizers": [REPLACE] * 3}, r"makes a text 1e\+09 times as long"),
+    ("normalizer", {"type": "Prepend", "prepend": "a" * 10**6}, r"makes a text 1e\+06 times as long"),
+    ("normalizer", REPLACE | {"type": "replace"}, r"makes a text 1e\+03 times as long"),
+    ("decoder", {"type": "Sequence", "decoders": [REPLACE]}, r"makes a text 1e\+03 times as long"),
+    ("model", {"type": "WordPiece", "vocab": {}}, "is 'WordPiece', not BPE"),
+    ("model", {"type": "BPE", "end_of_word_suffix": "x" * 99}, "has a long prefix or suffix"),
+    (
+        "normalizer",
+        {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+        "a pattern or table that may take for ever",
+    ),
+    ("pre_tokenizer", split("(a+)+b"), "a pattern or table that may take"),
+    ("pre_tokenizer", split("(?=(a{1,9}))b"), "a pattern or table that may take"),
+    ("normalizer", {"type": "Replace", "pattern": {"Regex": "(a)\\1"}, "content": ""}, "a pattern or table"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [{"type": "Digits"}] * 9999}, "10000 parts"),
+])  # fmt: skip
 def test_a_tokenizer_with_parts_that_may_take_for_ever_is_refused(
     part: str, node: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
