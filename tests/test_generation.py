@@ -101,17 +101,14 @@ def test_stats_keep_their_definitions(tokenizer: Tokenizer) -> None:
     assert stats.prefill_seconds + stats.denoising_seconds <= stats.seconds
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "message"),
-    [
-        ("seed", (-1, 2**64, 1.5, True, "7"), "seed must be an integer from 0"),
-        ("n", (0, -1, 1.5, True, "2"), "n must be an integer from 1 to 1024, found"),
-        ("candidate", (-1, 1.5, True, "2"), "candidate must be an integer from 0"),
-        ("timeout", (-1, float("nan"), "5", True), "timeout must be a number from 0"),
-        ("trace", ("no", 1), "trace must be True or False, found"),
-        ("prompt_cache", ([],), r"prompt_cache: found list; make one with PromptCache\(model\)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "values", "message"), [
+    ("seed", (-1, 2**64, 1.5, True, "7"), "seed must be an integer from 0"),
+    ("n", (0, -1, 1.5, True, "2"), "n must be an integer from 1 to 1024, found"),
+    ("candidate", (-1, 1.5, True, "2"), "candidate must be an integer from 0"),
+    ("timeout", (-1, float("nan"), "5", True), "timeout must be a number from 0"),
+    ("trace", ("no", 1), "trace must be True or False, found"),
+    ("prompt_cache", ([],), r"prompt_cache: found list; make one with PromptCache\(model\)"),
+])  # fmt: skip
 def test_bad_keywords_are_refused(
     tokenizer: Tokenizer, name: str, values: tuple[Any, ...], message: str
 ) -> None:

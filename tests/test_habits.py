@@ -31,50 +31,44 @@ def refused(*arguments: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("generate", "--prompt", "x"), "the prompt is an argument, in quotes: "),
-        (("generate", "--max-tokens", "9", "x"), "No such option '--max-tokens'; use --max-new-tokens."),
-        (("generate", "--thinkng", "x"), "No such option '--thinkng'; did you mean --thinking?"),
-        (("chat", "--temp", "1"), "the temperature falls"),
-        (("generate", "--frobnicate", "x"), "No such option '--frobnicate'."),
-        (("generate", "-5 + 3?"), "No such option '-5'; write -- before a prompt that begins with a dash."),
-        (("convert", "--hf-path", "x"), "No such option '--hf-path'; the checkpoint is an argument: "),
-        (("convert", "-q", "x"), "No such option '-q'; every recipe but bf16 quantizes; "),
-        (("info", "--model", "x"), "the model is an argument: mlx_dg info ID_OR_DIR."),
-        (("generate",), "Missing argument 'PROMPT'; give it in quotes, or - to read standard input."),
-        (("generate", "why", "is", "it?"), "arguments (is it?); PROMPT is one argument: put it in quotes."),
-        (("--model", "demo"), "No such option '--model'; a command comes first, such as mlx_dg generate."),
-        (("lora",), "No such command 'lora'; mlx_dg cannot fine-tune."),
-        (("genrate", "x"), "No such command 'genrate'; did you mean mlx_dg generate?"),
-        (("why is it?",), "a prompt follows the command generate: mlx_dg generate 'why is it?'."),
-        (("generate", "--seed", "a", "x"), "Invalid value for '--seed': 'a' is not a valid integer."),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "line"), [
+    (("generate", "--prompt", "x"), "the prompt is an argument, in quotes: "),
+    (("generate", "--max-tokens", "9", "x"), "No such option '--max-tokens'; use --max-new-tokens."),
+    (("generate", "--thinkng", "x"), "No such option '--thinkng'; did you mean --thinking?"),
+    (("chat", "--temp", "1"), "the temperature falls"),
+    (("generate", "--frobnicate", "x"), "No such option '--frobnicate'."),
+    (("generate", "-5 + 3?"), "No such option '-5'; write -- before a prompt that begins with a dash."),
+    (("convert", "--hf-path", "x"), "No such option '--hf-path'; the checkpoint is an argument: "),
+    (("convert", "-q", "x"), "No such option '-q'; every recipe but bf16 quantizes; "),
+    (("info", "--model", "x"), "the model is an argument: mlx_dg info ID_OR_DIR."),
+    (("generate",), "Missing argument 'PROMPT'; give it in quotes, or - to read standard input."),
+    (("generate", "why", "is", "it?"), "arguments (is it?); PROMPT is one argument: put it in quotes."),
+    (("--model", "demo"), "No such option '--model'; a command comes first, such as mlx_dg generate."),
+    (("lora",), "No such command 'lora'; mlx_dg cannot fine-tune."),
+    (("genrate", "x"), "No such command 'genrate'; did you mean mlx_dg generate?"),
+    (("why is it?",), "a prompt follows the command generate: mlx_dg generate 'why is it?'."),
+    (("generate", "--seed", "a", "x"), "Invalid value for '--seed': 'a' is not a valid integer."),
+])  # fmt: skip
 def test_usage_errors_name_the_way_out(arguments: tuple[str, ...], line: str) -> None:
     assert line in refused(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("max_tokens", "use max_new_tokens"),
-        ("temp", "the temperature falls from t_max to t_min"),
-        ("verbose", "nothing is printed; iterate the generation"),
-        ("top_p", "a canvas is sampled as a whole"),
-        ("logits_processors", "use schema, regex, grammar or choices"),
-        ("max_kv_size", "the prefix cache is neither limited"),
-        ("stop", "a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends"),
-        ("thinkng", "did you mean thinking?"),
-        ("entropy_bond", "did you mean entropy_bound?"),
-        ("temprature", "the temperature falls from t_max to t_min"),
-        ("frobnicate", "known settings are max_new_tokens, "),
-        ("n", "a setting but a keyword of evaluate and generate; fill and generate_batch cannot take it"),
-        ("thinking", "a keyword of generate and generate_batch; evaluate and fill cannot take it"),
-        ("template", "a keyword of fill; evaluate and generate and generate_batch cannot take it"),
-    ],
-)
+@pytest.mark.parametrize(("name", "message"), [
+    ("max_tokens", "use max_new_tokens"),
+    ("temp", "the temperature falls from t_max to t_min"),
+    ("verbose", "nothing is printed; iterate the generation"),
+    ("top_p", "a canvas is sampled as a whole"),
+    ("logits_processors", "use schema, regex, grammar or choices"),
+    ("max_kv_size", "the prefix cache is neither limited"),
+    ("stop", "a stop rule or several (such as StableAndConfident(1, 0.005)); eos_token_id ends"),
+    ("thinkng", "did you mean thinking?"),
+    ("entropy_bond", "did you mean entropy_bound?"),
+    ("temprature", "the temperature falls from t_max to t_min"),
+    ("frobnicate", "known settings are max_new_tokens, "),
+    ("n", "a setting but a keyword of evaluate and generate; fill and generate_batch cannot take it"),
+    ("thinking", "a keyword of generate and generate_batch; evaluate and fill cannot take it"),
+    ("template", "a keyword of fill; evaluate and generate and generate_batch cannot take it"),
+])  # fmt: skip
 def test_unknown_settings(name: str, message: str) -> None:
     with pytest.raises(mlx_dg.InputError) as raised:
         Settings().override(**{name: ["\n"]})

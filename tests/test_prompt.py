@@ -25,29 +25,26 @@ def prompt(*parts: int | tuple[int, str]) -> Prompt:
     return Prompt(ids, images)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "length"),
-    [
-        (prompt(), prompt(1), 0),
-        (prompt(1, 2, 3), prompt(1, 2, 4), 2),
-        (prompt(1, 2), prompt(1, 2, 3), 2),
-        (prompt(1, (3, "a"), 2), prompt(1, (3, "a"), 2, 3), 5),
-        # The ids are the same, the picture is another one.
-        (prompt(1, (3, "a"), 2), prompt(1, (3, "b"), 2), 1),
-        (prompt(1, (3, "a"), 2, (2, "b"), 3), prompt(1, (3, "a"), 2, (2, "c"), 3), 5),
-        # The common ids end inside of an image.
-        (prompt(1, (3, "a")), prompt(1, (5, "a")), 1),
-        (prompt(1, (3, "a"), 2), prompt(1, IMAGE, IMAGE), 1),
-        (prompt((2, "a"), (2, "b")), prompt((4, "a")), 0),
-        # One image, but ids that differ inside of it.
-        (Prompt([1, 8, 9], [ImageSpan(1, 2, "a")]), Prompt([1, 8, 8], [ImageSpan(1, 2, "a")]), 1),
-        # Ids that look like an image's are not an image.
-        (prompt(1, (2, "a"), 2), prompt(1, IMAGE, IMAGE, 2), 1),
-        (prompt(1, (2, "a"), 2), prompt(1, (2, "a"), 7, (2, "a")), 3),
-        # Pixels are not compared.
-        (Prompt([1], [ImageSpan(0, 1, "a", [1])]), Prompt([1], [ImageSpan(0, 1, "a", [2])]), 1),
-    ],
-)
+@pytest.mark.parametrize(("one", "other", "length"), [
+    (prompt(), prompt(1), 0),
+    (prompt(1, 2, 3), prompt(1, 2, 4), 2),
+    (prompt(1, 2), prompt(1, 2, 3), 2),
+    (prompt(1, (3, "a"), 2), prompt(1, (3, "a"), 2, 3), 5),
+    # The ids are the same, the picture is another one.
+    (prompt(1, (3, "a"), 2), prompt(1, (3, "b"), 2), 1),
+    (prompt(1, (3, "a"), 2, (2, "b"), 3), prompt(1, (3, "a"), 2, (2, "c"), 3), 5),
+    # The common ids end inside of an image.
+    (prompt(1, (3, "a")), prompt(1, (5, "a")), 1),
+    (prompt(1, (3, "a"), 2), prompt(1, IMAGE, IMAGE), 1),
+    (prompt((2, "a"), (2, "b")), prompt((4, "a")), 0),
+    # One image, but ids that differ inside of it.
+    (Prompt([1, 8, 9], [ImageSpan(1, 2, "a")]), Prompt([1, 8, 8], [ImageSpan(1, 2, "a")]), 1),
+    # Ids that look like an image's are not an image.
+    (prompt(1, (2, "a"), 2), prompt(1, IMAGE, IMAGE, 2), 1),
+    (prompt(1, (2, "a"), 2), prompt(1, (2, "a"), 7, (2, "a")), 3),
+    # Pixels are not compared.
+    (Prompt([1], [ImageSpan(0, 1, "a", [1])]), Prompt([1], [ImageSpan(0, 1, "a", [2])]), 1),
+])  # fmt: skip
 def test_common_length(one: Prompt, other: Prompt, length: int) -> None:
     assert one.common_length(other) == length
     assert other.common_length(one) == length

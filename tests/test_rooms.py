@@ -126,18 +126,15 @@ def test_no_circles() -> None:
     TopologicalSorter(edges).prepare()  # raises an error that names a circle
 
 
-@pytest.mark.parametrize(
-    ("room", "line"),
-    [
-        ("engine", "from ..text.tokenizer import Tokenizer"),
-        ("model", "from ..engine.state import CanvasState"),
-        ("text", "from ..control import grammar"),
-        ("display", "import mlx_diffusiongemma.cli.streams"),
-        ("config", "from ..engine.state import Sampler"),
-        ("engine", "from .. import generate"),
-        ("ops", "import mlx_dg"),
-    ],
-)
+@pytest.mark.parametrize(("room", "line"), [
+    ("engine", "from ..text.tokenizer import Tokenizer"),
+    ("model", "from ..engine.state import CanvasState"),
+    ("text", "from ..control import grammar"),
+    ("display", "import mlx_diffusiongemma.cli.streams"),
+    ("config", "from ..engine.state import Sampler"),
+    ("engine", "from .. import generate"),
+    ("ops", "import mlx_dg"),
+])  # fmt: skip
 @pytest.mark.parametrize("around", ["{}", "if TYPE_CHECKING:\n    {}", "def late():\n    {}"])
 def test_a_planted_import_is_found(tmp_path: Path, room: str, line: str, around: str) -> None:
     planted = tmp_path / "planted.py"

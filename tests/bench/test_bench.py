@@ -150,13 +150,10 @@ def test_a_measured_ceiling_is_the_best_of_the_probes_and_of_the_steps(
     assert fractions == pytest.approx([0.5, 1])
 
 
-@pytest.mark.parametrize(
-    ("bandwidth", "ceiling", "source", "said"),
-    [
-        (34, 68, "table", "Apple M1 (at most, from a table): 68 GB/s, 2.62 TFLOP/s"),
-        (136, 136, "exceeded", "Apple M1 (at most, steps here exceed the table): 136 GB/s, 2.62 TFLOP/s"),
-    ],
-)
+@pytest.mark.parametrize(("bandwidth", "ceiling", "source", "said"), [
+    (34, 68, "table", "Apple M1 (at most, from a table): 68 GB/s, 2.62 TFLOP/s"),
+    (136, 136, "exceeded", "Apple M1 (at most, steps here exceed the table): 136 GB/s, 2.62 TFLOP/s"),
+])  # fmt: skip
 def test_a_step_beyond_the_table_is_the_ceiling(
     bandwidth: float, ceiling: float, source: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,28 +217,25 @@ def test_small_steps_are_shown_in_small_units() -> None:
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--model", "synthetic:foo"], "'synthetic:foo' is unknown; random weights exist as synthetic:26b"),
-        (["--layers", "4"], "--layers 4: only for synthetic models, and demo is not one"),
-        (["--model", "synthetic:26b", "--layers", "0"], "--layers must be from 1 to 30, found 0"),
-        (["--model", "synthetic:26b", "--layers", "31"], "--layers must be from 1 to 30, found 31"),
-        (["--model", "synthetic:26b", "--layers", "x"], "'x' is not a valid integer"),
-        (["--model", "synthetic:26b", "--prompt-tokens", "262000"], "need more than the 262144 positions"),
-        (["--prompt-tokens", "0"], "--prompt-tokens must be whole numbers above 0"),
-        (["--prompt-tokens", "8,"], "--prompt-tokens must be whole numbers above 0"),
-        (["--prompt-tokens", "1_0"], "--prompt-tokens must be whole numbers above 0"),
-        (["--prompt-tokens", "9" * 5000], "--prompt-tokens must be whole numbers above 0"),
-        (["--prompt-tokens", "-3"], "--prompt-tokens must be whole numbers above 0"),
-        (["--prompt-tokens", "8,4033"], "prompts may have 4032 tokens"),
-        (["--canvas-lengths", "8,x"], "--canvas-lengths must be whole numbers above 0"),
-        (["--canvas-lengths", "65"], "this model's canvas is 64; use at most that"),
-        (["--steps", "0"], "--steps must be from 1 to 1000, found 0"),
-        (["--seed", "-1"], "seed must be an integer from 0"),
-        (["--model", "/no/such/model"], "no such directory"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "complaint"), [
+    (["--model", "synthetic:foo"], "'synthetic:foo' is unknown; random weights exist as synthetic:26b"),
+    (["--layers", "4"], "--layers 4: only for synthetic models, and demo is not one"),
+    (["--model", "synthetic:26b", "--layers", "0"], "--layers must be from 1 to 30, found 0"),
+    (["--model", "synthetic:26b", "--layers", "31"], "--layers must be from 1 to 30, found 31"),
+    (["--model", "synthetic:26b", "--layers", "x"], "'x' is not a valid integer"),
+    (["--model", "synthetic:26b", "--prompt-tokens", "262000"], "need more than the 262144 positions"),
+    (["--prompt-tokens", "0"], "--prompt-tokens must be whole numbers above 0"),
+    (["--prompt-tokens", "8,"], "--prompt-tokens must be whole numbers above 0"),
+    (["--prompt-tokens", "1_0"], "--prompt-tokens must be whole numbers above 0"),
+    (["--prompt-tokens", "9" * 5000], "--prompt-tokens must be whole numbers above 0"),
+    (["--prompt-tokens", "-3"], "--prompt-tokens must be whole numbers above 0"),
+    (["--prompt-tokens", "8,4033"], "prompts may have 4032 tokens"),
+    (["--canvas-lengths", "8,x"], "--canvas-lengths must be whole numbers above 0"),
+    (["--canvas-lengths", "65"], "this model's canvas is 64; use at most that"),
+    (["--steps", "0"], "--steps must be from 1 to 1000, found 0"),
+    (["--seed", "-1"], "seed must be an integer from 0"),
+    (["--model", "/no/such/model"], "no such directory"),
+])  # fmt: skip
 def test_refused_before_weights_are_made(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], complaint: str
 ) -> None:

@@ -34,15 +34,12 @@ def real() -> dict[str, cost.Cost]:
     return cost.step_cost(model.config, stored, prefix=1024, canvas=256, itemsize=2, dense_rows=256)
 
 
-@pytest.mark.parametrize(
-    ("parts", "tflop", "gigabytes"),
-    [
-        (("experts",), 0.73, 12.9),
-        (("attention_projections",), 0.57, 1.2),
-        (("dense_mlp", "self_conditioning"), 0.28, 0.6),
-        (("logits",), 0.38, 0.8),
-    ],
-)
+@pytest.mark.parametrize(("parts", "tflop", "gigabytes"), [
+    (("experts",), 0.73, 12.9),
+    (("attention_projections",), 0.57, 1.2),
+    (("dense_mlp", "self_conditioning"), 0.28, 0.6),
+    (("logits",), 0.38, 0.8),
+])  # fmt: skip
 def test_published_figures(
     real: dict[str, cost.Cost], parts: tuple[str, ...], tflop: float, gigabytes: float
 ) -> None:
@@ -162,16 +159,13 @@ def test_experts_touched(rows: int) -> None:
 # --- chips --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("chip", "bandwidth", "teraflop"),
-    [
-        ("Apple M1", 68, 2.6),
-        ("Apple M1 Ultra", 800, 21.2),
-        ("Apple M3 Ultra", 819, 28.6),
-        ("Apple M4 Max", 546, 17.2),
-        ("Apple M5 Max", 614, 65.5),
-    ],
-)
+@pytest.mark.parametrize(("chip", "bandwidth", "teraflop"), [
+    ("Apple M1", 68, 2.6),
+    ("Apple M1 Ultra", 800, 21.2),
+    ("Apple M3 Ultra", 819, 28.6),
+    ("Apple M4 Max", 546, 17.2),
+    ("Apple M5 Max", 614, 65.5),
+])  # fmt: skip
 def test_chip_table(chip: str, bandwidth: float, teraflop: float) -> None:
     found = hardware.from_table(chip)
     assert found is not None

@@ -192,27 +192,24 @@ def test_a_failure_while_writing_keeps_the_old_file(
 SETTINGS = {"thinking": True, "thinking_budget": None, "seed": 0, "n": 1}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"format": "other"}, "format"),
-        ({"version": 2}, "its version is 2, and this package reads 1"),
-        ({"model": None}, "model must be text"),
-        ({"system": 3}, "system text or null"),
-        ({"settings": []}, "settings must be an object of thinking, thinking_budget, seed, n"),
-        ({"settings": {"m": 1}}, "settings must be"),
-        ({"settings": SETTINGS | {"thinking": 1}}, "thinking must be"),
-        ({"settings": SETTINGS | {"thinking_budget": 99999}}, "above max_new"),
-        ({"messages": {}}, "messages must be a list"),
-        ({"messages": [QUESTION]}, "in turns"),
-        ({"messages": [REPLY, QUESTION]}, "in turns"),
-        ({"messages": [QUESTION, "x"]}, "in turns"),
-        ({"messages": [QUESTION, REPLY | {"content": ["x"]}]}, "text as content"),
-        ({"messages": [QUESTION | {"content": " \n"}, REPLY]}, "text as content"),
-        ({"messages": [QUESTION, REPLY | {"thought": 1}]}, "text as content"),
-        ({"messages": [QUESTION, REPLY | {"content": "\ud800"}]}, "surrogates not allowed"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"format": "other"}, "format"),
+    ({"version": 2}, "its version is 2, and this package reads 1"),
+    ({"model": None}, "model must be text"),
+    ({"system": 3}, "system text or null"),
+    ({"settings": []}, "settings must be an object of thinking, thinking_budget, seed, n"),
+    ({"settings": {"m": 1}}, "settings must be"),
+    ({"settings": SETTINGS | {"thinking": 1}}, "thinking must be"),
+    ({"settings": SETTINGS | {"thinking_budget": 99999}}, "above max_new"),
+    ({"messages": {}}, "messages must be a list"),
+    ({"messages": [QUESTION]}, "in turns"),
+    ({"messages": [REPLY, QUESTION]}, "in turns"),
+    ({"messages": [QUESTION, "x"]}, "in turns"),
+    ({"messages": [QUESTION, REPLY | {"content": ["x"]}]}, "text as content"),
+    ({"messages": [QUESTION | {"content": " \n"}, REPLY]}, "text as content"),
+    ({"messages": [QUESTION, REPLY | {"thought": 1}]}, "text as content"),
+    ({"messages": [QUESTION, REPLY | {"content": "\ud800"}]}, "surrogates not allowed"),
+])  # fmt: skip
 def test_a_bad_chat_is_refused_and_nothing_changed(
     held: Chat, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:

@@ -124,26 +124,23 @@ def parameters(**changes: Any) -> Callable[[Path], None]:
     return edited(lambda config: config["lora_parameters"].update(changes))
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda d: (d / "adapter_config.json").unlink(), "no adapter_config.json in .*; give the dir"),
-        (lambda d: (d / "adapters.safetensors").unlink(), "no adapters.safetensors in .*; give the dir"),
-        (lambda d: (d / "adapter_config.json").write_text("["), "adapter_config.json: not readable as JSON"),
-        (lambda d: (d / "adapter_config.json").write_text("[]"), "the top level must be an object"),
-        (lambda d: (d / "adapters.safetensors").write_bytes(b"\0" * 9), "adapters.safetensors: .*damaged"),
-        (edited(lambda c: c.pop("lora_parameters")), "lora_parameters must be an object, found None"),
-        (edited(lambda c: c.pop("num_layers")), "num_layers is missing"),
-        (edited(lambda c: c.update(num_layers="all")), "num_layers must be a number, found 'all'"),
-        (edited(lambda c: c["lora_parameters"].pop("scale")), "missing required key 'scale'"),
-        (parameters(rank=5), r"adapter shape \(4, "),
-        (parameters(rank="5"), "mlx-lm cannot load these adapters"),
-        (parameters(keys=["self_attn.q_proj"]), "not an adapter parameter"),
-        (parameters(keys=[*EVERYTHING, "model.decoder.embed_tokens"]), "it adapts the embedding table"),
-        (parameters(keys=["input_layernorm"]), "Can't convert layer of type"),
-        (other_names, "unprintable"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda d: (d / "adapter_config.json").unlink(), "no adapter_config.json in .*; give the dir"),
+    (lambda d: (d / "adapters.safetensors").unlink(), "no adapters.safetensors in .*; give the dir"),
+    (lambda d: (d / "adapter_config.json").write_text("["), "adapter_config.json: not readable as JSON"),
+    (lambda d: (d / "adapter_config.json").write_text("[]"), "the top level must be an object"),
+    (lambda d: (d / "adapters.safetensors").write_bytes(b"\0" * 9), "adapters.safetensors: .*damaged"),
+    (edited(lambda c: c.pop("lora_parameters")), "lora_parameters must be an object, found None"),
+    (edited(lambda c: c.pop("num_layers")), "num_layers is missing"),
+    (edited(lambda c: c.update(num_layers="all")), "num_layers must be a number, found 'all'"),
+    (edited(lambda c: c["lora_parameters"].pop("scale")), "missing required key 'scale'"),
+    (parameters(rank=5), r"adapter shape \(4, "),
+    (parameters(rank="5"), "mlx-lm cannot load these adapters"),
+    (parameters(keys=["self_attn.q_proj"]), "not an adapter parameter"),
+    (parameters(keys=[*EVERYTHING, "model.decoder.embed_tokens"]), "it adapts the embedding table"),
+    (parameters(keys=["input_layernorm"]), "Can't convert layer of type"),
+    (other_names, "unprintable"),
+])  # fmt: skip
 def test_adapters_that_cannot_be_loaded(adapters: Path, tmp_path: Path, damage: Any, message: str) -> None:
     directory = tmp_path / "adapters"
     directory.mkdir()

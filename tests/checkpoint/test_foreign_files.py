@@ -41,20 +41,17 @@ def complaint(model: Path) -> str:
     return str(loading.value)
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"adapter_config__json": PEFT, "adapter_model__safetensors": b"\0"}, f"{ADAPTER} {BASE} with"),
-        ({"adapter_config__json": PEFT, "adapter_model__bin": b"\0"}, f"{ADAPTER} {BASE} with"),
-        ({"adapter_config__json": MLX_LM, "adapters__safetensors": b"\0"}, f"{ADAPTER} {BASE} with"),
-        ({"0000100_adapters__safetensors": b"\0"}, f"{ADAPTER} with"),
-        ({"adapter_config__json": {"model": "a\nb"}, "adapters__npz": b"\0"}, f"{ADAPTER} with"),
-        ({"adapter_config__json": b"[", "adapters__safetensors": b"\0"}, f"{ADAPTER} with"),
-        ({"adapter_config__json": ["a"], "adapters__safetensors": b"\0"}, f"{ADAPTER} with"),
-        ({"model-Q4_K_M__gguf": b"GGUF"}, f"weights in GGUF, {GGUF}"),
-        ({"model-00001-of-00002__GGUF": b"GGUF", "README__md": b""}, f"weights in GGUF, {GGUF}"),
-    ],
-)
+@pytest.mark.parametrize(("files", "expected"), [
+    ({"adapter_config__json": PEFT, "adapter_model__safetensors": b"\0"}, f"{ADAPTER} {BASE} with"),
+    ({"adapter_config__json": PEFT, "adapter_model__bin": b"\0"}, f"{ADAPTER} {BASE} with"),
+    ({"adapter_config__json": MLX_LM, "adapters__safetensors": b"\0"}, f"{ADAPTER} {BASE} with"),
+    ({"0000100_adapters__safetensors": b"\0"}, f"{ADAPTER} with"),
+    ({"adapter_config__json": {"model": "a\nb"}, "adapters__npz": b"\0"}, f"{ADAPTER} with"),
+    ({"adapter_config__json": b"[", "adapters__safetensors": b"\0"}, f"{ADAPTER} with"),
+    ({"adapter_config__json": ["a"], "adapters__safetensors": b"\0"}, f"{ADAPTER} with"),
+    ({"model-Q4_K_M__gguf": b"GGUF"}, f"weights in GGUF, {GGUF}"),
+    ({"model-00001-of-00002__GGUF": b"GGUF", "README__md": b""}, f"weights in GGUF, {GGUF}"),
+])  # fmt: skip
 @pytest.mark.parametrize("beside_config", [False, True])
 def test_directories(tmp_path: Path, files: dict[str, object], expected: str, beside_config: bool) -> None:
     contents = {k: v if isinstance(v, bytes) else json.dumps(v).encode() for k, v in files.items()}

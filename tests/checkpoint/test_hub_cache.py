@@ -164,23 +164,20 @@ def test_what_is_lacking_is_fetched(hub: Hub, home: Path) -> None:
 # --- what is complete ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("files", "usable"),
-    [
-        (DEMO, True),
-        (TWO, True),
-        (without(DEMO, "model.safetensors"), False),
-        (without(TWO, FIRST), False),
-        # Another program has not come to the index yet.
-        (without(TWO, INDEX), True),
-        (without(TWO, INDEX, SECOND), False),
-        ({"tokenizer.model" if name == "tokenizer.json" else name: DEMO[name] for name in DEMO}, True),
-        (without(DEMO, "tokenizer.json"), False),
-        # Loading says what is wrong with an index better than a download can.
-        (DEMO | {INDEX: b"{"}, True),
-        ({name: DEMO[name] for name in ("config.json", "model.safetensors", "tokenizer.json")}, True),
-    ],
-)
+@pytest.mark.parametrize(("files", "usable"), [
+    (DEMO, True),
+    (TWO, True),
+    (without(DEMO, "model.safetensors"), False),
+    (without(TWO, FIRST), False),
+    # Another program has not come to the index yet.
+    (without(TWO, INDEX), True),
+    (without(TWO, INDEX, SECOND), False),
+    ({"tokenizer.model" if name == "tokenizer.json" else name: DEMO[name] for name in DEMO}, True),
+    (without(DEMO, "tokenizer.json"), False),
+    # Loading says what is wrong with an index better than a download can.
+    (DEMO | {INDEX: b"{"}, True),
+    ({name: DEMO[name] for name in ("config.json", "model.safetensors", "tokenizer.json")}, True),
+])  # fmt: skip
 def test_which_snapshots_are_usable(home: Path, files: dict[str, bytes], usable: bool) -> None:
     snapshot = cached(files, home, "owner/model")
     assert find_snapshot("owner/model", None) == snapshot

@@ -104,14 +104,11 @@ def test_an_unreachable_hub_is_said_to_be(hub: Hub, home: Path) -> None:
     assert line.startswith("owner/model: no such directory here, and it cannot")
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), r"is full; free space or set HF_HOME"),
-        (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), r"Permission denied at /cache/x; "),
-        (OSError("Consistency check failed:\nfile should be"), r"Consistency check failed: file should be; "),
-    ],
-)
+@pytest.mark.parametrize(("error", "expected"), [
+    (OSError(errno.ENOSPC, "No space left on device"), r"is full; free space or set HF_HOME"),
+    (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), r"Permission denied at /cache/x; "),
+    (OSError("Consistency check failed:\nfile should be"), r"Consistency check failed: file should be; "),
+])  # fmt: skip
 def test_a_disk_that_refuses_is_named(error: OSError, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error

@@ -76,38 +76,35 @@ def weights(change: Callable[[dict[str, mx.array]], Any]) -> Damage:
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\n" * 4
 
 
-@pytest.mark.parametrize(
-    ("damage", "found"),
-    [
-        (lambda path: (path / "config.json").unlink(), "config.json"),
-        (lambda path: (path / "config.json").write_text('{"model_type": '), "config.json"),
-        (lambda path: (path / "tokenizer.json").unlink(), "tokenizer.json"),
-        (lambda path: (path / WEIGHTS).unlink(), "safetensors"),
-        (lambda path: (path / WEIGHTS).write_text(LFS_POINTER), WEIGHTS),
-        (kept(1000), WEIGHTS),
-        (weights(lambda tensors: tensors.update(surprise=mx.zeros((2,)))), "surprise"),
-        (weights(lambda tensors: tensors.update({NORM: mx.zeros((3,))})), f"{NORM} is [3]"),
-        (
-            weights(lambda tensors: tensors.update({NORM: tensors[NORM].astype(mx.int32)})),
-            f"{NORM} is I32, not floating point",
-        ),
-        (edited("config.json", lambda values: values.update(model_type="llama")), "'diffusion_gemma'"),
-        (
-            edited("config.json", lambda values: values["text_config"].pop("sliding_window")),
-            "text_config.sliding_window is missing",
-        ),
-        (config(vocab_size=600), "the tokenizer has 704 tokens, the model 600"),
-        (config(per_layer_config={"3": []}), "per_layer_config.3 must be an object"),
-        (config(per_layer_config={"x": {}}), "has key 'x'; layers are 0 to 3"),
-        (config(hidden_size=10**12), "hidden_size must be an integer from 1 to"),
-        (config(rms_norm_eps=10**400), "rms_norm_eps must be a number"),
-        (config(final_logit_softcapping=0), "final_logit_softcapping must be above 0"),
-        (config(use_bidirectional_attention="all"), "only a causal encoder exists"),
-        (generation_config(sampler_config="eb"), "sampler_config must be an object"),
-        (generation_config(sampler_config={"_cls_name": "Other"}), "sampler_config is a Other"),
-        (generation_config(max_denoising_steps=10**400), "max_denoising_steps must be an integer from 1 "),
-    ],
-)
+@pytest.mark.parametrize(("damage", "found"), [
+    (lambda path: (path / "config.json").unlink(), "config.json"),
+    (lambda path: (path / "config.json").write_text('{"model_type": '), "config.json"),
+    (lambda path: (path / "tokenizer.json").unlink(), "tokenizer.json"),
+    (lambda path: (path / WEIGHTS).unlink(), "safetensors"),
+    (lambda path: (path / WEIGHTS).write_text(LFS_POINTER), WEIGHTS),
+    (kept(1000), WEIGHTS),
+    (weights(lambda tensors: tensors.update(surprise=mx.zeros((2,)))), "surprise"),
+    (weights(lambda tensors: tensors.update({NORM: mx.zeros((3,))})), f"{NORM} is [3]"),
+    (
+        weights(lambda tensors: tensors.update({NORM: tensors[NORM].astype(mx.int32)})),
+        f"{NORM} is I32, not floating point",
+    ),
+    (edited("config.json", lambda values: values.update(model_type="llama")), "'diffusion_gemma'"),
+    (
+        edited("config.json", lambda values: values["text_config"].pop("sliding_window")),
+        "text_config.sliding_window is missing",
+    ),
+    (config(vocab_size=600), "the tokenizer has 704 tokens, the model 600"),
+    (config(per_layer_config={"3": []}), "per_layer_config.3 must be an object"),
+    (config(per_layer_config={"x": {}}), "has key 'x'; layers are 0 to 3"),
+    (config(hidden_size=10**12), "hidden_size must be an integer from 1 to"),
+    (config(rms_norm_eps=10**400), "rms_norm_eps must be a number"),
+    (config(final_logit_softcapping=0), "final_logit_softcapping must be above 0"),
+    (config(use_bidirectional_attention="all"), "only a causal encoder exists"),
+    (generation_config(sampler_config="eb"), "sampler_config must be an object"),
+    (generation_config(sampler_config={"_cls_name": "Other"}), "sampler_config is a Other"),
+    (generation_config(max_denoising_steps=10**400), "max_denoising_steps must be an integer from 1 "),
+])  # fmt: skip
 def test_damaged_checkpoints(checkpoint: Path, damage: Damage, found: str) -> None:
     damage(checkpoint)
     assert found in complaint("generate", "--model", str(checkpoint), "hi")
@@ -151,23 +148,20 @@ def test_names_that_no_model_can_have(model: str) -> None:
 # --- prompts and settings -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "stdin", "found"),
-    [
-        ([""], None, "empty"),
-        (["  \n "], None, "empty"),
-        (["-"], b"\n", "empty"),
-        (["-"], b"caf\xe9 au lait", "standard input is not UTF-8 (byte 0xe9 at offset 3"),
-        (["-"], b"\xef\xbb\xbfab\xff", "byte 0xff at offset 5"),
-        (["--max-new-tokens", "0", "hi"], None, "max_new_tokens must be an integer from 1 to"),
-        (["--max-new-tokens", "-3", "hi"], None, "max_new_tokens must be an integer from 1 to"),
-        (["--max-denoising-steps", "0", "hi"], None, "max_denoising_steps must be an integer from 1 to"),
-        (["--entropy-bound", "-0.5", "hi"], None, "entropy_bound must be a number from 0 to"),
-        (["--entropy-bound", "nan", "hi"], None, "entropy_bound must be a number from 0 to"),
-        (["--seed", "-1", "hi"], None, "seed"),
-        (["--seed", str(2**80), "hi"], None, "seed"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "stdin", "found"), [
+    ([""], None, "empty"),
+    (["  \n "], None, "empty"),
+    (["-"], b"\n", "empty"),
+    (["-"], b"caf\xe9 au lait", "standard input is not UTF-8 (byte 0xe9 at offset 3"),
+    (["-"], b"\xef\xbb\xbfab\xff", "byte 0xff at offset 5"),
+    (["--max-new-tokens", "0", "hi"], None, "max_new_tokens must be an integer from 1 to"),
+    (["--max-new-tokens", "-3", "hi"], None, "max_new_tokens must be an integer from 1 to"),
+    (["--max-denoising-steps", "0", "hi"], None, "max_denoising_steps must be an integer from 1 to"),
+    (["--entropy-bound", "-0.5", "hi"], None, "entropy_bound must be a number from 0 to"),
+    (["--entropy-bound", "nan", "hi"], None, "entropy_bound must be a number from 0 to"),
+    (["--seed", "-1", "hi"], None, "seed"),
+    (["--seed", str(2**80), "hi"], None, "seed"),
+])  # fmt: skip
 def test_bad_prompts_and_values(arguments: list[str], stdin: bytes | None, found: str) -> None:
     assert found in complaint("generate", *arguments, stdin=stdin)
 

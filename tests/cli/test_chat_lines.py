@@ -82,25 +82,22 @@ def test_settings_are_shown_and_changed() -> None:
     assert {line.split()[0] for line in shown[len(lines) :]} >= {f"/{name}" for name in COMMANDS}
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("/foo bar", "unknown command '/foo'; /help lists them"),
-        ("/", "unknown command '/'"),
-        ("/\x1b[2J", r"unknown command '/\x1b[2J'"),
-        ("/reset all", "/reset takes no argument, found 'all'"),
-        ("/think maybe", "/think takes on or off, found 'maybe'"),
-        ("/budget x", "/budget takes a number or off, found 'x'"),
-        ("/budget 99999", "thinking_budget 99999 is above max_new_tokens"),
-        ("/seed -1", "seed must be an integer from 0"),
-        ("/n off", "/n takes a number, found 'off'"),
-        ("/n 0", "n must be an integer from 1 to 1024, found 0"),
-        ("/save", "/save FILE: the file is missing"),
-        ("/load missing.json", "'missing.json' is not a saved chat: No such file or directory"),
-        (b"caf\xe9\n", "standard input is not UTF-8 (byte 0xe9 at offset 3 of 5)"),
-        ("a " * 5000, "but the context holds"),
-    ],
-)
+@pytest.mark.parametrize(("line", "message"), [
+    ("/foo bar", "unknown command '/foo'; /help lists them"),
+    ("/", "unknown command '/'"),
+    ("/\x1b[2J", r"unknown command '/\x1b[2J'"),
+    ("/reset all", "/reset takes no argument, found 'all'"),
+    ("/think maybe", "/think takes on or off, found 'maybe'"),
+    ("/budget x", "/budget takes a number or off, found 'x'"),
+    ("/budget 99999", "thinking_budget 99999 is above max_new_tokens"),
+    ("/seed -1", "seed must be an integer from 0"),
+    ("/n off", "/n takes a number, found 'off'"),
+    ("/n 0", "n must be an integer from 1 to 1024, found 0"),
+    ("/save", "/save FILE: the file is missing"),
+    ("/load missing.json", "'missing.json' is not a saved chat: No such file or directory"),
+    (b"caf\xe9\n", "standard input is not UTF-8 (byte 0xe9 at offset 3 of 5)"),
+    ("a " * 5000, "but the context holds"),
+])  # fmt: skip
 def test_a_line_that_fails_is_told_and_the_chat_goes_on(line: str | bytes, message: str) -> None:
     result = talk(line, "/think on", "What is the capital of Norway?", "/stats")
     assert result.exit_code == 1
@@ -223,15 +220,12 @@ def test_an_interrupt_ends_a_chat_without_terminal(monkeypatch: pytest.MonkeyPat
     assert result.stderr.endswith("mlx_dg: interrupted\n")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--thinking-budget", "300", "--max-new-tokens", "256"), "thinking_budget 300 is above"),
-        (("--seed", "-1"), "seed must be"),
-        (("--max-denoising-steps", "0"), "max_denoising_steps must be"),
-        (("--system", "\udce9"), "--system is not UTF-8"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [
+    (("--thinking-budget", "300", "--max-new-tokens", "256"), "thinking_budget 300 is above"),
+    (("--seed", "-1"), "seed must be"),
+    (("--max-denoising-steps", "0"), "max_denoising_steps must be"),
+    (("--system", "\udce9"), "--system is not UTF-8"),
+])  # fmt: skip
 def test_bad_options_are_refused_before_loading(
     options: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

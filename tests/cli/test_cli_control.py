@@ -68,22 +68,19 @@ def test_answers_are_held_to_a_schema_or_pattern(tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9]{4}\n", invoke("--regex", "[0-9]{4}", "What is 345 + 78?").stdout)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("-n", "0"), "n must be an integer from 1 to 1024, found 0"),
-        (("--thinking-budget", "-1"), "thinking_budget must be an integer from 0"),
-        (
-            ("--thinking-budget", "300", "--max-new-tokens", "256"),
-            "thinking_budget 300 is above max_new_tokens 256; lower it or raise max_new_tokens",
-        ),
-        (("--thinking-budget", "99999"), r"thinking_budget 99999 is above max_new_tokens \d+; lower it"),
-        (("--schema", "missing.json"), "--schema missing.json: No such file or directory; give a file"),
-        (("--schema", __file__), "--schema .*: not JSON"),
-        (("--regex", "a("), "regex"),
-        (("--regex", "a", "--schema", "SCHEMA"), "schema.*regex|regex.*schema"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("-n", "0"), "n must be an integer from 1 to 1024, found 0"),
+    (("--thinking-budget", "-1"), "thinking_budget must be an integer from 0"),
+    (
+        ("--thinking-budget", "300", "--max-new-tokens", "256"),
+        "thinking_budget 300 is above max_new_tokens 256; lower it or raise max_new_tokens",
+    ),
+    (("--thinking-budget", "99999"), r"thinking_budget 99999 is above max_new_tokens \d+; lower it"),
+    (("--schema", "missing.json"), "--schema missing.json: No such file or directory; give a file"),
+    (("--schema", __file__), "--schema .*: not JSON"),
+    (("--regex", "a("), "regex"),
+    (("--regex", "a", "--schema", "SCHEMA"), "schema.*regex|regex.*schema"),
+])  # fmt: skip
 def test_bad_options_are_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "integer"}')

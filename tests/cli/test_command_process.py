@@ -51,14 +51,11 @@ cli.run()
 """
 
 
-@pytest.mark.parametrize(
-    ("then", "status", "line"),
-    [
-        ("raise mlx_diffusiongemma.InputError('no such model')", 2, "mlx_dg: error: no such model\n"),
-        ("raise KeyboardInterrupt", 130, "mlx_dg: interrupted\n"),
-        ("print('done'); sys.exit(0)", 0, ""),
-    ],
-)
+@pytest.mark.parametrize(("then", "status", "line"), [
+    ("raise mlx_diffusiongemma.InputError('no such model')", 2, "mlx_dg: error: no such model\n"),
+    ("raise KeyboardInterrupt", 130, "mlx_dg: interrupted\n"),
+    ("print('done'); sys.exit(0)", 0, ""),
+])  # fmt: skip
 def test_it_ends_while_threads_use_mlx(then: str, status: int, line: str) -> None:
     done = python("-c", THREAD.format(then=then))
     assert (done.returncode, done.stderr) == (status, line)

@@ -60,15 +60,12 @@ def converting(target: Path, shards: int = 2) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("signals", "status"),
-    [
-        ((signal.SIGTERM,), 143),
-        ((signal.SIGHUP,), 129),
-        ((signal.SIGINT,), 130),
-        *(((signal.SIGINT, delay, signal.SIGINT), 130) for delay in (0, 0.05)),
-    ],
-)
+@pytest.mark.parametrize(("signals", "status"), [
+    ((signal.SIGTERM,), 143),
+    ((signal.SIGHUP,), 129),
+    ((signal.SIGINT,), 130),
+    *(((signal.SIGINT, delay, signal.SIGINT), 130) for delay in (0, 0.05)),
+])  # fmt: skip
 def test_a_conversion_that_gets_a_signal_continues_later(
     signals: Sequence[float], status: int, tmp_path: Path
 ) -> None:
@@ -115,16 +112,13 @@ def test_a_full_stderr_does_not_cost_the_answer(options: list[str]) -> None:
     assert "423" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("HF_HUB_DOWNLOAD_TIMEOUT", "abc"),
-        ("HF_HUB_ETAG_TIMEOUT", "1.5"),
-        ("TQDM_MININTERVAL", "\x1b[2J"),
-        ("TQDM_TOTAL", "x"),
-        ("TQDM_INITIAL", "1.5"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), [
+    ("HF_HUB_DOWNLOAD_TIMEOUT", "abc"),
+    ("HF_HUB_ETAG_TIMEOUT", "1.5"),
+    ("TQDM_MININTERVAL", "\x1b[2J"),
+    ("TQDM_TOTAL", "x"),
+    ("TQDM_INITIAL", "1.5"),
+])  # fmt: skip
 def test_a_variable_that_is_no_number_is_named(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

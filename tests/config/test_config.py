@@ -100,16 +100,13 @@ def test_other_models_are_refused() -> None:
         ModelConfig.from_dict(released() | {"model_type": "gemma3"})
 
 
-@pytest.mark.parametrize(
-    ("top", "text", "expected"),
-    [
-        ({"eos_token_id": [1, 106]}, {"eos_token_id": 1}, (1, 106)),
-        ({}, {"eos_token_id": 106}, (106,)),
-        ({"eos_token_id": None}, {"eos_token_id": [0, 106]}, (0, 106)),
-        ({"eos_token_id": None}, {"eos_token_id": None}, (1,)),
-        ({}, {}, (1,)),
-    ],
-)
+@pytest.mark.parametrize(("top", "text", "expected"), [
+    ({"eos_token_id": [1, 106]}, {"eos_token_id": 1}, (1, 106)),
+    ({}, {"eos_token_id": 106}, (106,)),
+    ({"eos_token_id": None}, {"eos_token_id": [0, 106]}, (0, 106)),
+    ({"eos_token_id": None}, {"eos_token_id": None}, (1,)),
+    ({}, {}, (1,)),
+])  # fmt: skip
 def test_stop_ids_are_those_of_either_place(
     top: dict[str, Any], text: dict[str, Any], expected: tuple[int, ...]
 ) -> None:
@@ -148,18 +145,15 @@ def test_without_a_generation_config_the_models_stop_ids_count(tmp_path: Path) -
     assert GenerationConfig.load(tmp_path, (1, 7)) == GenerationConfig(eos_token_id=(1, 7))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "range_"),
-    [
-        ("max_new_tokens", 0, "from 1 to"),
-        ("max_new_tokens", 1.5, "an integer from 1 to"),
-        ("max_denoising_steps", True, "an integer from 1 to 10000"),
-        ("entropy_bound", -0.1, "from 0 to"),
-        ("entropy_bound", float("nan"), "a number from 0 to"),
-        ("t_max", "hot", "from 0.001 to 100"),
-        ("confidence_threshold", float("inf"), "from 0 to"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "range_"), [
+    ("max_new_tokens", 0, "from 1 to"),
+    ("max_new_tokens", 1.5, "an integer from 1 to"),
+    ("max_denoising_steps", True, "an integer from 1 to 10000"),
+    ("entropy_bound", -0.1, "from 0 to"),
+    ("entropy_bound", float("nan"), "a number from 0 to"),
+    ("t_max", "hot", "from 0.001 to 100"),
+    ("confidence_threshold", float("inf"), "from 0 to"),
+])  # fmt: skip
 def test_settings_out_of_range_name_the_range(name: str, value: Any, range_: str) -> None:
     with pytest.raises(InputError, match=f"{name} must be .*{range_}"):
         GenerationConfig().override(**{name: value})

@@ -7,18 +7,15 @@ import pytest
 from mlx_diffusiongemma.console.messages import count, one_line, shown
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("  two\r\n\tlines\u2028 and\x85more ", "two lines and more"),
-        ("\x1b]0;title\x07\x9b2J", r"\x1b]0;title\x07\x9b2J"),  # a terminal would obey
-        ("a\u202eb\u2066c\u200bd\udc80", r"a\u202eb\u2066c\u200bd\udc80"),  # turned, hidden, not UTF-8
-        ("é 東京 🙂", "é 東京 🙂"),
-        (ValueError("a\nb"), "a b"),
-        (ValueError(), "ValueError"),
-        ("", ""),
-    ],
-)
+@pytest.mark.parametrize(("text", "line"), [
+    ("  two\r\n\tlines\u2028 and\x85more ", "two lines and more"),
+    ("\x1b]0;title\x07\x9b2J", r"\x1b]0;title\x07\x9b2J"),  # a terminal would obey
+    ("a\u202eb\u2066c\u200bd\udc80", r"a\u202eb\u2066c\u200bd\udc80"),  # turned, hidden, not UTF-8
+    ("é 東京 🙂", "é 東京 🙂"),
+    (ValueError("a\nb"), "a b"),
+    (ValueError(), "ValueError"),
+    ("", ""),
+])  # fmt: skip
 def test_one_line(text: object, line: str) -> None:
     assert one_line(text) == line
 

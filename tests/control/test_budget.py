@@ -129,16 +129,13 @@ def test_the_demo_answers_although_its_thought_cannot_close(
     assert closings(generation, tokenizer)[0] <= HEADER + budget
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"budget": 257}, "thinking_budget 257 is above max_new_tokens 256; lower it or raise"),
-        ({"budget": -1}, "thinking_budget must be an integer from 0"),
-        ({"budget": 1.5}, "thinking_budget must be an integer from 0"),
-        ({"answer_reserve": 256}, "answer_reserve 256 leaves nothing of max_new_tokens 256"),
-        ({"answer_reserve": 0}, "answer_reserve must be an integer from 1"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"budget": 257}, "thinking_budget 257 is above max_new_tokens 256; lower it or raise"),
+    ({"budget": -1}, "thinking_budget must be an integer from 0"),
+    ({"budget": 1.5}, "thinking_budget must be an integer from 0"),
+    ({"answer_reserve": 256}, "answer_reserve 256 leaves nothing of max_new_tokens 256"),
+    ({"answer_reserve": 0}, "answer_reserve must be an integer from 1"),
+])  # fmt: skip
 def test_bad_budgets_are_refused_before_anything_runs(
     tokenizer: Tokenizer, settings: dict[str, Any], message: str
 ) -> None:

@@ -90,20 +90,17 @@ def test_the_end_of_the_turn_and_padding_follow_the_text(demo: Any, monkeypatch:
     assert seen[0] == ids + [0] * (64 - len(ids))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"draft": ""}, "draft: found no text; give text"),
-        ({"draft": 3}, "draft: found int; give text"),
-        ({"draft": "yes", "thinking": True}, "draft: an edited answer has no thought before it"),
-        ({"draft": "yes " * 64, "max_new_tokens": 64}, "with its end, but max_new_tokens is 64; raise it"),
-        ({"noise_level": 0.5}, "noise_level 0.5 is the share of a draft to replace; also give draft"),
-        ({"draft": "yes", "noise_level": 0}, "noise_level must be a number from 1e-06 to 1, found 0"),
-        ({"draft": "yes", "noise_level": 1.01}, "noise_level must be a number from 1e-06 to 1"),
-        ({"draft": "yes", "noise_level": math.nan}, "noise_level must be a number from 1e-06 to 1"),
-        ({"draft": "yes", "noise_level": "half"}, "noise_level must be a number from 1e-06 to 1"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"draft": ""}, "draft: found no text; give text"),
+    ({"draft": 3}, "draft: found int; give text"),
+    ({"draft": "yes", "thinking": True}, "draft: an edited answer has no thought before it"),
+    ({"draft": "yes " * 64, "max_new_tokens": 64}, "with its end, but max_new_tokens is 64; raise it"),
+    ({"noise_level": 0.5}, "noise_level 0.5 is the share of a draft to replace; also give draft"),
+    ({"draft": "yes", "noise_level": 0}, "noise_level must be a number from 1e-06 to 1, found 0"),
+    ({"draft": "yes", "noise_level": 1.01}, "noise_level must be a number from 1e-06 to 1"),
+    ({"draft": "yes", "noise_level": math.nan}, "noise_level must be a number from 1e-06 to 1"),
+    ({"draft": "yes", "noise_level": "half"}, "noise_level must be a number from 1e-06 to 1"),
+])  # fmt: skip
 def test_bad_drafts_are_refused_before_anything_runs(
     demo: Any, arguments: dict[str, Any], message: str
 ) -> None:

@@ -19,55 +19,49 @@ def test_nothing_given_is_no_grammar() -> None:
 VALUE = {"a": [1, {"b": "c, d: e"}], "f": None}
 
 
-@pytest.mark.parametrize(
-    ("text", "fits"),
-    [
-        (json.dumps(VALUE), True),
-        (json.dumps(VALUE, separators=(",", ":")), True),
-        (json.dumps(VALUE, indent=1), False),
-        (json.dumps(VALUE, separators=(",  ", ": ")), False),
-        (" " + json.dumps(VALUE), False),
-        (json.dumps(VALUE) + " ", False),
-        (json.dumps(VALUE).replace("[", "[ "), False),
-    ],
-)
+@pytest.mark.parametrize(("text", "fits"), [
+    (json.dumps(VALUE), True),
+    (json.dumps(VALUE, separators=(",", ":")), True),
+    (json.dumps(VALUE, indent=1), False),
+    (json.dumps(VALUE, separators=(",  ", ": ")), False),
+    (" " + json.dumps(VALUE), False),
+    (json.dumps(VALUE) + " ", False),
+    (json.dumps(VALUE).replace("[", "[ "), False),
+])  # fmt: skip
 def test_json_has_blanks_after_commas_and_colons_only(text: str, fits: bool) -> None:
     assert accepts(compiled(schema={}), text) == fits
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ({"regex": "a", "choices": ["a"]}, "regex and choices"),
-        ({"schema": {}, "regex": "a", "grammar": "b"}, "schema and regex and grammar"),
-        ({"regex": 3}, "found int"),
-        ({"regex": "\ud800"}, "Unicode"),
-        ({"regex": "(a"}, "regex: unclosed group; correct it"),
-        ({"regex": "b" * 300 + "(a"}, "regex: unclosed group; correct it"),
-        ({"regex": r"[^\s\S]"}, "nothing"),
-        ({"regex": r"a[^\s\S]"}, "nothing"),
-        ({"regex": r"(?=a)"}, "look-around"),
-        ({"regex": "a{99999}"}, "nothing"),
-        ({"grammar": ["start: a"]}, "found list"),
-        ({"grammar": "start: foo"}, "line 1, column 8"),
-        ({"grammar": 'start: "a"\n  | b'}, "unknown name"),
-        ({"grammar": 'start: "a" start'}, "nothing"),
-        ({"grammar": "start: a\na: a"}, "nothing"),
-        ({"grammar": "start: <|tool>"}, "nothing"),
-        ({"regex": "[&&a]"}, "nothing"),
-        ({"choices": "yes"}, "found str; give a list of texts"),
-        ({"choices": {"yes", "no"}}, "found set; give a list of texts"),
-        ({"choices": iter(["a"])}, "give a list of texts"),
-        ({"choices": []}, "empty; give at least one text"),
-        ({"choices": ["a", ""]}, "item 1 is empty"),
-        ({"choices": ["a", 3]}, "item 1 is int"),
-        ({"choices": ["a", None]}, "item 1 is NoneType"),
-        ({"choices": ["a", "b", "a"]}, "'a' is there twice"),
-        ({"choices": ["\x1b[31m", "\x1b[31m"]}, r"'\x1b[31m' is there twice"),
-        ({"choices": ["ok", "\ud800"]}, "item 1: not valid Unicode"),
-        ({"choices": [b"a"]}, "item 0 is bytes"),
-    ],
-)
+@pytest.mark.parametrize(("what", "said"), [
+    ({"regex": "a", "choices": ["a"]}, "regex and choices"),
+    ({"schema": {}, "regex": "a", "grammar": "b"}, "schema and regex and grammar"),
+    ({"regex": 3}, "found int"),
+    ({"regex": "\ud800"}, "Unicode"),
+    ({"regex": "(a"}, "regex: unclosed group; correct it"),
+    ({"regex": "b" * 300 + "(a"}, "regex: unclosed group; correct it"),
+    ({"regex": r"[^\s\S]"}, "nothing"),
+    ({"regex": r"a[^\s\S]"}, "nothing"),
+    ({"regex": r"(?=a)"}, "look-around"),
+    ({"regex": "a{99999}"}, "nothing"),
+    ({"grammar": ["start: a"]}, "found list"),
+    ({"grammar": "start: foo"}, "line 1, column 8"),
+    ({"grammar": 'start: "a"\n  | b'}, "unknown name"),
+    ({"grammar": 'start: "a" start'}, "nothing"),
+    ({"grammar": "start: a\na: a"}, "nothing"),
+    ({"grammar": "start: <|tool>"}, "nothing"),
+    ({"regex": "[&&a]"}, "nothing"),
+    ({"choices": "yes"}, "found str; give a list of texts"),
+    ({"choices": {"yes", "no"}}, "found set; give a list of texts"),
+    ({"choices": iter(["a"])}, "give a list of texts"),
+    ({"choices": []}, "empty; give at least one text"),
+    ({"choices": ["a", ""]}, "item 1 is empty"),
+    ({"choices": ["a", 3]}, "item 1 is int"),
+    ({"choices": ["a", None]}, "item 1 is NoneType"),
+    ({"choices": ["a", "b", "a"]}, "'a' is there twice"),
+    ({"choices": ["\x1b[31m", "\x1b[31m"]}, r"'\x1b[31m' is there twice"),
+    ({"choices": ["ok", "\ud800"]}, "item 1: not valid Unicode"),
+    ({"choices": [b"a"]}, "item 0 is bytes"),
+])  # fmt: skip
 def test_bad_input_gets_one_line(what: dict[str, Any], said: str) -> None:
     assert said in refusal(**what)
 

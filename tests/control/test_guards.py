@@ -85,16 +85,13 @@ def test_other_noise_is_other_and_comes_from_the_seed(tokenizer: Tokenizer) -> N
 # At temperature 0.8 the entropy of 704 tokens is 6.4 nats, or about 0 when one is 30 above all others.
 # At temperature 0.8 the entropy of 704 tokens is 6.4 nats, or about 0 when one is 30 above all others. One
 # step never stops by itself, but may be sure.
-@pytest.mark.parametrize(
-    ("sure", "settings", "rerolls", "converged", "warned"),
-    [
-        ([1.0, 30.0], {}, 1, True, False),
-        ([1.0, 1.0], {}, 1, False, True),
-        ([30.0], {}, 0, True, False),
-        ([60.0], {"max_denoising_steps": 1}, 0, False, False),
-        ([1.0], {"guard_unconverged": False}, 0, False, False),
-    ],
-)
+@pytest.mark.parametrize(("sure", "settings", "rerolls", "converged", "warned"), [
+    ([1.0, 30.0], {}, 1, True, False),
+    ([1.0, 1.0], {}, 1, False, True),
+    ([30.0], {}, 0, True, False),
+    ([60.0], {"max_denoising_steps": 1}, 0, False, False),
+    ([1.0], {"guard_unconverged": False}, 0, False, False),
+])  # fmt: skip
 def test_a_canvas_that_the_step_cap_ended_is_denoised_once_more(
     tokenizer: Tokenizer, sure: list[float], settings: Any, rerolls: int, converged: bool, warned: bool
 ) -> None:

@@ -53,21 +53,18 @@ def test_a_stop_id_may_be_pinned(demo: Any) -> None:
     assert generation.finish_reason == "stop"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"pins": [(3, 5), (3, 7)]}, "pins: place 3 is pinned to 5 and to 7; keep one"),
-        ({"pins": {64: 5}}, r"pins: place 64 of \(64, 5\) is not an integer from 0 to 63"),
-        ({"pins": {-1: 5}}, "pins: place -1"),
-        ({"pins": {3: 704}}, r"pins: token 704 of \(3, 704\) is not an integer from 0 to 703"),
-        ({"pins": {3: "yes"}}, "pins: token 'yes'"),
-        ({"pins": {True: 5}}, "pins: place True"),
-        ({"pins": 7}, "pins: found int; give a dict"),
-        ({"pins": [3, 4]}, "pins: found list; give a dict"),
-        ({"pins": {3: 5}, "thinking_budget": 9}, "pins: thinking_budget and answer_reserve also pin tokens"),
-        ({"pins": {3: 5}, "regex": "a"}, "pins: schema, regex, grammar and choices also pin tokens"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"pins": [(3, 5), (3, 7)]}, "pins: place 3 is pinned to 5 and to 7; keep one"),
+    ({"pins": {64: 5}}, r"pins: place 64 of \(64, 5\) is not an integer from 0 to 63"),
+    ({"pins": {-1: 5}}, "pins: place -1"),
+    ({"pins": {3: 704}}, r"pins: token 704 of \(3, 704\) is not an integer from 0 to 703"),
+    ({"pins": {3: "yes"}}, "pins: token 'yes'"),
+    ({"pins": {True: 5}}, "pins: place True"),
+    ({"pins": 7}, "pins: found int; give a dict"),
+    ({"pins": [3, 4]}, "pins: found list; give a dict"),
+    ({"pins": {3: 5}, "thinking_budget": 9}, "pins: thinking_budget and answer_reserve also pin tokens"),
+    ({"pins": {3: 5}, "regex": "a"}, "pins: schema, regex, grammar and choices also pin tokens"),
+])  # fmt: skip
 def test_pins_that_contradict_are_refused_before_anything_runs(
     demo: Any, arguments: dict[str, Any], message: str
 ) -> None:

@@ -225,16 +225,13 @@ def test_other_spellings_mean_the_same(validator: Any, schema: dict[str, Any], v
         assert accepts(grammar, json.dumps(value)) == validator(schema).is_valid(value), value
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "string", "enum": ["a"], "nullable": True},
-        {"type": "STRING", "enum": ["a"], "nullable": True},
-        {"nullable": True, "$ref": "#/$defs/a"},
-        {"nullable": True, "anyOf": [{"const": "a"}]},
-        {"nullable": True, "allOf": [{"type": "string"}, {"const": "a"}]},
-    ],
-)
+@pytest.mark.parametrize("schema", [
+    {"type": "string", "enum": ["a"], "nullable": True},
+    {"type": "STRING", "enum": ["a"], "nullable": True},
+    {"nullable": True, "$ref": "#/$defs/a"},
+    {"nullable": True, "anyOf": [{"const": "a"}]},
+    {"nullable": True, "allOf": [{"type": "string"}, {"const": "a"}]},
+])  # fmt: skip
 def test_nullable_lets_null_in(schema: dict[str, Any]) -> None:
     grammar = compiled(schema={"items": schema, "type": "array", "$defs": {"a": {"const": "a"}}})
     values = {'["a"]': True, "[null]": True, '["b"]': False, "[1]": False}
@@ -287,20 +284,17 @@ def test_recursive_schemas(reference: str, rest: dict[str, Any]) -> None:
     assert not accepts(grammar, '{"a": [{"a": [{"a": 1}]}]}')
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"$ref": "#"},
-        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
-        {"items": {"$ref": "#"}, "minItems": 1, "type": "array"},
-        {"properties": {"a": {"$ref": "#"}}, "required": ["a"], "type": "object"},
-        {"properties": {"a": False}, "required": ["a"], "type": "object"},
-        {"type": "string", "minLength": 3, "maxLength": 2},
-        {"type": "array", "minItems": 2, "maxItems": 1},
-        {"type": "string", "pattern": r"^[^\s\S]$"},
-        {"type": "string", "enum": [1]},
-    ],
-)
+@pytest.mark.parametrize("schema", [
+    {"$ref": "#"},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    {"items": {"$ref": "#"}, "minItems": 1, "type": "array"},
+    {"properties": {"a": {"$ref": "#"}}, "required": ["a"], "type": "object"},
+    {"properties": {"a": False}, "required": ["a"], "type": "object"},
+    {"type": "string", "minLength": 3, "maxLength": 2},
+    {"type": "array", "minItems": 2, "maxItems": 1},
+    {"type": "string", "pattern": r"^[^\s\S]$"},
+    {"type": "string", "enum": [1]},
+])  # fmt: skip
 def test_schemas_that_nothing_satisfies_are_refused(schema: dict[str, Any]) -> None:
     refusal(schema=schema)
 
@@ -318,15 +312,12 @@ def test_deep_schemas() -> None:
     assert "not JSON" in refusal(schema=schema)
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        lambda inner: inner,
-        lambda inner: {"type": "object", "properties": {"a": inner}},
-        lambda inner: {"allOf": [{"type": "array", "items": inner}]},
-        lambda inner: {"anyOf": [{"additionalProperties": inner, "type": ["array", "object"]}]},
-    ],
-)
+@pytest.mark.parametrize("link", [
+    lambda inner: inner,
+    lambda inner: {"type": "object", "properties": {"a": inner}},
+    lambda inner: {"allOf": [{"type": "array", "items": inner}]},
+    lambda inner: {"anyOf": [{"additionalProperties": inner, "type": ["array", "object"]}]},
+])  # fmt: skip
 @pytest.mark.parametrize("circle", [False, True])
 def test_long_chains_of_references(link: Callable[[Any], Any], circle: bool) -> None:
     """The compiler would run out of stack, and take the process down."""
@@ -340,14 +331,11 @@ def test_long_chains_of_references(link: Callable[[Any], Any], circle: bool) -> 
             assert "a long chain of references; make it flatter" in refusal(schema=schema)
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "object", "items": {"anyOf": []}, "properties": {"a": None}},
-        {"type": "array", "additionalItems": {"anyOf": []}, "anyOf": [None]},
-        {"type": "array", "prefixItems": [{"anyOf": []}], "items": [None]},
-    ],
-)
+@pytest.mark.parametrize("schema", [
+    {"type": "object", "items": {"anyOf": []}, "properties": {"a": None}},
+    {"type": "array", "additionalItems": {"anyOf": []}, "anyOf": [None]},
+    {"type": "array", "prefixItems": [{"anyOf": []}], "items": [None]},
+])  # fmt: skip
 def test_a_chain_counts_in_the_order_in_which_the_compiler_goes(schema: dict[str, Any]) -> None:
     """Its links stand in a list, last one first (here []). None is the first link."""
     links = {f"d{at}": kinds(a=None) for at in range(5000)}
@@ -453,15 +441,12 @@ def test_large_bounds_are_not_rounded_outward(bound: int) -> None:
     assert accepts(above, str(1000 - bound))
 
 
-@pytest.mark.parametrize(
-    ("schema", "inside"),
-    [
-        ({"type": "number", "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38}, "1.5"),
-        ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, "900000000000000000"),
-        ({"type": "number", "maximum": 1e300}, "-3"),
-        ({"type": "integer", "exclusiveMinimum": 0, "maximum": 9007199254740991}, "9007199254740991"),
-    ],
-)
+@pytest.mark.parametrize(("schema", "inside"), [
+    ({"type": "number", "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38}, "1.5"),
+    ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, "900000000000000000"),
+    ({"type": "number", "maximum": 1e300}, "-3"),
+    ({"type": "integer", "exclusiveMinimum": 0, "maximum": 9007199254740991}, "9007199254740991"),
+])  # fmt: skip
 def test_wide_bounds_are_those_that_can_be_enforced(schema: dict[str, Any], inside: str) -> None:
     assert accepts(compiled(schema=schema), inside)
 
@@ -584,21 +569,18 @@ def test_what_stands_beside_a_one_of_counts() -> None:
     refusal(schema={"type": "object", "oneOf": kinds})
 
 
-@pytest.mark.parametrize(
-    ("schema", "shortest_answer"),
-    [
-        ({"properties": {"a": {}}}, "{}"),
-        ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"properties": {"b": {}}}]}, "{}"),
-        ({"allOf": [{"properties": {"a": {}}}, {"required": ["b"]}]}, None),
-        ({"items": {"type": "integer"}, "minItems": 1}, "[0]"),
-        ({"minimum": 3}, "3"),
-        ({"minLength": 0}, '""'),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"items": {}}}}, "[]"),
-        ({"anyOf": [{"properties": {}}, {"type": "null"}], "title": "optional"}, "{}"),
-        ({"minLength": 1, "minimum": 7}, "7"),
-        ({"enum": [5], "minLength": 1}, "5"),
-    ],
-)
+@pytest.mark.parametrize(("schema", "shortest_answer"), [
+    ({"properties": {"a": {}}}, "{}"),
+    ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"properties": {"b": {}}}]}, "{}"),
+    ({"allOf": [{"properties": {"a": {}}}, {"required": ["b"]}]}, None),
+    ({"items": {"type": "integer"}, "minItems": 1}, "[0]"),
+    ({"minimum": 3}, "3"),
+    ({"minLength": 0}, '""'),
+    ({"$ref": "#/$defs/a", "$defs": {"a": {"items": {}}}}, "[]"),
+    ({"anyOf": [{"properties": {}}, {"type": "null"}], "title": "optional"}, "{}"),
+    ({"minLength": 1, "minimum": 7}, "7"),
+    ({"enum": [5], "minLength": 1}, "5"),
+])  # fmt: skip
 def test_a_schema_without_a_type_has_that_of_its_keywords(schema: Any, shortest_answer: str | None) -> None:
     answer = shortest(compiled(schema=schema))
     LATEST(schema).validate(json.loads(answer))

@@ -202,15 +202,12 @@ def test_rows_of_a_batch_are_mended_by_their_own_logits(demo: Any) -> None:
     assert sum(row.stats.grammar_repairs for row in rows) > 6
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"schema": {"minLenght": 1}}, "schema: at the top: keyword 'minLenght' is unknown; did you mean"),
-        ({"regex": "a", "choices": ["b"]}, "regex and choices: an answer is held to one of these"),
-        ({"regex": "[a-z]{200}", "max_new_tokens": 64}, "takes 201 tokens, but max_new_tokens is 64"),
-        ({"regex": "a", "tools": [{"name": "f", "parameters": {}}]}, "tools: a call is not what"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"schema": {"minLenght": 1}}, "schema: at the top: keyword 'minLenght' is unknown; did you mean"),
+    ({"regex": "a", "choices": ["b"]}, "regex and choices: an answer is held to one of these"),
+    ({"regex": "[a-z]{200}", "max_new_tokens": 64}, "takes 201 tokens, but max_new_tokens is 64"),
+    ({"regex": "a", "tools": [{"name": "f", "parameters": {}}]}, "tools: a call is not what"),
+])  # fmt: skip
 def test_what_cannot_be_kept_is_refused_before_anything_runs(
     tokenizer: Tokenizer, arguments: dict[str, Any], message: str
 ) -> None:

@@ -101,20 +101,17 @@ def test_a_local_source_is_not_a_base_model(source: str, tmp_path: Path) -> None
     assert f"`{source}`, a DiffusionGemma" in card.text
 
 
-@pytest.mark.parametrize(
-    "readme",
-    [
-        "",
-        "# no front matter",
-        "---\nlicense: [unclosed\n---\n",
-        "---\n- a list\n---\n",
-        "---\nlicense: {a: mapping}\nlicense_link: 5\nlanguage: [en, no]\n---\n",  # YAML's no is false
-        "---\nlicense:\n---\n",
-        "---\nlicense: 2026-99-99\n---\n",
-        "---\n" + "[" * 10_000 + "\n---\n",
-        "text\n---\nlicense: mit\n---\n",
-    ],
-)
+@pytest.mark.parametrize("readme", [
+    "",
+    "# no front matter",
+    "---\nlicense: [unclosed\n---\n",
+    "---\n- a list\n---\n",
+    "---\nlicense: {a: mapping}\nlicense_link: 5\nlanguage: [en, no]\n---\n",  # YAML's no is false
+    "---\nlicense:\n---\n",
+    "---\nlicense: 2026-99-99\n---\n",
+    "---\n" + "[" * 10_000 + "\n---\n",
+    "text\n---\nlicense: mit\n---\n",
+])  # fmt: skip
 def test_a_source_without_a_licence_or_with_broken_front_matter(
     readme: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -197,13 +197,10 @@ def test_finished_shards_need_no_room_again(
         convert(source, tmp_path / "other")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda source, _: (source / "model.safetensors").touch(),
-        lambda _, workspace: (workspace / "progress.json").write_text('{"fingerprint": 3, "shards": [1]}'),
-    ],
-)
+@pytest.mark.parametrize("change", [
+    lambda source, _: (source / "model.safetensors").touch(),
+    lambda _, workspace: (workspace / "progress.json").write_text('{"fingerprint": 3, "shards": [1]}'),
+])  # fmt: skip
 def test_a_changed_source_or_strange_progress_starts_anew(
     change: Any, interrupted: Path, source: Path, rewritten: Any, tmp_path: Path
 ) -> None:

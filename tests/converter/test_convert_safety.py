@@ -161,13 +161,10 @@ def test_parents_of_a_failed_target_are_removed(source: Path, tmp_path: Path) ->
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("zz", "deep", "is nested too deeply"),
-        ("eos_token_id", list(range(190_000)), "config.json would have"),
-    ],
-)
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("zz", "deep", "is nested too deeply"),
+    ("eos_token_id", list(range(190_000)), "config.json would have"),
+])  # fmt: skip
 def test_a_config_that_could_not_be_read_again_is_refused_first(
     source: Path, tmp_path: Path, key: str, value: Any, message: str
 ) -> None:

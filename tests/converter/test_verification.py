@@ -80,19 +80,16 @@ def test_the_demo_survives_8_bits_better_than_4(tmp_path: Path) -> None:
     assert eight["argmax_agreement"] >= four["argmax_agreement"] > 0.5
 
 
-@pytest.mark.parametrize(
-    ("name", "shows"),
-    [
-        ("model.decoder.layers.4.self_attn.k_proj.weight", True),
-        ("model.decoder.layers.5.experts.down_proj", True),
-        ("model.decoder.layers.0.router.per_expert_scale", True),
-        ("model.encoder.language_model.layers.2.layer_scalar", True),  # only encode reads it
-        ("model.decoder.self_conditioning.up_proj.weight", True),  # only the second step reads it
-        ("model.decoder.norm.weight", True),
-        (EMBEDDING, True),
-        ("model.encoder.vision_tower.patch_embedder.input_proj.weight", False),
-    ],
-)
+@pytest.mark.parametrize(("name", "shows"), [
+    ("model.decoder.layers.4.self_attn.k_proj.weight", True),
+    ("model.decoder.layers.5.experts.down_proj", True),
+    ("model.decoder.layers.0.router.per_expert_scale", True),
+    ("model.encoder.language_model.layers.2.layer_scalar", True),  # only encode reads it
+    ("model.decoder.self_conditioning.up_proj.weight", True),  # only the second step reads it
+    ("model.decoder.norm.weight", True),
+    (EMBEDDING, True),
+    ("model.encoder.vision_tower.patch_embedder.input_proj.weight", False),
+])  # fmt: skip
 def test_a_planted_error_shows(source: Path, tmp_path: Path, name: str, shows: bool) -> None:
     tensors = tensors_of(source)
     # Not a factor alone: norms would undo it.

@@ -270,15 +270,12 @@ def test_candidate_that_is_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- which display ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("term", "is_terminal", "live", "kind"),
-    [
-        ("xterm", True, True, LiveDisplay),
-        ("xterm", True, False, PlainDisplay),
-        ("xterm", False, True, PlainDisplay),
-        ("dumb", True, True, PlainDisplay),
-    ],
-)
+@pytest.mark.parametrize(("term", "is_terminal", "live", "kind"), [
+    ("xterm", True, True, LiveDisplay),
+    ("xterm", True, False, PlainDisplay),
+    ("xterm", False, True, PlainDisplay),
+    ("dumb", True, True, PlainDisplay),
+])  # fmt: skip
 def test_choice(
     monkeypatch: pytest.MonkeyPatch, term: str, is_terminal: bool, live: bool, kind: Callable[..., Any]
 ) -> None:

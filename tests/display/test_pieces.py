@@ -53,17 +53,14 @@ def test_a_space_before_a_word_is_kept_wherever_it_stands(tokenizer: Tokenizer) 
 CUT = "🎉".encode()[:3]
 
 
-@pytest.mark.parametrize(
-    ("ids", "pieces"),
-    [
-        ([*tokens("é🎉".encode()), WORDS[0]], ["é", "", "🎉", "", "", "", "a"]),
-        ([*tokens(CUT), WORDS[0]], ["\ufffd", "", "", "a"]),
-        (tokens(CUT + "é".encode()), ["\ufffd", "", "", "é", ""]),
-        (tokens(CUT), ["\ufffd", "", ""]),
-        (tokens(b"\xff\x80A"), ["\ufffd", "\ufffd", "A"]),
-        ([], []),
-    ],
-)
+@pytest.mark.parametrize(("ids", "pieces"), [
+    ([*tokens("é🎉".encode()), WORDS[0]], ["é", "", "🎉", "", "", "", "a"]),
+    ([*tokens(CUT), WORDS[0]], ["\ufffd", "", "", "a"]),
+    (tokens(CUT + "é".encode()), ["\ufffd", "", "", "é", ""]),
+    (tokens(CUT), ["\ufffd", "", ""]),
+    (tokens(b"\xff\x80A"), ["\ufffd", "\ufffd", "A"]),
+    ([], []),
+])  # fmt: skip
 def test_a_character_stands_with_its_first_byte_even_if_cut(ids: list[int], pieces: list[str]) -> None:
     assert Pieces(DEMO)(ids) == pieces
 

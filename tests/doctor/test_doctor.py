@@ -110,17 +110,14 @@ def test_mlx_that_cannot_be_imported_is_one_problem() -> None:
 # --- versions -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({}, None),
-        ({"mlx": ["0.31.9"], "mlx-metal": ["0.31.9"]}, "mlx 0.31.9 is older than 0.32.4; pip install --upg"),
-        ({"mlx-metal": ["0.32.4"]}, "mlx-metal 0.32.4 does not belong to mlx 0.40.0; pip"),
-        ({"mlx-metal": [], "mlx-cpu": ["0.32.4"]}, "mlx-cpu 0.32.4 does not belong to mlx 0.40.0; pip"),
-        ({"mlx-lm": []}, "mlx-lm is not installed; pip install --upgrade 'mlx-lm>=0.31.3'"),
-        ({"transformers": ["5.23.0", "5.9.1"]}, "transformers is installed more than once (5.23.0, 5.9.1)"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "problem"), [
+    ({}, None),
+    ({"mlx": ["0.31.9"], "mlx-metal": ["0.31.9"]}, "mlx 0.31.9 is older than 0.32.4; pip install --upg"),
+    ({"mlx-metal": ["0.32.4"]}, "mlx-metal 0.32.4 does not belong to mlx 0.40.0; pip"),
+    ({"mlx-metal": [], "mlx-cpu": ["0.32.4"]}, "mlx-cpu 0.32.4 does not belong to mlx 0.40.0; pip"),
+    ({"mlx-lm": []}, "mlx-lm is not installed; pip install --upgrade 'mlx-lm>=0.31.3'"),
+    ({"transformers": ["5.23.0", "5.9.1"]}, "transformers is installed more than once (5.23.0, 5.9.1)"),
+])  # fmt: skip
 def test_versions(
     changes: dict[str, list[str]], problem: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,18 +91,15 @@ def test_a_mac_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
 LIMIT = "sysctl -n iogpu.wired_limit_mb"
 
 
-@pytest.mark.parametrize(
-    ("values", "gigabytes", "note"),
-    [
-        ({"pmset -g": " lowpowermode 1\n"}, 24, "low power mode is on"),
-        ({"pmset -g": " powermode            1"}, 24, "low power mode is on"),
-        ({"pmset -g": " powermode            2"}, 24, None),  # high power
-        ({LIMIT: wired(0.94)}, 24, f"iogpu.wired_limit_mb is {wired(0.94)}"),
-        ({LIMIT: wired(0.97)}, 24, None),  # in MB of 10**6 bytes it would be less than 0.95
-        ({LIMIT: wired(1.2)}, 24, None),
-        ({}, 16, "no recipe of the 26B model fits"),
-    ],
-)
+@pytest.mark.parametrize(("values", "gigabytes", "note"), [
+    ({"pmset -g": " lowpowermode 1\n"}, 24, "low power mode is on"),
+    ({"pmset -g": " powermode            1"}, 24, "low power mode is on"),
+    ({"pmset -g": " powermode            2"}, 24, None),  # high power
+    ({LIMIT: wired(0.94)}, 24, f"iogpu.wired_limit_mb is {wired(0.94)}"),
+    ({LIMIT: wired(0.97)}, 24, None),  # in MB of 10**6 bytes it would be less than 0.95
+    ({LIMIT: wired(1.2)}, 24, None),
+    ({}, 16, "no recipe of the 26B model fits"),
+])  # fmt: skip
 def test_a_mac_with_and_without_a_note(
     values: dict[str, str], gigabytes: int, note: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

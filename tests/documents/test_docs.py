@@ -98,20 +98,17 @@ def shell(command: str, folder: Path, status: int = 0) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    ("shown", "alike"),
-    [
-        ("12 tokens,  7.5 GB", True),
-        ("12 tokens, 1e-05 GB", True),
-        ("13 tokens, 0.25 GB", False),
-        ("12 words, 7.5 GB", False),
-        ("12 tokens, 7.5 GB\nmore", False),
-        ("... GB", True),
-        ("12\ntokens, 7.5 GB", False),
-        ("(12) tokens, 7.5 GB", False),
-        ("12 tokens, 7 GB", False),
-    ],
-)
+@pytest.mark.parametrize(("shown", "alike"), [
+    ("12 tokens,  7.5 GB", True),
+    ("12 tokens, 1e-05 GB", True),
+    ("13 tokens, 0.25 GB", False),
+    ("12 words, 7.5 GB", False),
+    ("12 tokens, 7.5 GB\nmore", False),
+    ("... GB", True),
+    ("12\ntokens, 7.5 GB", False),
+    ("(12) tokens, 7.5 GB", False),
+    ("12 tokens, 7 GB", False),
+])  # fmt: skip
 def test_shapes(shown: str, alike: bool) -> None:
     assert has_shape("12 tokens, 0.25 GB\n", shown) == alike
 

@@ -60,17 +60,14 @@ EXPERTS = {"expert": 256, "top_k": 8}
 CACHE = {"full_kv_heads": 4, "full_head_dim": 64, "layer_types": ("full_attention",) * 4}
 
 
-@pytest.mark.parametrize(
-    ("prompt", "chunk", "batch", "changes"),
-    [
-        (900, 2048, 1, SCORES),
-        (900, 128, 1, SCORES),
-        (400, 2048, 3, SCORES),
-        (100, 2048, 1, LOGITS),
-        (700, 2048, 1, EXPERTS),
-        (1000, 64, 1, CACHE),
-    ],
-)
+@pytest.mark.parametrize(("prompt", "chunk", "batch", "changes"), [
+    (900, 2048, 1, SCORES),
+    (900, 128, 1, SCORES),
+    (400, 2048, 3, SCORES),
+    (100, 2048, 1, LOGITS),
+    (700, 2048, 1, EXPERTS),
+    (1000, 64, 1, CACHE),
+])  # fmt: skip
 @pytest.mark.parametrize("quantized", [False, True], ids=["float32", "bfloat16"])
 def test_the_estimate_is_what_generating_takes(
     tmp_path: Path, prompt: int, chunk: int, batch: int, changes: dict[str, Any], quantized: bool
@@ -225,18 +222,15 @@ def test_a_refusal_says_what_is_needed_and_what_there_is(
 Sizes = tuple[int, int, int, int]  # prompt, new tokens, chunk, batch
 
 
-@pytest.mark.parametrize(
-    ("usable", "sizes", "remedies"),
-    [
-        (16.9e9, (32768, 256, 2048, 1), {"chunk", "prompt"}),
-        (15.6e9, (32768, 256, 2048, 1), {"prompt"}),
-        (17.4e9, (1000, 100000, 2048, 1), {"new"}),
-        (15.85e9, (10000, 10000, 64, 1), {"prompt", "new"}),
-        (17.4e9, (60000, 100000, 2048, 1), {"both"}),
-        (18e9, (4000, 256, 2048, 8), {"batch"}),
-        (14e9, (1000, 256, 2048, 1), {"recipe"}),
-    ],
-)
+@pytest.mark.parametrize(("usable", "sizes", "remedies"), [
+    (16.9e9, (32768, 256, 2048, 1), {"chunk", "prompt"}),
+    (15.6e9, (32768, 256, 2048, 1), {"prompt"}),
+    (17.4e9, (1000, 100000, 2048, 1), {"new"}),
+    (15.85e9, (10000, 10000, 64, 1), {"prompt", "new"}),
+    (17.4e9, (60000, 100000, 2048, 1), {"both"}),
+    (18e9, (4000, 256, 2048, 8), {"batch"}),
+    (14e9, (1000, 256, 2048, 1), {"recipe"}),
+])  # fmt: skip
 def test_a_remedy_that_is_followed_helps(
     big: DiffusionGemma, monkeypatch: pytest.MonkeyPatch, usable: float, sizes: Sizes, remedies: set[str]
 ) -> None:

@@ -259,21 +259,18 @@ def test_a_part_and_the_numbers_that_it_replaces(
         generate(model, tokenizer, "hi", **numbers)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sampler": "greedy"}, "sampler: found 'greedy'; give an object with accept and renoise"),
-        ({"sampler": EntropyBound}, "sampler: found the class EntropyBound; give an object"),
-        ({"schedule": 0.7}, r"schedule: found 0\.7; give a function of step and steps"),
-        ({"schedule": lambda *_: math.nan}, "schedule: temperature at step 256 must be .* found nan"),
-        ({"schedule": lambda step, _: 5 - step}, "schedule: temperature at step 256 must be .* found -251"),
-        ({"schedule": lambda step, _: {}[step]}, r"schedule: fails at step 256 of 256 \(KeyError: 256\); it"),
-        ({"stop": "never"}, "stop: found .*; give a stop rule or several"),
-        ({"stop": []}, "stop: found .*; give a stop rule or several"),
-        ({"stop": [StableAndConfident(), 3]}, "stop: found 3; give"),
-        ({"stop": mx.zeros((1, 2))}, r"stop: found array\(\[\[0, 0\]\], dtype=float32\); give"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"sampler": "greedy"}, "sampler: found 'greedy'; give an object with accept and renoise"),
+    ({"sampler": EntropyBound}, "sampler: found the class EntropyBound; give an object"),
+    ({"schedule": 0.7}, r"schedule: found 0\.7; give a function of step and steps"),
+    ({"schedule": lambda *_: math.nan}, "schedule: temperature at step 256 must be .* found nan"),
+    ({"schedule": lambda step, _: 5 - step}, "schedule: temperature at step 256 must be .* found -251"),
+    ({"schedule": lambda step, _: {}[step]}, r"schedule: fails at step 256 of 256 \(KeyError: 256\); it"),
+    ({"stop": "never"}, "stop: found .*; give a stop rule or several"),
+    ({"stop": []}, "stop: found .*; give a stop rule or several"),
+    ({"stop": [StableAndConfident(), 3]}, "stop: found 3; give"),
+    ({"stop": mx.zeros((1, 2))}, r"stop: found array\(\[\[0, 0\]\], dtype=float32\); give"),
+])  # fmt: skip
 def test_bad_parts_are_refused_before_anything_runs(
     tokenizer: Tokenizer, settings: dict[str, Any], message: str
 ) -> None:
@@ -281,19 +278,16 @@ def test_bad_parts_are_refused_before_anything_runs(
         scripted_generation(tokenizer, [], max_denoising_steps=256, **settings)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: EntropyBound(-1), "entropy_bound must be a number from 0"),
-        (lambda: EntropyBound("0.1"), "entropy_bound must be a number"),  # type: ignore[arg-type]
-        (lambda: ConfidenceThreshold(5), "probability must be a number from 0 to 1, found 5"),
-        (lambda: ConstantSchedule(0.0), "temperature must be a number from 0.001"),
-        (lambda: LinearSchedule(0.4, math.nan), "t_max must be a number"),
-        (lambda: CosineSchedule(0.0, 0.8), "t_min must be a number"),
-        (lambda: StableAndConfident(-1, 0.1), "stability_threshold must be an integer"),
-        (lambda: Stalled(8, -1.0), "mean_entropy must be a number"),
-    ],
-)
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: EntropyBound(-1), "entropy_bound must be a number from 0"),
+    (lambda: EntropyBound("0.1"), "entropy_bound must be a number"),  # type: ignore[arg-type]
+    (lambda: ConfidenceThreshold(5), "probability must be a number from 0 to 1, found 5"),
+    (lambda: ConstantSchedule(0.0), "temperature must be a number from 0.001"),
+    (lambda: LinearSchedule(0.4, math.nan), "t_max must be a number"),
+    (lambda: CosineSchedule(0.0, 0.8), "t_min must be a number"),
+    (lambda: StableAndConfident(-1, 0.1), "stability_threshold must be an integer"),
+    (lambda: Stalled(8, -1.0), "mean_entropy must be a number"),
+])  # fmt: skip
 def test_parts_refuse_numbers_out_of_range(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
@@ -447,19 +441,16 @@ class Failing(Counting):
             self.calls[method] -= 1
 
 
-@pytest.mark.parametrize(
-    ("role", "method", "error", "message"),
-    [
-        ("sampler", "accept", ValueError("no"), "sampler: accept fails at step 47 of 48 (ValueError: no)"),
-        ("sampler", "renoise", OSError("a\n  b"), "sampler: renoise fails at step 47 of 48 (OSError: a b)"),
-        ("stop", "stop", KeyError("x"), "stop: Failing fails at step 47 of 48 (KeyError: 'x')"),
-        ("sampler", "begin", OSError("disk"), "sampler: begin fails before step 48 of 48 (OSError: disk)"),
-        ("stop", "begin", OSError("disk"), "stop: Failing: begin fails before step 48 of 48 (OSError: disk)"),
-        # Generations run in generators, where this error has a meaning of its own.
-        ("sampler", "accept", StopIteration(), "sampler: accept fails at step 47 of 48 (StopIteration)"),
-        ("sampler", "accept", InputError("own"), "sampler: accept fails at step 47 of 48 (InputError: own)"),
-    ],
-)
+@pytest.mark.parametrize(("role", "method", "error", "message"), [
+    ("sampler", "accept", ValueError("no"), "sampler: accept fails at step 47 of 48 (ValueError: no)"),
+    ("sampler", "renoise", OSError("a\n  b"), "sampler: renoise fails at step 47 of 48 (OSError: a b)"),
+    ("stop", "stop", KeyError("x"), "stop: Failing fails at step 47 of 48 (KeyError: 'x')"),
+    ("sampler", "begin", OSError("disk"), "sampler: begin fails before step 48 of 48 (OSError: disk)"),
+    ("stop", "begin", OSError("disk"), "stop: Failing: begin fails before step 48 of 48 (OSError: disk)"),
+    # Generations run in generators, where this error has a meaning of its own.
+    ("sampler", "accept", StopIteration(), "sampler: accept fails at step 47 of 48 (StopIteration)"),
+    ("sampler", "accept", InputError("own"), "sampler: accept fails at step 47 of 48 (InputError: own)"),
+])  # fmt: skip
 def test_errors_inside_parts_name_part_and_step(
     demo: Any, role: str, method: str, error: Exception, message: str
 ) -> None:

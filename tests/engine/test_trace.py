@@ -177,15 +177,12 @@ def test_what_the_grammar_or_the_budget_finished(demo: Any, control: dict[str, A
         assert found[0].finished.size > 3
 
 
-@pytest.mark.parametrize(
-    "control",
-    [
-        {"regex": "x{30}"},
-        {"choices": ["zebra", "yak"]},
-        {"thinking": True, "thinking_budget": 3},
-        {"pins": {1: 300, 40: 301}},
-    ],
-)
+@pytest.mark.parametrize("control", [
+    {"regex": "x{30}"},
+    {"choices": ["zebra", "yak"]},
+    {"thinking": True, "thinking_budget": 3},
+    {"pins": {1: 300, 40: 301}},
+])  # fmt: skip
 def test_logprobs_of_committed_tokens(
     demo: Any, control: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,20 +47,17 @@ def is_text(ids: list[int]) -> bool:
     return not set(ids) & (TOKENIZER.hidden_ids | {0, 1, 50, TURN_END})
 
 
-@pytest.mark.parametrize(
-    ("prompt", "template", "pieces"),
-    [
-        ("What is the capital of Norway?", "The capital of Norway is [[city]].", {"city": "Oslo"}),
-        (
-            "JSON for Paris and Rome",
-            '[{"city": "[[a:..5]]", "country": "[[b:..4]]"}, {"city": "Rome", "country": "[[c:1]]"}]',
-            {"a": "Paris", "b": "France", "c": "Italy"},
-        ),
-        ('Spell "planet" backwards.', "t-[[x:..6]]-a-l-p", {"x": "e-n"}),
-        # Once it is pinned, an end seems plausible to the model nearly everywhere.
-        ('Spell "cat" backwards.', "[[x:..6]]", {"x": "t-a-c"}),
-    ],
-)
+@pytest.mark.parametrize(("prompt", "template", "pieces"), [
+    ("What is the capital of Norway?", "The capital of Norway is [[city]].", {"city": "Oslo"}),
+    (
+        "JSON for Paris and Rome",
+        '[{"city": "[[a:..5]]", "country": "[[b:..4]]"}, {"city": "Rome", "country": "[[c:1]]"}]',
+        {"a": "Paris", "b": "France", "c": "Italy"},
+    ),
+    ('Spell "planet" backwards.', "t-[[x:..6]]-a-l-p", {"x": "e-n"}),
+    # Once it is pinned, an end seems plausible to the model nearly everywhere.
+    ('Spell "cat" backwards.', "[[x:..6]]", {"x": "t-a-c"}),
+])  # fmt: skip
 @pytest.mark.slow
 def test_the_demo_fills_what_it_knows(demo: Any, prompt: str, template: str, pieces: dict[str, str]) -> None:
     filling = fill(*demo, template, prompt=prompt, seed=1)
@@ -72,19 +69,16 @@ def test_the_demo_fills_what_it_knows(demo: Any, prompt: str, template: str, pie
     assert filling.repairs == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "template", "holes"),
-    [
-        ("The capital of Norway is Oslo.", "The [[a]] of [[b]] is [[..3]].", ("capital", "Norway", "Oslo")),
-        ("It is 423 or 5", "It is [[3]] or [[1]]", ("423", "5")),  # digits, behind a space of their own
-        ("It is Oslo or Rome", "It is [[1]] or [[1]]", ("Oslo", "Rome")),  # a word has its space inside
-        ("It is 423 or 57", "It is [[..9]] or [[..9]]", ("423", "57")),
-        ("The capital of Peru", "[[a]][[b:1]] Peru", ("The capital", " of")),
-        ("a-b-c-d", "[[x]]-[[y]]", ("a", "b-c-d")),  # the shortest that fits
-        ("The capital of", "[[..4]] [[..4]] [[..4]]", ("The", "capital", "of")),
-        ("x  Oslo y", "x  [[1]] y", ("Oslo",)),  # several spaces stay as they are
-    ],
-)
+@pytest.mark.parametrize(("text", "template", "holes"), [
+    ("The capital of Norway is Oslo.", "The [[a]] of [[b]] is [[..3]].", ("capital", "Norway", "Oslo")),
+    ("It is 423 or 5", "It is [[3]] or [[1]]", ("423", "5")),  # digits, behind a space of their own
+    ("It is Oslo or Rome", "It is [[1]] or [[1]]", ("Oslo", "Rome")),  # a word has its space inside
+    ("It is 423 or 57", "It is [[..9]] or [[..9]]", ("423", "57")),
+    ("The capital of Peru", "[[a]][[b:1]] Peru", ("The capital", " of")),
+    ("a-b-c-d", "[[x]]-[[y]]", ("a", "b-c-d")),  # the shortest that fits
+    ("The capital of", "[[..4]] [[..4]] [[..4]]", ("The", "capital", "of")),
+    ("x  Oslo y", "x  [[1]] y", ("Oslo",)),  # several spaces stay as they are
+])  # fmt: skip
 def test_lengths_are_those_at_which_the_literals_fit(
     text: str, template: str, holes: tuple[str, ...]
 ) -> None:
@@ -242,26 +236,23 @@ def test_context_without_a_prompt() -> None:
         assert TOKENIZER.decode(model.encoded[0]) == expected
 
 
-@pytest.mark.parametrize(
-    ("template", "options", "message"),
-    [
-        ("no hole", {}, "template: no hole found"),
-        ("[[256]]", {"max_new_tokens": 256}, "a hole of 256 tokens and the stop id do not fit in"),
-        ("[[1000]]", {"max_new_tokens": 512}, "do not fit in max_new_tokens 512"),
-        ("[[..64]]", {}, "a hole of up to 64 tokens must fit in one canvas of 64"),
-        ("[[200]] and [[a:60]]", {"max_new_tokens": 256}, "is 256; shorten it or raise max_new_tokens"),
-        ("ab" * 1200 + "[[a]]", {}, "max_new_tokens is 2048"),
-        ("<turn|>[[a]]", {}, "'<turn|>' in it is structure, not text"),
-        ("\ud800[[a]]", {}, "not valid Unicode"),
-        ("[[a]]", {"prompt": [5] * 4020}, "but the context holds 4096"),
-        ("[[a]]", {"prompt": ""}, "prompt: empty"),
-        ("[[a]]", {"seed": -1}, "seed must be an integer"),
-        ("[[a]]", {"max_new_token": 5}, "unknown setting 'max_new_token'"),
-        ("[[a]]", {"thinking_budget": 0}, "thinking_budget: a filled text has no thought"),
-        ("[[a]]", {"eos_token_id": 704}, "eos_token_id has token id 704, but the model's ids end at 703"),
-        ("[[a]]", {"system": 3}, "system: found int"),
-    ],
-)
+@pytest.mark.parametrize(("template", "options", "message"), [
+    ("no hole", {}, "template: no hole found"),
+    ("[[256]]", {"max_new_tokens": 256}, "a hole of 256 tokens and the stop id do not fit in"),
+    ("[[1000]]", {"max_new_tokens": 512}, "do not fit in max_new_tokens 512"),
+    ("[[..64]]", {}, "a hole of up to 64 tokens must fit in one canvas of 64"),
+    ("[[200]] and [[a:60]]", {"max_new_tokens": 256}, "is 256; shorten it or raise max_new_tokens"),
+    ("ab" * 1200 + "[[a]]", {}, "max_new_tokens is 2048"),
+    ("<turn|>[[a]]", {}, "'<turn|>' in it is structure, not text"),
+    ("\ud800[[a]]", {}, "not valid Unicode"),
+    ("[[a]]", {"prompt": [5] * 4020}, "but the context holds 4096"),
+    ("[[a]]", {"prompt": ""}, "prompt: empty"),
+    ("[[a]]", {"seed": -1}, "seed must be an integer"),
+    ("[[a]]", {"max_new_token": 5}, "unknown setting 'max_new_token'"),
+    ("[[a]]", {"thinking_budget": 0}, "thinking_budget: a filled text has no thought"),
+    ("[[a]]", {"eos_token_id": 704}, "eos_token_id has token id 704, but the model's ids end at 703"),
+    ("[[a]]", {"system": 3}, "system: found int"),
+])  # fmt: skip
 def test_bad_input_is_refused_before_anything_runs(
     template: str, options: dict[str, Any], message: str
 ) -> None:

@@ -69,16 +69,13 @@ def alone(model: DiffusionGemma) -> np.ndarray:
 ALL = list(range(len(PROMPTS)))
 
 
-@pytest.mark.parametrize(
-    ("rows", "chunk_size", "band"),
-    [
-        # Padding longer than the window and than chunks; prompts shorter than the window and than a chunk.
-        *((ALL, chunk_size, 512) for chunk_size in (3, 7, 16, 1000)),
-        (ALL, 1000, 10),  # sliding layers take a chunk's rows block by block
-        # Prompts whose buffers are not full yet: masks hide padding and room together.
-        *((rows, 4, 512) for rows in ([0, 1], [1, 2, 0], [3, 4], [5, 3, 2])),
-    ],
-)
+@pytest.mark.parametrize(("rows", "chunk_size", "band"), [
+    # Padding longer than the window and than chunks; prompts shorter than the window and than a chunk.
+    *((ALL, chunk_size, 512) for chunk_size in (3, 7, 16, 1000)),
+    (ALL, 1000, 10),  # sliding layers take a chunk's rows block by block
+    # Prompts whose buffers are not full yet: masks hide padding and room together.
+    *((rows, 4, 512) for rows in ([0, 1], [1, 2, 0], [3, 4], [5, 3, 2])),
+])  # fmt: skip
 def test_a_padded_row_is_what_it_is_alone(
     model: DiffusionGemma, alone: np.ndarray, rows: list[int], chunk_size: int, band: int, monkeypatch: Any
 ) -> None:

@@ -148,27 +148,21 @@ def test_after_a_fault_the_next_run_is_untouched() -> None:
     assert run(0).outputs[0].tolist() == [0.0] * 128
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("x[0] = 1; out[0] = 1;", "const"),
-        ("out[0] = undeclared;", r"kernel.metal:\d+:\d+: error: .undeclared. was not declared"),
-        ("threadgroup float s[4]; s[0] = 1; out[0] = x[0] > 0 ? s[0] : 0;", "float-conversion"),
-    ],
-)
+@pytest.mark.parametrize(("source", "message"), [
+    ("x[0] = 1; out[0] = 1;", "const"),
+    ("out[0] = undeclared;", r"kernel.metal:\d+:\d+: error: .undeclared. was not declared"),
+    ("threadgroup float s[4]; s[0] = 1; out[0] = x[0] > 0 ? s[0] : 0;", "float-conversion"),
+])  # fmt: skip
 def test_what_does_not_compile(source: str, message: str) -> None:
     call = kernel(source, {"out": ((1,), mx.float32)}, ["x"], (1, 1, 1), (1, 1, 1))
     with pytest.raises(RuntimeError, match=message):
         emulate(call, mx.arange(16.0))
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("float a[2]; thread float* p = a; out[0] = p[0];", "thread's own memory"),
-        ("threadgroup float s[4][4]; out[0] = 0;", "threadgroup memory declared as"),
-    ],
-)
+@pytest.mark.parametrize(("source", "message"), [
+    ("float a[2]; thread float* p = a; out[0] = p[0];", "thread's own memory"),
+    ("threadgroup float s[4][4]; out[0] = 0;", "threadgroup memory declared as"),
+])  # fmt: skip
 def test_what_cannot_be_checked_is_refused(source: str, message: str) -> None:
     call = kernel(source, {"out": ((1,), mx.float32)}, [], (1, 1, 1), (1, 1, 1))
     with pytest.raises(AssertionError, match=message):

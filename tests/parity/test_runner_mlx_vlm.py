@@ -202,18 +202,15 @@ def test_identity(theirs: Runner, ours: Runner, directory: str) -> None:
 # --- what it cannot do ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("more", "objection"),
-    [
-        ({"schema": {"type": "object"}}, "mlx-vlm cannot hold an answer to a schema"),
-        ({"settings": {"thinking_budget": 5}}, "mlx-vlm has no setting thinking_budget"),
-        (
-            {"settings": {"guard_empty": True, "answer_reserve": 5, "max_new_tokens": 9}},
-            "mlx-vlm has no setting answer_reserve, guard_empty",
-        ),
-        ({"settings": {"thinking_budget": None, "entropy_bound": 0.2}}, None),
-    ],
-)
+@pytest.mark.parametrize(("more", "objection"), [
+    ({"schema": {"type": "object"}}, "mlx-vlm cannot hold an answer to a schema"),
+    ({"settings": {"thinking_budget": 5}}, "mlx-vlm has no setting thinking_budget"),
+    (
+        {"settings": {"guard_empty": True, "answer_reserve": 5, "max_new_tokens": 9}},
+        "mlx-vlm has no setting answer_reserve, guard_empty",
+    ),
+    ({"settings": {"thinking_budget": None, "entropy_bound": 0.2}}, None),
+])  # fmt: skip
 def test_objections(theirs: Runner, more: dict[str, Any], objection: str | None) -> None:
     asked = task("1 + 1", **more)
     assert theirs.objection(asked) == objection

@@ -79,19 +79,16 @@ def test_channels(gemma: Tokenizer, output: str, thought: str, answer: str) -> N
     assert contents(delta) == (thought, answer, [])
 
 
-@pytest.mark.parametrize(
-    ("output", "count"),
-    [
-        ("abc<turn|><pad>", 3),
-        (f"{THOUGHT}abc<channel|>ab", 2),
-        ("<|channel>final\nab<channel|>c", 3),
-        ("<|turn>model\nab<channel|>", 2),
-        ("<|turn>ou ou\n", 3),  # no header after all
-        ("<|turn>mo", 0),
-        ('a<|tool_call>f{a:<|"|>b<|"|>}<tool_call|>b', 8),  # the quotes are delimiters
-        (f"{THOUGHT}a<|tool_call>f{{}}<tool_call|>b<channel|>", 3),
-    ],
-)
+@pytest.mark.parametrize(("output", "count"), [
+    ("abc<turn|><pad>", 3),
+    (f"{THOUGHT}abc<channel|>ab", 2),
+    ("<|channel>final\nab<channel|>c", 3),
+    ("<|turn>model\nab<channel|>", 2),
+    ("<|turn>ou ou\n", 3),  # no header after all
+    ("<|turn>mo", 0),
+    ('a<|tool_call>f{a:<|"|>b<|"|>}<tool_call|>b', 8),  # the quotes are delimiters
+    (f"{THOUGHT}a<|tool_call>f{{}}<tool_call|>b<channel|>", 3),
+])  # fmt: skip
 def test_answer_tokens(gemma: Tokenizer, output: str, count: int) -> None:
     assert parse_all_ways(gemma, gemma.encode(output)).answer_tokens == count
 

@@ -143,25 +143,22 @@ def test_a_function_is_described_as_transformers_does(chat_tokenizer: Tokenizer,
 WIND = {"speed": 3, "to": ["N", None], "name": "Föhn"}
 
 
-@pytest.mark.parametrize(
-    ("given", "understood"),
-    [
-        (calling(F, content=None), calling(F)),
-        (calling({"id": "c1", **F["function"]}), calling(F)),
-        ({"role": "model", "content": "a"}, answer("a")),
-        ({"role": "assistant", "content": "a", "tool_calls": None, "refusal": None}, answer("a")),
-        (calling(F, thinking="hm"), calling(F, reasoning_content="hm")),
-        (calling(F, thinking="hm", reasoning=""), calling(F, reasoning_content="hm")),
-        ({"role": "assistant", "reasoning": "hm"}, answer("", reasoning="hm")),
-        (calling({"function": {"name": "f"}}), calling_with({})),
-        (
-            calling_with('{"n": [2.50, null, true], "é": "\\u00e9"}'),
-            calling_with({"n": [2.5, None, True], "é": "é"}),
-        ),
-        *((calling_with(arguments), calling_with({})) for arguments in (" {} ", "", " ", None)),
-        (calling_with({"t": (1, 2), 3: 4}), calling_with({"t": [1, 2], "3": 4})),
-    ],
-)
+@pytest.mark.parametrize(("given", "understood"), [
+    (calling(F, content=None), calling(F)),
+    (calling({"id": "c1", **F["function"]}), calling(F)),
+    ({"role": "model", "content": "a"}, answer("a")),
+    ({"role": "assistant", "content": "a", "tool_calls": None, "refusal": None}, answer("a")),
+    (calling(F, thinking="hm"), calling(F, reasoning_content="hm")),
+    (calling(F, thinking="hm", reasoning=""), calling(F, reasoning_content="hm")),
+    ({"role": "assistant", "reasoning": "hm"}, answer("", reasoning="hm")),
+    (calling({"function": {"name": "f"}}), calling_with({})),
+    (
+        calling_with('{"n": [2.50, null, true], "é": "\\u00e9"}'),
+        calling_with({"n": [2.5, None, True], "é": "é"}),
+    ),
+    *((calling_with(arguments), calling_with({})) for arguments in (" {} ", "", " ", None)),
+    (calling_with({"t": (1, 2), 3: 4}), calling_with({"t": [1, 2], "3": 4})),
+])  # fmt: skip
 def test_what_clients_send_becomes_what_the_template_takes(
     chat_tokenizer: Tokenizer, reference: Any, given: Any, understood: Any
 ) -> None:
@@ -302,16 +299,13 @@ def test_the_demo_was_trained_on_the_ids_of_either_template(chat_tokenizer: Toke
 # --- templates that take less -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "{{ m.content | trim }}",  # writes a list as Python does
-        "{{ m.content + '' }}",  # fails on one
-        # takes nothing but parts of users
-        "{% for part in m.content if m.role == 'user' %}{{ part.text }}{% endfor %}"
-        "{{ m.content if m.role != 'user' }}",
-    ],
-)
+@pytest.mark.parametrize("body", [
+    "{{ m.content | trim }}",  # writes a list as Python does
+    "{{ m.content + '' }}",  # fails on one
+    # takes nothing but parts of users
+    "{% for part in m.content if m.role == 'user' %}{{ part.text }}{% endfor %}"
+    "{{ m.content if m.role != 'user' }}",
+])  # fmt: skip
 def test_it_is_the_template_that_shows_what_it_takes_of_each_role(tmp_path: Path, body: str) -> None:
     template = "{% for m in messages %}<|turn>{{ m.role }}\n" + body + "<turn|>{% endfor %}"
     (write_tokenizer(tmp_path) / "chat_template.jinja").write_text(template)

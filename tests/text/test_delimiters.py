@@ -116,19 +116,16 @@ def test_parts_that_together_spell_a_delimiter(chat_tokenizer: Tokenizer, role: 
     assert "\n<|turn><turn|>\n" in chat_tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize(
-    ("content", "left"),
-    [
-        ("<|channel>thought\nhm<channel|>a<turn|>", "a<turn|>"),
-        ("<|channel>thought\n<turn|><channel|>a", "a"),
-        ("<turn|>a<|channel>thought\nhm", "<turn|>a"),
-        ("<|chan<channel|>nel>a", "<|channel>a"),
-        ("<|tu<channel|>rn>", "<|turn>"),
-        ("<|tu<|channel>x<channel|>rn>", "<|turn>"),
-        ("<|tu<channel|><channel|>rn>", "<|turn>"),
-        ("<<channel|>|turn>", "<|turn>"),
-    ],
-)
+@pytest.mark.parametrize(("content", "left"), [
+    ("<|channel>thought\nhm<channel|>a<turn|>", "a<turn|>"),
+    ("<|channel>thought\n<turn|><channel|>a", "a"),
+    ("<turn|>a<|channel>thought\nhm", "<turn|>a"),
+    ("<|chan<channel|>nel>a", "<|channel>a"),
+    ("<|tu<channel|>rn>", "<|turn>"),
+    ("<|tu<|channel>x<channel|>rn>", "<|turn>"),
+    ("<|tu<channel|><channel|>rn>", "<|turn>"),
+    ("<<channel|>|turn>", "<|turn>"),
+])  # fmt: skip
 def test_thoughts_are_stripped_beside_delimiters(chat_tokenizer: Tokenizer, content: str, left: str) -> None:
     chat = answered(content)
     ids = chat_tokenizer.prompt_ids(chat)

@@ -75,19 +75,16 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
         mlx_dg.load(with_tokens(tmp_path / "many", *words))
 
 
-@pytest.mark.parametrize(
-    ("use", "message"),
-    [
-        (lambda m, t: mlx_dg.generate(m, t, f"What is {WORD}?", seed=0), "the prompt has token id 705"),
-        (lambda m, t: mlx_dg.generate(m, t, [2, 704], seed=0), "the prompt has token id 704"),
-        (lambda m, t: mlx_dg.generate(m, t, QUESTION, system=WORD, seed=0), "the prompt has token id 705"),
-        (lambda m, t: list(mlx_dg.generate_batch(m, t, [QUESTION, WORD], seed=0)), "has token id 705"),
-        (lambda m, t: mlx_dg.generate(m, t, QUESTION, draft=WORD, seed=0), "draft has token id 705, but"),
-        (lambda m, t: mlx_dg.generate(m, t, QUESTION, pins={0: 704}, seed=0), r"pins: token 704 of \(0, "),
-        (lambda m, t: mlx_dg.generate(m, t, QUESTION, pins=lambda _: {0: 705}, seed=0), "pins: token 705"),
-        (lambda m, t: mlx_dg.fill(m, t, f"{WORD} is [[2]].", seed=0), "the template has token id 705"),
-    ],
-)
+@pytest.mark.parametrize(("use", "message"), [
+    (lambda m, t: mlx_dg.generate(m, t, f"What is {WORD}?", seed=0), "the prompt has token id 705"),
+    (lambda m, t: mlx_dg.generate(m, t, [2, 704], seed=0), "the prompt has token id 704"),
+    (lambda m, t: mlx_dg.generate(m, t, QUESTION, system=WORD, seed=0), "the prompt has token id 705"),
+    (lambda m, t: list(mlx_dg.generate_batch(m, t, [QUESTION, WORD], seed=0)), "has token id 705"),
+    (lambda m, t: mlx_dg.generate(m, t, QUESTION, draft=WORD, seed=0), "draft has token id 705, but"),
+    (lambda m, t: mlx_dg.generate(m, t, QUESTION, pins={0: 704}, seed=0), r"pins: token 704 of \(0, "),
+    (lambda m, t: mlx_dg.generate(m, t, QUESTION, pins=lambda _: {0: 705}, seed=0), "pins: token 705"),
+    (lambda m, t: mlx_dg.fill(m, t, f"{WORD} is [[2]].", seed=0), "the template has token id 705"),
+])  # fmt: skip
 def test_an_id_beyond_the_table_is_refused_where_it_is_used(
     extended: Loaded, use: Callable[..., Any], message: str
 ) -> None:
@@ -95,16 +92,13 @@ def test_an_id_beyond_the_table_is_refused_where_it_is_used(
         str(use(*extended))
 
 
-@pytest.mark.parametrize(
-    "constraint",
-    [
-        {"choices": [WORD, f"{WORD} {WORD}"]},
-        {"regex": f"{WORD}+!"},
-        {"grammar": f'start: "{WORD}" "."'},
-        {"schema": {"type": "object", "properties": {"a": {"const": WORD}}, "required": ["a"]}},
-        {"regex": WORD, "eos_token_id": [704, 106]},
-    ],
-)
+@pytest.mark.parametrize("constraint", [
+    {"choices": [WORD, f"{WORD} {WORD}"]},
+    {"regex": f"{WORD}+!"},
+    {"grammar": f'start: "{WORD}" "."'},
+    {"schema": {"type": "object", "properties": {"a": {"const": WORD}}, "required": ["a"]}},
+    {"regex": WORD, "eos_token_id": [704, 106]},
+])  # fmt: skip
 def test_a_grammar_spells_such_a_word_in_other_tokens(extended: Loaded, constraint: dict[str, Any]) -> None:
     generation = mlx_dg.generate(*extended, QUESTION, seed=0, max_new_tokens=64, **constraint)
     assert WORD in str(generation)

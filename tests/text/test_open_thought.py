@@ -119,15 +119,12 @@ def test_an_opened_thought_without_an_answer_is_denoised_again(tokenizer: Tokeni
     assert (generation.answer, generation.stats.empty_rerolls) == ("yes", 1)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "settings", "message"),
-    [
-        (QUESTION + "<|tool_call>call:f{a", {"regex": "[0-9]+"}, "the prompt ends inside a tool call"),
-        (OPENED, {"regex": "yes", "max_new_tokens": 4}, "the thought that the prompt opens takes 1, but"),
-        (OPENED, {"draft": "no"}, "draft: the prompt ends inside a thought"),
-        (OPENED, {"template": "It is [[x]]."}, "fill: the prompt ends inside a thought"),
-    ],
-)
+@pytest.mark.parametrize(("prompt", "settings", "message"), [
+    (QUESTION + "<|tool_call>call:f{a", {"regex": "[0-9]+"}, "the prompt ends inside a tool call"),
+    (OPENED, {"regex": "yes", "max_new_tokens": 4}, "the thought that the prompt opens takes 1, but"),
+    (OPENED, {"draft": "no"}, "draft: the prompt ends inside a thought"),
+    (OPENED, {"template": "It is [[x]]."}, "fill: the prompt ends inside a thought"),
+])  # fmt: skip
 def test_refused_behind_an_open_prompt(
     tokenizer: Tokenizer, prompt: str, settings: dict[str, Any], message: str
 ) -> None:

@@ -24,19 +24,16 @@ from mlx_diffusiongemma.text.tokenizer import Tokenizer
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}{{ m.role }}: {{ m['content'] | upper }}\n{% endfor %}",
-        "  {% if add_generation_prompt %}\n  go\n{% endif %}\n{{ bos_token }}{{ tools }}{{ documents }}",
-        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m | tojson }}{% endfor %}",
-        "{{ {'b': '<é>', 'a': [1, none, 2.5]} | tojson(indent=2, sort_keys=true) }}",
-        "a{% generation %}{{ messages[0].content }}{% endgeneration %}b",
-        "{% set ns = namespace(a=1, self=2) %}{% set ns.a = ns.a + 1 %}{{ ns.a }}{{ dict(x=1) }}",
-        "{{ strftime_now('%Y-%m') }}{{ range(3) | list }}{{ missing }}",
-        "{{ messages[0].extra }}{{ messages[0].content[::-1] }}{{ '\ud83d' }}",
-    ],
-)
+@pytest.mark.parametrize("template", [
+    "{% for m in messages %}{{ m.role }}: {{ m['content'] | upper }}\n{% endfor %}",
+    "  {% if add_generation_prompt %}\n  go\n{% endif %}\n{{ bos_token }}{{ tools }}{{ documents }}",
+    "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m | tojson }}{% endfor %}",
+    "{{ {'b': '<é>', 'a': [1, none, 2.5]} | tojson(indent=2, sort_keys=true) }}",
+    "a{% generation %}{{ messages[0].content }}{% endgeneration %}b",
+    "{% set ns = namespace(a=1, self=2) %}{% set ns.a = ns.a + 1 %}{{ ns.a }}{{ dict(x=1) }}",
+    "{{ strftime_now('%Y-%m') }}{{ range(3) | list }}{{ missing }}",
+    "{{ messages[0].extra }}{{ messages[0].content[::-1] }}{{ '\ud83d' }}",
+])  # fmt: skip
 def test_the_text_is_that_of_transformers(template: str) -> None:
     messages = [
         {"role": "user", "content": "héllo <b>\n", "extra": {"x": [1, 2.5, None, True]}},
@@ -186,13 +183,10 @@ def test_a_tokenizer_with_parts_that_may_take_for_ever_is_refused(
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}(*+]+[\r\n]*|\s+(?!\S)|\s+",
-        r"(?:[^a-z]|x(?!\*))+",
-    ],
-)
+@pytest.mark.parametrize("pattern", [
+    r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}(*+]+[\r\n]*|\s+(?!\S)|\s+",
+    r"(?:[^a-z]|x(?!\*))+",
+])  # fmt: skip
 def test_patterns_of_usual_tokenizers_are_taken(pattern: str, tmp_path: Path) -> None:
     file = write_tokenizer(tmp_path) / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pre_tokenizer": split(pattern)}))

@@ -131,22 +131,19 @@ def refusal(directory: Path) -> str:
     return one_line(error)
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("tokenizer.json", None, "no tokenizer.json found; copy it"),
-        ("tokenizer.json", b"", "tokenizer.json: not a usable tokenizer"),
-        ("tokenizer.json", b'{"version": "1.0"', "tokenizer.json: not a usable tokenizer"),
-        ("tokenizer.json", b"\xff\xfe\x00", "tokenizer.json: not a usable tokenizer"),
-        ("tokenizer_config.json", b"{", "tokenizer_config.json: not readable as JSON"),
-        ("tokenizer_config.json", b"[]", "tokenizer_config.json: holds list"),
-        ("tokenizer_config.json", b"\xff", "tokenizer_config.json: not readable as JSON"),
-        ("chat_template.jinja", None, "no chat_template.jinja"),
-        ("chat_template.jinja", b"\xff", "chat_template.jinja: not a usable chat template"),
-        ("chat_template.jinja", b"{% if %}", "the chat template cannot render the messages"),
-        ("additional_chat_templates/rag.jinja", b"\xff", "rag.jinja: not a usable chat template"),
-    ],
-)
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("tokenizer.json", None, "no tokenizer.json found; copy it"),
+    ("tokenizer.json", b"", "tokenizer.json: not a usable tokenizer"),
+    ("tokenizer.json", b'{"version": "1.0"', "tokenizer.json: not a usable tokenizer"),
+    ("tokenizer.json", b"\xff\xfe\x00", "tokenizer.json: not a usable tokenizer"),
+    ("tokenizer_config.json", b"{", "tokenizer_config.json: not readable as JSON"),
+    ("tokenizer_config.json", b"[]", "tokenizer_config.json: holds list"),
+    ("tokenizer_config.json", b"\xff", "tokenizer_config.json: not readable as JSON"),
+    ("chat_template.jinja", None, "no chat_template.jinja"),
+    ("chat_template.jinja", b"\xff", "chat_template.jinja: not a usable chat template"),
+    ("chat_template.jinja", b"{% if %}", "the chat template cannot render the messages"),
+    ("additional_chat_templates/rag.jinja", b"\xff", "rag.jinja: not a usable chat template"),
+])  # fmt: skip
 def test_unusable_file(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
     path = write_tokenizer(tmp_path) / file
     path.parent.mkdir(exist_ok=True)
@@ -186,22 +183,19 @@ TEMPLATES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("files", "template"),
-    [
-        ([], None),
-        (["chat_template.jinja"], "jinja"),
-        ([*TEMPLATES][:2], {"default": "jinja", "tool_use": "tool_use"}),
-        (["tokenizer_config.json"], "tokenizer_config"),
-        (["tokenizer_config.json", "chat_template.jinja"], "jinja"),
-        (["tokenizer_config.json", "chat_template.json"], "tokenizer_config"),
-        (["chat_template.jinja", "chat_template.json"], "jinja"),
-        (["chat_template.json"], "json"),
-        (["processor_config.json"], "processor_config"),
-        (["chat_template.json", "processor_config.json"], "processor_config"),
-        ([*TEMPLATES], {"default": "jinja", "tool_use": "tool_use"}),
-    ],
-)
+@pytest.mark.parametrize(("files", "template"), [
+    ([], None),
+    (["chat_template.jinja"], "jinja"),
+    ([*TEMPLATES][:2], {"default": "jinja", "tool_use": "tool_use"}),
+    (["tokenizer_config.json"], "tokenizer_config"),
+    (["tokenizer_config.json", "chat_template.jinja"], "jinja"),
+    (["tokenizer_config.json", "chat_template.json"], "tokenizer_config"),
+    (["chat_template.jinja", "chat_template.json"], "jinja"),
+    (["chat_template.json"], "json"),
+    (["processor_config.json"], "processor_config"),
+    (["chat_template.json", "processor_config.json"], "processor_config"),
+    ([*TEMPLATES], {"default": "jinja", "tool_use": "tool_use"}),
+])  # fmt: skip
 def test_where_the_template_is_found(tmp_path: Path, files: list[str], template: Any) -> None:
     """Where Transformers' tokenizer finds it, or else its processor."""
     write_tokenizer(tmp_path, template=False)

@@ -117,68 +117,65 @@ def test_good_call(raw: str, name: str, arguments: dict[str, Any] | None) -> Non
     assert arguments is None or json.dumps(call.arguments) == json.dumps(arguments)
 
 
-@pytest.mark.parametrize(
-    ("raw", "name", "error"),
-    [
-        ("", "", "name is missing"),
-        ("{a:1}", "", "name is missing"),
-        ('<|"|>f<|"|>{}', "", "name is missing"),
-        ("call:f", "f", "expected { after the name, found the end"),
-        ("call:get weather{}", "get", "expected { after the name, found 'weather'"),
-        ("call:f{", "f", "expected word or string, found the end"),
-        ("call:f{a", "f", "expected : after 'a', found the end"),
-        ("call:f{a:", "f", "found the end"),
-        ("call:f{a:1", "f", "expected a comma, found the end"),
-        ("call:f{a:1}}", "f", "expected the end of the call, found '}'"),
-        ("call:f{a:1} and more", "f", "expected the end of the call, found 'and'"),
-        ("call:f{a:Paris}", "f", "'Paris' is not a number"),
-        ("call:f{a:007}", "f", "'007' is not a number"),
-        ("call:f{a:NaN}", "f", "'NaN' is not a finite number"),
-        ("call:f{a:1e999}", "f", "'1e999' is not a finite number"),
-        ("call:f{a:" + "1" * 5000 + "}", "f", "is not a number"),
-        ("call:f{a:12:30}", "f", "expected a comma, found ':'"),
-        ("call:f{a:]}", "f", "found ']'"),
-        ("call:f{,}", "f", "expected word or string, found ','"),
-        ("call:f{a:[1,2}", "f", "found '}'"),
-        ('call:f{a:<|"|>open}', "f", "a string is not closed"),
-        ('call:f{a:<|"|>x<|"|>y<|"|>}', "f", "expected a comma, found 'y'"),
-        ('call:f{a:"open}', "f", 'a string is not closed by "'),
-        ("call:f{a:'open}", "f", "a string is not closed by '"),
-        ('call:f{a:"open\\"}', "f", 'a string is not closed by "'),
-        ('call:f{a:"\\x"}', "f", "is not a valid string"),
-        ("call:f{a:'\\x'}", "f", "is not a valid string"),
-        ('call:f{a:"\\ud83d"}', "f", "is not a valid string"),  # half of a surrogate pair
-        # more than one reading
-        ("call:f{a:'it's'}", "f", "' before 's' may end the string or belong to it"),
-        ("call:f{a:'dogs' bones'}", "f", "expected a comma, found 'bones'"),
-        ('call:f{a:"say "hi""}', "f", "\" before 'hi' may end the string or belong to it"),
-        ('call:f{a:"x""b":1}', "f", "\" before 'b' may end the string or belong to it"),
-        ('call:f{a:["x""y"]}', "f", "\" before 'y' may end the string or belong to it"),
-        ('call:f{a:["x" 5 "y"]}', "f", "expected a comma, found '5'"),
-        ("call:f{a:1,a:2}", "f", "'a' is given twice"),
-        ("call:f{a:{b:1 b:1}}", "f", "'b' is given twice"),
-        ("call:f{a:12 30:5}", "f", "expected a comma, found '30'"),
-        ("call:f{a:1b:2}", "f", "'1b' is not a number"),
-        ("call:f{at:New York}", "f", "'New' is not a number"),
-        ("call:f{a:true, b}", "f", "expected : after 'b', found '}'"),
-        ('call:f("Paris")', "f", "expected : after 'Paris', found ')'"),
-        ("call:f(Paris, 3)", "f", "expected : after 'Paris', found ','"),
-        ("call:f([1])", "f", "expected word or string, found '['"),
-        ("call:f{a:(1)}", "f", "found '('"),
-        ("call:f(a=1}", "f", "expected a comma, found '}'"),
-        ("call:f{{a:1}", "f", "expected }, found the end"),
-        ("call:f{{a:1},{b:2}}", "f", "expected }, found ','"),
-        ("call:f{{{a:1}}}", "f", "expected word or string, found '{'"),
-        ("call:f{a:=1}", "f", "found '='"),
-        ("call:f{a:1,,b:2}", "f", "expected word or string, found ','"),
-        ("call:{a:1}", "", "name is missing"),
-        ("call:f{a:-Infinity}", "f", "'-Infinity' is not a finite number"),
-        ("call:f{a:1_000}", "f", "'1_000' is not a number"),
-        ("call:f{a:0x10}", "f", "'0x10' is not a number"),
-        ("call:f{a:{b:[{c:1}]}", "f", "expected a comma, found the end"),
-        ("call:f{a:" + "[" * 5000 + "}", "f", "nested deeper"),
-    ],
-)
+@pytest.mark.parametrize(("raw", "name", "error"), [
+    ("", "", "name is missing"),
+    ("{a:1}", "", "name is missing"),
+    ('<|"|>f<|"|>{}', "", "name is missing"),
+    ("call:f", "f", "expected { after the name, found the end"),
+    ("call:get weather{}", "get", "expected { after the name, found 'weather'"),
+    ("call:f{", "f", "expected word or string, found the end"),
+    ("call:f{a", "f", "expected : after 'a', found the end"),
+    ("call:f{a:", "f", "found the end"),
+    ("call:f{a:1", "f", "expected a comma, found the end"),
+    ("call:f{a:1}}", "f", "expected the end of the call, found '}'"),
+    ("call:f{a:1} and more", "f", "expected the end of the call, found 'and'"),
+    ("call:f{a:Paris}", "f", "'Paris' is not a number"),
+    ("call:f{a:007}", "f", "'007' is not a number"),
+    ("call:f{a:NaN}", "f", "'NaN' is not a finite number"),
+    ("call:f{a:1e999}", "f", "'1e999' is not a finite number"),
+    ("call:f{a:" + "1" * 5000 + "}", "f", "is not a number"),
+    ("call:f{a:12:30}", "f", "expected a comma, found ':'"),
+    ("call:f{a:]}", "f", "found ']'"),
+    ("call:f{,}", "f", "expected word or string, found ','"),
+    ("call:f{a:[1,2}", "f", "found '}'"),
+    ('call:f{a:<|"|>open}', "f", "a string is not closed"),
+    ('call:f{a:<|"|>x<|"|>y<|"|>}', "f", "expected a comma, found 'y'"),
+    ('call:f{a:"open}', "f", 'a string is not closed by "'),
+    ("call:f{a:'open}", "f", "a string is not closed by '"),
+    ('call:f{a:"open\\"}', "f", 'a string is not closed by "'),
+    ('call:f{a:"\\x"}', "f", "is not a valid string"),
+    ("call:f{a:'\\x'}", "f", "is not a valid string"),
+    ('call:f{a:"\\ud83d"}', "f", "is not a valid string"),  # half of a surrogate pair
+    # more than one reading
+    ("call:f{a:'it's'}", "f", "' before 's' may end the string or belong to it"),
+    ("call:f{a:'dogs' bones'}", "f", "expected a comma, found 'bones'"),
+    ('call:f{a:"say "hi""}', "f", "\" before 'hi' may end the string or belong to it"),
+    ('call:f{a:"x""b":1}', "f", "\" before 'b' may end the string or belong to it"),
+    ('call:f{a:["x""y"]}', "f", "\" before 'y' may end the string or belong to it"),
+    ('call:f{a:["x" 5 "y"]}', "f", "expected a comma, found '5'"),
+    ("call:f{a:1,a:2}", "f", "'a' is given twice"),
+    ("call:f{a:{b:1 b:1}}", "f", "'b' is given twice"),
+    ("call:f{a:12 30:5}", "f", "expected a comma, found '30'"),
+    ("call:f{a:1b:2}", "f", "'1b' is not a number"),
+    ("call:f{at:New York}", "f", "'New' is not a number"),
+    ("call:f{a:true, b}", "f", "expected : after 'b', found '}'"),
+    ('call:f("Paris")', "f", "expected : after 'Paris', found ')'"),
+    ("call:f(Paris, 3)", "f", "expected : after 'Paris', found ','"),
+    ("call:f([1])", "f", "expected word or string, found '['"),
+    ("call:f{a:(1)}", "f", "found '('"),
+    ("call:f(a=1}", "f", "expected a comma, found '}'"),
+    ("call:f{{a:1}", "f", "expected }, found the end"),
+    ("call:f{{a:1},{b:2}}", "f", "expected }, found ','"),
+    ("call:f{{{a:1}}}", "f", "expected word or string, found '{'"),
+    ("call:f{a:=1}", "f", "found '='"),
+    ("call:f{a:1,,b:2}", "f", "expected word or string, found ','"),
+    ("call:{a:1}", "", "name is missing"),
+    ("call:f{a:-Infinity}", "f", "'-Infinity' is not a finite number"),
+    ("call:f{a:1_000}", "f", "'1_000' is not a number"),
+    ("call:f{a:0x10}", "f", "'0x10' is not a number"),
+    ("call:f{a:{b:[{c:1}]}", "f", "expected a comma, found the end"),
+    ("call:f{a:" + "[" * 5000 + "}", "f", "nested deeper"),
+])  # fmt: skip
 def test_malformed_call(gemma: Tokenizer, raw: str, name: str, error: str) -> None:
     call = parse_tool_call(raw)
     assert (call.name, call.arguments, call.raw) == (name, {}, raw)
@@ -245,16 +242,13 @@ F = '<|tool_call>call:f{a:<|"|>x<|"|>}'
 G = "<|tool_call>call:g{}"
 
 
-@pytest.mark.parametrize(
-    ("output", "names", "thought", "answer"),
-    [
-        (f"{F}<tool_call|>{G}<tool_call|><|tool_response>", ["f", "g"], "", ""),
-        (f"ca{F}<tool_call|>ll{G}<tool_call|>ou", ["f", "g"], "", "callou"),
-        (f"{THOUGHT}a{F}<tool_call|>b<channel|>c", ["f"], "ab", "c"),  # inside a thought
-        (f"{THOUGHT}a<channel|>{F}<tool_call|><|tool_response>", ["f"], "a", ""),
-        (f"{F}<pad><|think|><tool_call|>b", ["f"], "", "b"),  # noise
-    ],
-)
+@pytest.mark.parametrize(("output", "names", "thought", "answer"), [
+    (f"{F}<tool_call|>{G}<tool_call|><|tool_response>", ["f", "g"], "", ""),
+    (f"ca{F}<tool_call|>ll{G}<tool_call|>ou", ["f", "g"], "", "callou"),
+    (f"{THOUGHT}a{F}<tool_call|>b<channel|>c", ["f"], "ab", "c"),  # inside a thought
+    (f"{THOUGHT}a<channel|>{F}<tool_call|><|tool_response>", ["f"], "a", ""),
+    (f"{F}<pad><|think|><tool_call|>b", ["f"], "", "b"),  # noise
+])  # fmt: skip
 def test_calls_between_text(
     gemma: Tokenizer, output: str, names: list[str], thought: str, answer: str
 ) -> None:
@@ -280,18 +274,15 @@ def test_unterminated_call(gemma: Tokenizer, end: str) -> None:
     assert cut.error == 'the call is not closed by <tool_call|>; a string is not closed by <|"|>'
 
 
-@pytest.mark.parametrize(
-    ("written", "calls"),
-    [
-        ("call:f{a:1}call:g{}", [("f", {"a": 1}), ("g", {})]),
-        ("f{a:{b:[1]}}, g{x:2}\ncall: h{}", [("f", {"a": {"b": [1]}}), ("g", {"x": 2}), ("h", {})]),
-        ('call:f{a:<|"|>}call:x{<|"|>}call:g{}', [("f", {"a": "}call:x{"}), ("g", {})]),
-        ('call:f{a:"}call:x{"}g{b:1}', [("f", {"a": "}call:x{"}), ("g", {"b": 1})]),
-        ("call:f{a:'}call:x{'}g{b:1}", [("f", {"a": "}call:x{"}), ("g", {"b": 1})]),
-        ('f(a=")g(") g(b={})h{}', [("f", {"a": ")g("}), ("g", {"b": {}}), ("h", {})]),
-        ("f{{a:1}}g{b:2}", [("f", {"a": 1}), ("g", {"b": 2})]),
-    ],
-)
+@pytest.mark.parametrize(("written", "calls"), [
+    ("call:f{a:1}call:g{}", [("f", {"a": 1}), ("g", {})]),
+    ("f{a:{b:[1]}}, g{x:2}\ncall: h{}", [("f", {"a": {"b": [1]}}), ("g", {"x": 2}), ("h", {})]),
+    ('call:f{a:<|"|>}call:x{<|"|>}call:g{}', [("f", {"a": "}call:x{"}), ("g", {})]),
+    ('call:f{a:"}call:x{"}g{b:1}', [("f", {"a": "}call:x{"}), ("g", {"b": 1})]),
+    ("call:f{a:'}call:x{'}g{b:1}", [("f", {"a": "}call:x{"}), ("g", {"b": 1})]),
+    ('f(a=")g(") g(b={})h{}', [("f", {"a": ")g("}), ("g", {"b": {}}), ("h", {})]),
+    ("f{{a:1}}g{b:2}", [("f", {"a": 1}), ("g", {"b": 2})]),
+])  # fmt: skip
 def test_several_calls_between_one_pair_of_delimiters(written: str, calls: list[tuple[str, Any]]) -> None:
     found = parse_tool_calls(written)
     assert [(call.name, call.arguments) for call in found] == calls

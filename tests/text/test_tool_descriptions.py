@@ -41,39 +41,33 @@ MCP |= {"inputSchema": {"$schema": "http://json-schema.org/draft-07/schema#", **
 MCP |= {"icons": [{"src": "https://example.com/icon.png"}], "execution": {"taskSupport": "optional"}}
 
 
-@pytest.mark.parametrize(
-    "tool",
-    [
-        OPENAI,
-        {"type": "function", "function": {**BASE, "parameters": SCHEMA, "strict": True}},
-        {**OPENAI, "strict": True, "cache_control": {"type": "ephemeral"}},
-        {"type": "function", **BASE, "parameters": SCHEMA, "strict": True},  # OpenAI's Responses
-        {**BASE, "parameters": SCHEMA},
-        {**BASE, "input_schema": SCHEMA, "cache_control": {"type": "ephemeral"}},  # Anthropic's
-        {"type": "custom", **BASE, "input_schema": SCHEMA, "defer_loading": False, "input_examples": []},
-        MCP,
-        {"type": "function", "function": MCP},
-        {"type": "function", "function": {**BASE, "input_schema": SCHEMA}},
-        McpTool(**BASE, title="Weather", inputSchema=SCHEMA),
-        {**BASE, "parameters": None, "inputSchema": SCHEMA, "strict": None},
-        {**BASE, "parameters": {key: value for key, value in SCHEMA.items() if key != "type"}},
-    ],
-)
+@pytest.mark.parametrize("tool", [
+    OPENAI,
+    {"type": "function", "function": {**BASE, "parameters": SCHEMA, "strict": True}},
+    {**OPENAI, "strict": True, "cache_control": {"type": "ephemeral"}},
+    {"type": "function", **BASE, "parameters": SCHEMA, "strict": True},  # OpenAI's Responses
+    {**BASE, "parameters": SCHEMA},
+    {**BASE, "input_schema": SCHEMA, "cache_control": {"type": "ephemeral"}},  # Anthropic's
+    {"type": "custom", **BASE, "input_schema": SCHEMA, "defer_loading": False, "input_examples": []},
+    MCP,
+    {"type": "function", "function": MCP},
+    {"type": "function", "function": {**BASE, "input_schema": SCHEMA}},
+    McpTool(**BASE, title="Weather", inputSchema=SCHEMA),
+    {**BASE, "parameters": None, "inputSchema": SCHEMA, "strict": None},
+    {**BASE, "parameters": {key: value for key, value in SCHEMA.items() if key != "type"}},
+])  # fmt: skip
 def test_each_form_is_the_same_declaration(chat_tokenizer: Tokenizer, tool: Any) -> None:
     ids = chat_tokenizer.prompt_ids("hi", tools=[tool])
     assert DECLARED in chat_tokenizer.decode(ids)
     assert ids == chat_tokenizer.prompt_ids("hi", tools=[OPENAI])
 
 
-@pytest.mark.parametrize(
-    "tool",
-    [
-        {"name": "now"},
-        {"name": "now", "description": None, "parameters": None},
-        {"name": "now", "inputSchema": {}},
-        {"type": "function", "function": {"name": "now", "parameters": {}}},
-    ],
-)
+@pytest.mark.parametrize("tool", [
+    {"name": "now"},
+    {"name": "now", "description": None, "parameters": None},
+    {"name": "now", "inputSchema": {}},
+    {"type": "function", "function": {"name": "now", "parameters": {}}},
+])  # fmt: skip
 def test_a_tool_without_arguments(chat_tokenizer: Tokenizer, tool: Any) -> None:
     text = chat_tokenizer.decode(chat_tokenizer.prompt_ids("hi", tools=[tool]))
     assert '<|tool>declaration:now{description:<|"|><|"|>}<tool|>' in text

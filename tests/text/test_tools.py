@@ -106,24 +106,21 @@ DEEP: list[Any] = []
 DEEP.append(DEEP)
 
 
-@pytest.mark.parametrize(
-    ("calls", "results", "message"),
-    [
-        ([], [], "tool_calls: empty"),
-        (PARIS, [1], "tool_calls: found ToolCall; give"),
-        ([{"name": "f"}], ["x"], "tool_calls: item 0 is dict; give generation.tool_calls"),
-        ([PARIS], [], "results: found 0 for 1 calls without an error"),
-        ([PARIS], ["a", "b"], "results: found 2 for 1 calls"),
-        ([BROKEN], ["a"], "results: found 1 for 0 calls"),
-        ([PARIS], "a", "results: found str; give a list"),
-        ([PARIS], {"get_weather": "a"}, "results: found dict; give a list"),
-        ([PARIS], None, "results: found NoneType; give a list"),
-        ([PARIS], [{1, 2}], "results: that of get_weather cannot be written as JSON"),
-        ([PARIS], [float("nan")], "results: that of get_weather cannot be written as JSON"),
-        ([PARIS], [b"x"], "results: that of get_weather cannot be written as JSON"),
-        ([PARIS], [DEEP], "results: that of get_weather cannot be written as JSON"),
-    ],
-)
+@pytest.mark.parametrize(("calls", "results", "message"), [
+    ([], [], "tool_calls: empty"),
+    (PARIS, [1], "tool_calls: found ToolCall; give"),
+    ([{"name": "f"}], ["x"], "tool_calls: item 0 is dict; give generation.tool_calls"),
+    ([PARIS], [], "results: found 0 for 1 calls without an error"),
+    ([PARIS], ["a", "b"], "results: found 2 for 1 calls"),
+    ([BROKEN], ["a"], "results: found 1 for 0 calls"),
+    ([PARIS], "a", "results: found str; give a list"),
+    ([PARIS], {"get_weather": "a"}, "results: found dict; give a list"),
+    ([PARIS], None, "results: found NoneType; give a list"),
+    ([PARIS], [{1, 2}], "results: that of get_weather cannot be written as JSON"),
+    ([PARIS], [float("nan")], "results: that of get_weather cannot be written as JSON"),
+    ([PARIS], [b"x"], "results: that of get_weather cannot be written as JSON"),
+    ([PARIS], [DEEP], "results: that of get_weather cannot be written as JSON"),
+])  # fmt: skip
 def test_refused_results(calls: Any, results: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         tool_messages(calls, results)
