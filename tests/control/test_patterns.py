@@ -48,17 +48,14 @@ def test_posix_classes(name: str) -> None:
     assert POSIX[name](shortest(grammar)[-2])
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fits", "differs"),
-    [
-        ("[[:alpha:][:digit:]_]{3}", "a1_", "a-b"), ("[^[:space:]]+", "ab", "a b"),
-        ("[[:^alpha:]]", "1", "a"), ("[a-z--[aeiou]]", "b", "a"), ("[a-z&&[^x]]", "a", "x"),
-        ("[a-c~~b-d]", "d", "b"), ("[a||b]", "|", "c"), ("[a[bc]]", "c", "d"),
-        ("[a&b]", "&", "c"), ("[a-]", "-", "b"), ("[+--]", "+", "-"), (r"[\[a]", "[", "b"),
-        ("(?i)ab", "AB", "x"), ("[]a]", "]", "b"), ("[^]a]", "b", "]"), (r"[\]]", "]", "a"),
-        ("[&&a]", "", "b"), ("a(?i)b", "aB", "Ab"), ("[[a-c]&&[b-d]]x", "bx", "ax"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("pattern", "fits", "differs"), [
+    ("[[:alpha:][:digit:]_]{3}", "a1_", "a-b"), ("[^[:space:]]+", "ab", "a b"),
+    ("[[:^alpha:]]", "1", "a"), ("[a-z--[aeiou]]", "b", "a"), ("[a-z&&[^x]]", "a", "x"),
+    ("[a-c~~b-d]", "d", "b"), ("[a||b]", "|", "c"), ("[a[bc]]", "c", "d"),
+    ("[a&b]", "&", "c"), ("[a-]", "-", "b"), ("[+--]", "+", "-"), (r"[\[a]", "[", "b"),
+    ("(?i)ab", "AB", "x"), ("[]a]", "]", "b"), ("[^]a]", "b", "]"), (r"[\]]", "]", "a"),
+    ("[&&a]", "", "b"), ("a(?i)b", "aB", "Ab"), ("[[a-c]&&[b-d]]x", "bx", "ax"),
+])  # fmt: skip
 def test_class_operators_are_the_compilers(pattern: str, fits: str, differs: str) -> None:
     if not fits:
         refusal(regex=pattern)
@@ -68,15 +65,12 @@ def test_class_operators_are_the_compilers(pattern: str, fits: str, differs: str
     assert not accepts(grammar, differs)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fits", "differs"),
-    [
-        ("^[[(][0-9]+[)\\]]$", "[1]", "{1}"), ("^[^[]+$", "ab", "a["),
-        ("^[a&&b]$", "&", "c"), ("^[+--]$", ",", "."), ("^[a~~b]$", "~", "c"), ("^[a||b]$", "|", "c"),
-        (r"^[\[\]&~-]$", "&", "a"), ("^[a-z[]$", "[", "A"), (r"^\[a&&b\]$", "[a&&b]", "a"),
-        ("^a$|^b$", "b", "c"), ("^(a$|b)", "bx", "ax"), (r"^\/\-\.$", "/-.", "a"), (r"^A$", "A", "a"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("pattern", "fits", "differs"), [
+    ("^[[(][0-9]+[)\\]]$", "[1]", "{1}"), ("^[^[]+$", "ab", "a["),
+    ("^[a&&b]$", "&", "c"), ("^[+--]$", ",", "."), ("^[a~~b]$", "~", "c"), ("^[a||b]$", "|", "c"),
+    (r"^[\[\]&~-]$", "&", "a"), ("^[a-z[]$", "[", "A"), (r"^\[a&&b\]$", "[a&&b]", "a"),
+    ("^a$|^b$", "b", "c"), ("^(a$|b)", "bx", "ax"), (r"^\/\-\.$", "/-.", "a"), (r"^A$", "A", "a"),
+])  # fmt: skip
 def test_a_schemas_pattern_is_that_of_ecmascript(pattern: str, fits: str, differs: str) -> None:
     """In a class, the compiler's operators are characters. Python agrees, with a warning."""
     schema = {"type": "string", "pattern": pattern}
@@ -118,13 +112,10 @@ def by_python(atom: str, character: str) -> bool:
     return re.fullmatch(atom, character, re.DOTALL) is not None
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "(?:(?:a{4000}){4000}){400}", "(a{4000}){4000000000}", "(((((a{99}){99}){99}){99}){99}){99}",
-        "(a{4096}b|c{4097}){2}", "(ab?){3000}" * 9, "a" * 5000, "a)", "*", r"[^\s\S]",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("pattern", [
+    "(?:(?:a{4000}){4000}){400}", "(a{4000}){4000000000}", "(((((a{99}){99}){99}){99}){99}){99}",
+    "(a{4096}b|c{4097}){2}", "(ab?){3000}" * 9, "a" * 5000, "a)", "*", r"[^\s\S]",
+])  # fmt: skip
 def test_an_example_is_given_up_before_it_gets_long(pattern: str) -> None:
     assert example(pattern, by_python) is None
 

@@ -74,27 +74,24 @@ def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: 
         read(path)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "garbage",
-        "[1]",
-        "[" * 90_000,
-        "",
-        line("a"),  # the same answer again
-        line("c", candidate=1),  # without its siblings
-        line("c", kind="other"),
-        {"task": "c", "run": 0, "candidate": 0},
-        *(
-            line("c") | {name: value}
-            for name, value in {
-                "task": 3, "run": -1, "group": [1], "strict": "no", "lenient": None, "outcome": "banana",
-                "reason": None, "answer_tokens": "9", "blocks": -1, "new_tokens": 10**400, "details": [],
-            }.items()
-        ),
-        *(line("c", seconds=seconds) for seconds in (None, "1", -1.0, float("nan"), float("inf"), True)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("bad", [
+    "garbage",
+    "[1]",
+    "[" * 90_000,
+    "",
+    line("a"),  # the same answer again
+    line("c", candidate=1),  # without its siblings
+    line("c", kind="other"),
+    {"task": "c", "run": 0, "candidate": 0},
+    *(
+        line("c") | {name: value}
+        for name, value in {
+            "task": 3, "run": -1, "group": [1], "strict": "no", "lenient": None, "outcome": "banana",
+            "reason": None, "answer_tokens": "9", "blocks": -1, "new_tokens": 10**400, "details": [],
+        }.items()
+    ),
+    *(line("c", seconds=seconds) for seconds in (None, "1", -1.0, float("nan"), float("inf"), True)),
+])  # fmt: skip
 def test_a_bad_line_is_named(tmp_path: Path, bad: Any) -> None:
     path = tmp_path / "r.jsonl"
     text = bad if isinstance(bad, str) else json.dumps({"kind": "answer"} | bad)

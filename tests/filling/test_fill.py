@@ -274,13 +274,10 @@ def test_the_largest_that_fits() -> None:
         assert filling.stats.blocks == -(-(length + 1) // C)
 
 
-@pytest.mark.parametrize(
-    ("template", "length"),
-    [
-        ("x [[64]]", 64), ("x [[130]] y", 130), ("[[64]]", 64), ("abc [[63]] d", 63),
-        ("[[..60]] and then some more words here", None), ("go [[..63]] a", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("template", "length"), [
+    ("x [[64]]", 64), ("x [[130]] y", 130), ("[[64]]", 64), ("abc [[63]] d", 63),
+    ("[[..60]] and then some more words here", None), ("go [[..63]] a", None),
+])  # fmt: skip
 @pytest.mark.slow
 def test_holes_about_as_large_as_a_canvas(demo: Any, template: str, length: int | None) -> None:
     filling = fill(*demo, template, seed=0, max_denoising_steps=2, max_new_tokens=256)

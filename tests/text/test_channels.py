@@ -36,44 +36,41 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 # --- channels and what strays into them -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("output", "thought", "answer"),
-    [
-        ("", "", ""),
-        ("call", "", "call"),
-        (f"{THOUGHT}though\n<channel|>call<turn|>", "though\n", "call"),
-        (f"{THOUGHT}<channel|>call", "", "call"),  # an empty thought
-        ("<|channel>thought<channel|>call", "", "call"),
-        ("<|channel><channel|>call", "", "call"),
-        (f"{THOUGHT}call", "call", ""),  # a thought that never ends
-        ("<|channel>thou", "", ""),  # cut off in the header
-        ("call<channel|>", "", "call"),  # closes nothing
-        ("<channel|>call", "", "call"),
-        ("call<channel|>ou<channel|>", "", "callou"),
-        ("<|turn>model\ncall", "", "call"),  # a second turn header
-        (f"<|turn>model\n{THOUGHT}a<channel|>b", "a", "b"),
-        (f"{THOUGHT}a<channel|>b<|turn>model\nc", "a", "bc"),
-        (f"{THOUGHT}a<|turn>model\nc", "a", "c"),
-        ("call<|turn>model", "", "call"),
-        ("call<|turn>", "", "call"),
-        ("<|turn>ou ou\nou", "", "ou ou\nou"),  # no header after all
-        (f"{THOUGHT}a<channel|>b{THOUGHT}c<channel|>d", "ac", "bd"),
-        (f"{THOUGHT}a{THOUGHT}c<channel|>d", "ac", "d"),
-        ("<|channel>final\ncall<channel|>ou", "", "callou"),
-        (f"{THOUGHT}a<channel|><|channel>answer\nb", "a", "b"),
-        ("<|channel>\ncall<channel|>", "call", ""),
-        ("<|channel>thought \t\ncall", "call", ""),
-        ("<|channel>call ou\nou", "call ou\nou", ""),  # a channel without a header
-        ("<|channel>日本\nou", "日本\nou", ""),
-        ("<|channel>" + "c" * 40 + "\nou", "c" * 40 + "\nou", ""),
-        (f"{THOUGHT}\ncall<channel|>\n\nou", "\ncall", "\n\nou"),  # only the header's newline goes
-        (f"{THOUGHT}\n\n\nou", "\n\n\nou", ""),
-        ("\n\ncall \n", "", "\n\ncall \n"),
-        ("call<turn|><eos><pad><pad><|tool_response><tool_response|>", "", "call"),
-        ("<bos>ca<mask>ll<unk><|think|><|image|>ou<|image><image|><|audio|>", "", "callou"),
-        ('a<|"|>b<tool_call|>c<tool|><|tool>', "", "abc"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("output", "thought", "answer"), [
+    ("", "", ""),
+    ("call", "", "call"),
+    (f"{THOUGHT}though\n<channel|>call<turn|>", "though\n", "call"),
+    (f"{THOUGHT}<channel|>call", "", "call"),  # an empty thought
+    ("<|channel>thought<channel|>call", "", "call"),
+    ("<|channel><channel|>call", "", "call"),
+    (f"{THOUGHT}call", "call", ""),  # a thought that never ends
+    ("<|channel>thou", "", ""),  # cut off in the header
+    ("call<channel|>", "", "call"),  # closes nothing
+    ("<channel|>call", "", "call"),
+    ("call<channel|>ou<channel|>", "", "callou"),
+    ("<|turn>model\ncall", "", "call"),  # a second turn header
+    (f"<|turn>model\n{THOUGHT}a<channel|>b", "a", "b"),
+    (f"{THOUGHT}a<channel|>b<|turn>model\nc", "a", "bc"),
+    (f"{THOUGHT}a<|turn>model\nc", "a", "c"),
+    ("call<|turn>model", "", "call"),
+    ("call<|turn>", "", "call"),
+    ("<|turn>ou ou\nou", "", "ou ou\nou"),  # no header after all
+    (f"{THOUGHT}a<channel|>b{THOUGHT}c<channel|>d", "ac", "bd"),
+    (f"{THOUGHT}a{THOUGHT}c<channel|>d", "ac", "d"),
+    ("<|channel>final\ncall<channel|>ou", "", "callou"),
+    (f"{THOUGHT}a<channel|><|channel>answer\nb", "a", "b"),
+    ("<|channel>\ncall<channel|>", "call", ""),
+    ("<|channel>thought \t\ncall", "call", ""),
+    ("<|channel>call ou\nou", "call ou\nou", ""),  # a channel without a header
+    ("<|channel>日本\nou", "日本\nou", ""),
+    ("<|channel>" + "c" * 40 + "\nou", "c" * 40 + "\nou", ""),
+    (f"{THOUGHT}\ncall<channel|>\n\nou", "\ncall", "\n\nou"),  # only the header's newline goes
+    (f"{THOUGHT}\n\n\nou", "\n\n\nou", ""),
+    ("\n\ncall \n", "", "\n\ncall \n"),
+    ("call<turn|><eos><pad><pad><|tool_response><tool_response|>", "", "call"),
+    ("<bos>ca<mask>ll<unk><|think|><|image|>ou<|image><image|><|audio|>", "", "callou"),
+    ('a<|"|>b<tool_call|>c<tool|><|tool>', "", "abc"),
+])  # fmt: skip
 def test_channels(gemma: Tokenizer, output: str, thought: str, answer: str) -> None:
     delta = parse_all_ways(gemma, gemma.encode(output))
     assert contents(delta) == (thought, answer, [])

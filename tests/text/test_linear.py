@@ -74,14 +74,11 @@ def test_channels(text: str, opening: str, tokenizer: Tokenizer) -> None:
     assert work(task, 1000) <= 2.1 * work(task, 500) + 100
 
 
-@pytest.mark.parametrize(
-    ("before", "repeated"),
-    [
-        ('f{a:"', '\\"'), ("", '\\"'), ("", '""'), ("", "'"), ("", "{"), ("", "}"), ("f{", ","), ("f{}", " "),
-        ("f{}", "a."), ("f{}", " call"), ("", "call:f{}"), ("f{}", "call:"), ("f{a:[", "1 "), ("f{a:", "{a:"),
-        ("f{}", ";"), ("f{}", "} call "), ("f", '<|"|>'), ("f{a:[", '"x" '), ("", "}a"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("before", "repeated"), [
+    ('f{a:"', '\\"'), ("", '\\"'), ("", '""'), ("", "'"), ("", "{"), ("", "}"), ("f{", ","), ("f{}", " "),
+    ("f{}", "a."), ("f{}", " call"), ("", "call:f{}"), ("f{}", "call:"), ("f{a:[", "1 "), ("f{a:", "{a:"),
+    ("f{}", ";"), ("f{}", "} call "), ("f", '<|"|>'), ("f{a:[", '"x" '), ("", "}a"),
+])  # fmt: skip
 def test_tool_calls(before: str, repeated: str) -> None:
     def task(size: int) -> None:
         tool_calls.parse_tool_calls(before + repeated * size)

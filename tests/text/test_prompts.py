@@ -40,33 +40,30 @@ MAIN = {"role": "system", "content": "brief"}
 CALL = {"function": {"name": "now", "arguments": {}}}
 
 
-@pytest.mark.parametrize(
-    ("prompt", "options", "expected"),
-    [
-        ("hi\n", {}, "<|turn>user\nhi\n<turn|>\n"),
-        ("hi", {"thinking": True}, "<|turn>system\n<|think|>\n<turn|>\n<|turn>user\nhi<turn|>\n"),
-        ("hi", {"system": "brief"}, "<|turn>system\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"),
-        ("hi", {"system": "  "}, "<|turn>user\nhi<turn|>\n"),
-        *(("hi", {"tools": [tool]}, DECLARED + "<|turn>user\nhi<turn|>\n") for tool in SAME_TOOL),
-        ("hi", {"tools": []}, "<|turn>user\nhi<turn|>\n"),
-        (
-            [
-                {"role": "developer", "content": "brief"},
-                {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},
-                {"role": "model", "content": None, "tool_calls": [CALL]},
-                {"role": "tool", "content": {"value": 3}},
-            ],
-            {"thinking": True},
-            "<|turn>system\n<|think|>\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"
-            "<|turn>model\n<|tool_call>call:now{}<tool_call|><turn|>\n<|turn>tool\n{\"value\": 3}<turn|>\n",
-        ),
-        (
-            (USER, {"role": "assistant", "content": ""}, USER),
-            {"system": "s"},
-            "<|turn>system\ns<turn|>\n<|turn>user\nhi<turn|>\n<|turn>model\n<turn|>\n<|turn>user\nhi<turn|>\n",
-        ),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("prompt", "options", "expected"), [
+    ("hi\n", {}, "<|turn>user\nhi\n<turn|>\n"),
+    ("hi", {"thinking": True}, "<|turn>system\n<|think|>\n<turn|>\n<|turn>user\nhi<turn|>\n"),
+    ("hi", {"system": "brief"}, "<|turn>system\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"),
+    ("hi", {"system": "  "}, "<|turn>user\nhi<turn|>\n"),
+    *(("hi", {"tools": [tool]}, DECLARED + "<|turn>user\nhi<turn|>\n") for tool in SAME_TOOL),
+    ("hi", {"tools": []}, "<|turn>user\nhi<turn|>\n"),
+    (
+        [
+            {"role": "developer", "content": "brief"},
+            {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},
+            {"role": "model", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": {"value": 3}},
+        ],
+        {"thinking": True},
+        "<|turn>system\n<|think|>\nbrief<turn|>\n<|turn>user\nhi<turn|>\n"
+        "<|turn>model\n<|tool_call>call:now{}<tool_call|><turn|>\n<|turn>tool\n{\"value\": 3}<turn|>\n",
+    ),
+    (
+        (USER, {"role": "assistant", "content": ""}, USER),
+        {"system": "s"},
+        "<|turn>system\ns<turn|>\n<|turn>user\nhi<turn|>\n<|turn>model\n<turn|>\n<|turn>user\nhi<turn|>\n",
+    ),
+])  # fmt: skip
 def test_prompt(tokenizer: Tokenizer, prompt: Any, options: dict[str, Any], expected: str) -> None:
     ids = tokenizer.prompt_ids(prompt, **options)
     assert ids == [tokenizer.special.bos, *tokenizer.encode(expected + "<|turn>model\n")]

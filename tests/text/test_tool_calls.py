@@ -65,52 +65,49 @@ def test_arguments_round_trip(
     assert json.dumps(call.arguments) == json.dumps(arguments)  # tells 1, 1.0 and True apart
 
 
-@pytest.mark.parametrize(
-    ("raw", "name", "arguments"),
-    [
-        ("call:now{}", "now", {}),
-        ("now{}", "now", {}),  # without call:
-        ("call{}", "call", {}),
-        (" call : now { } \n", "now", {}),
-        ("call:maps:route-2.b/c{n:1}", "maps:route-2.b/c", {"n": 1}),
-        ('call:f{a:<|"|>say "hi", {x:[1]}\n<|"|>,b:2}', "f", {"a": 'say "hi", {x:[1]}\n', "b": 2}),
-        ('call:f{a:<|"|><|"|>,b:<|"|>12<|"|>,c:"12"}', "f", {"a": "", "b": "12", "c": "12"}),
-        ('call:f{a:<|"|> x <|"|>}', "f", {"a": " x "}),
-        ('call:f{<|"|>a key<|"|>:1}', "f", {"a key": 1}),
-        ('call:f{"a":"say \\"hi\\" \\u00e9\n","b":[""]}', "f", {"a": 'say "hi" é\n', "b": [""]}),
-        ("call:f{n:-3,x:1.5e3,big:9007199254740993}", "f", {"n": -3, "x": 1500.0, "big": 9007199254740993}),
-        ("call:f{ok:true,no:false,none:null}", "f", {"ok": True, "no": False, "none": None}),
-        ("call:f{xs:[1,[2,{y:[]}],{}]}", "f", {"xs": [1, [2, {"y": []}], {}]}),
-        ("call:f{a:1,b:2,}", "f", {"a": 1, "b": 2}),
-        ("callback{}", "callback", {}),  # a name that merely begins like call:
-        ("call:call{a:[true,[false,null],-0.5E-3]}", "call", {"a": [True, [False, None], -0.0005]}),
-        ('call:f{a:<|"|>}{][,:call:g<|"|>,b:{c:<|"|>1<|"|>}}', "f", {"a": "}{][,:call:g", "b": {"c": "1"}}),
-        ('call:f{a:"\\ud83d\\ude00"}', "f", {"a": "\U0001f600"}),
-        ("call:f{a:" + "[" * 60 + "]" * 60 + "}", "f", None),
-        # parentheses
-        ('call:f(city="Paris", days=3)', "f", {"city": "Paris", "days": 3}),
-        ('call:f(command:<|"|>ls -a | grep (x)<|"|>)', "f", {"command": "ls -a | grep (x)"}),
-        ("call:f()", "f", {}),
-        ('f ( {"a": [1]} )', "f", {"a": [1]}),
-        ("call:f({{a:1}})", "f", {"a": 1}),
-        # single quotes
-        ("call:f{a:'Paris','b c':''}", "f", {"a": "Paris", "b c": ""}),
-        ("call:f{a:'say \"hi\", {it\\'s}',b:\"it's\"}", "f", {"a": "say \"hi\", {it's}", "b": "it's"}),
-        ("call:f{a:'\\u00e9\\n\\\\'}", "f", {"a": "é\n\\"}),
-        # doubled braces, from templates that were given arguments as text
-        ('call:f{{"a": "x", "b": {{"c": 2}}, "d": {"e": 1}}}', "f", {"a": "x", "b": {"c": 2}, "d": {"e": 1}}),
-        ("call:f{{}}", "f", {}),
-        # missing commas
-        ("call:f{a:1 b:true\nc:[2]d:{e:3}f:4}", "f", {"a": 1, "b": True, "c": [2], "d": {"e": 3}, "f": 4}),
-        ('call:f{a:<|"|>x<|"|>b:<|"|>y<|"|>c:3<|"|>d<|"|>:4}', "f", {"a": "x", "b": "y", "c": 3, "d": 4}),
-        ("call:f{\"a\":\"x\" \"b\":'y' 'c':1}", "f", {"a": "x", "b": "y", "c": 1}),
-        ("call:f{a:[1 2\n[3]{b:4}5]}", "f", {"a": [1, 2, [3], {"b": 4}, 5]}),
-        ('call:f{a:["x" "y"],b:[<|"|>x<|"|><|"|>y<|"|>]}', "f", {"a": ["x", "y"], "b": ["x", "y"]}),
-        # Python's words, = for :, a comma at the end
-        ("call:f{a:True,b:False,c:None,d:[None,],}", "f", {"a": True, "b": False, "c": None, "d": [None]}),
-        ("call:f{a=1, b = {c=2}}", "f", {"a": 1, "b": {"c": 2}}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("raw", "name", "arguments"), [
+    ("call:now{}", "now", {}),
+    ("now{}", "now", {}),  # without call:
+    ("call{}", "call", {}),
+    (" call : now { } \n", "now", {}),
+    ("call:maps:route-2.b/c{n:1}", "maps:route-2.b/c", {"n": 1}),
+    ('call:f{a:<|"|>say "hi", {x:[1]}\n<|"|>,b:2}', "f", {"a": 'say "hi", {x:[1]}\n', "b": 2}),
+    ('call:f{a:<|"|><|"|>,b:<|"|>12<|"|>,c:"12"}', "f", {"a": "", "b": "12", "c": "12"}),
+    ('call:f{a:<|"|> x <|"|>}', "f", {"a": " x "}),
+    ('call:f{<|"|>a key<|"|>:1}', "f", {"a key": 1}),
+    ('call:f{"a":"say \\"hi\\" \\u00e9\n","b":[""]}', "f", {"a": 'say "hi" é\n', "b": [""]}),
+    ("call:f{n:-3,x:1.5e3,big:9007199254740993}", "f", {"n": -3, "x": 1500.0, "big": 9007199254740993}),
+    ("call:f{ok:true,no:false,none:null}", "f", {"ok": True, "no": False, "none": None}),
+    ("call:f{xs:[1,[2,{y:[]}],{}]}", "f", {"xs": [1, [2, {"y": []}], {}]}),
+    ("call:f{a:1,b:2,}", "f", {"a": 1, "b": 2}),
+    ("callback{}", "callback", {}),  # a name that merely begins like call:
+    ("call:call{a:[true,[false,null],-0.5E-3]}", "call", {"a": [True, [False, None], -0.0005]}),
+    ('call:f{a:<|"|>}{][,:call:g<|"|>,b:{c:<|"|>1<|"|>}}', "f", {"a": "}{][,:call:g", "b": {"c": "1"}}),
+    ('call:f{a:"\\ud83d\\ude00"}', "f", {"a": "\U0001f600"}),
+    ("call:f{a:" + "[" * 60 + "]" * 60 + "}", "f", None),
+    # parentheses
+    ('call:f(city="Paris", days=3)', "f", {"city": "Paris", "days": 3}),
+    ('call:f(command:<|"|>ls -a | grep (x)<|"|>)', "f", {"command": "ls -a | grep (x)"}),
+    ("call:f()", "f", {}),
+    ('f ( {"a": [1]} )', "f", {"a": [1]}),
+    ("call:f({{a:1}})", "f", {"a": 1}),
+    # single quotes
+    ("call:f{a:'Paris','b c':''}", "f", {"a": "Paris", "b c": ""}),
+    ("call:f{a:'say \"hi\", {it\\'s}',b:\"it's\"}", "f", {"a": "say \"hi\", {it's}", "b": "it's"}),
+    ("call:f{a:'\\u00e9\\n\\\\'}", "f", {"a": "é\n\\"}),
+    # doubled braces, from templates that were given arguments as text
+    ('call:f{{"a": "x", "b": {{"c": 2}}, "d": {"e": 1}}}', "f", {"a": "x", "b": {"c": 2}, "d": {"e": 1}}),
+    ("call:f{{}}", "f", {}),
+    # missing commas
+    ("call:f{a:1 b:true\nc:[2]d:{e:3}f:4}", "f", {"a": 1, "b": True, "c": [2], "d": {"e": 3}, "f": 4}),
+    ('call:f{a:<|"|>x<|"|>b:<|"|>y<|"|>c:3<|"|>d<|"|>:4}', "f", {"a": "x", "b": "y", "c": 3, "d": 4}),
+    ("call:f{\"a\":\"x\" \"b\":'y' 'c':1}", "f", {"a": "x", "b": "y", "c": 1}),
+    ("call:f{a:[1 2\n[3]{b:4}5]}", "f", {"a": [1, 2, [3], {"b": 4}, 5]}),
+    ('call:f{a:["x" "y"],b:[<|"|>x<|"|><|"|>y<|"|>]}', "f", {"a": ["x", "y"], "b": ["x", "y"]}),
+    # Python's words, = for :, a comma at the end
+    ("call:f{a:True,b:False,c:None,d:[None,],}", "f", {"a": True, "b": False, "c": None, "d": [None]}),
+    ("call:f{a=1, b = {c=2}}", "f", {"a": 1, "b": {"c": 2}}),
+])  # fmt: skip
 def test_good_call(raw: str, name: str, arguments: dict[str, Any] | None) -> None:
     call = parse_tool_call(raw)
     assert (call.name, call.raw, call.error) == (name, raw, None)

@@ -73,32 +73,29 @@ def test_a_tool_without_arguments(chat_tokenizer: Tokenizer, tool: Any) -> None:
     assert '<|tool>declaration:now{description:<|"|><|"|>}<tool|>' in text
 
 
-@pytest.mark.parametrize(
-    ("tool", "message"),
-    [
-        ({**BASE, "params": SCHEMA}, "get_weather has the unknown key 'params'; did you mean 'parameters'?"),
-        ({**BASE, "parametres": SCHEMA}, "unknown key 'parametres'; did you mean 'parameters'?"),
-        ({**BASE, "inputschema": SCHEMA}, "unknown key 'inputschema'; did you mean 'input_schema'?"),
-        ({**BASE, "input-schema": SCHEMA}, "unknown key 'input-schema'; did you mean 'input_schema'?"),
-        ({"name": "f", "desciption": "x"}, "unknown key 'desciption'; did you mean 'description'?"),
-        ({"type": "function", "fucntion": BASE}, "unknown key 'fucntion'; did you mean 'function'?"),
-        ({"type": "function", "function": {**BASE, "params": SCHEMA}}, "unknown key 'params'"),
-        ({**OPENAI, "params": SCHEMA}, "get_weather has the unknown key 'params'"),
-        ({"name": "f", "zzz": 1}, "unknown key 'zzz'; use name, description, parameters"),
-        ({"name": "f", 3: 1}, "unknown key '3'"),
-        ({"functionDeclarations": [BASE]}, "item 0 has the unknown key 'functionDeclarations'"),
-        ({"parameters": SCHEMA}, "tools: item 0 has no name"),
-        ({"type": "function", "function": {"name": ""}}, "tools: item 0 has no name"),
-        ({"type": "function", "function": "get_weather"}, "tools: item 0 has no name"),
-        ({"type": "web_search"}, "tools: item 0 has no name"),
-        ({"type": "bash_20250124", "name": "bash"}, "tools: bash has type 'bash_20250124'; only functions"),
-        ({**BASE, "parameters": SCHEMA, "inputSchema": {}}, "has both parameters and inputSchema"),
-        ({**BASE, "parameters": [SCHEMA]}, "get_weather: parameters is list; give a JSON Schema"),
-        ({**BASE, "inputSchema": "{}"}, "get_weather: inputSchema is str; give a JSON Schema"),
-        ({**BASE, "parameters": {"properties": {1, 2}}}, "tools: get_weather cannot be written as JSON"),
-        ({"name": "f", "description": ["x"]}, "tools: f has a description of type list"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("tool", "message"), [
+    ({**BASE, "params": SCHEMA}, "get_weather has the unknown key 'params'; did you mean 'parameters'?"),
+    ({**BASE, "parametres": SCHEMA}, "unknown key 'parametres'; did you mean 'parameters'?"),
+    ({**BASE, "inputschema": SCHEMA}, "unknown key 'inputschema'; did you mean 'input_schema'?"),
+    ({**BASE, "input-schema": SCHEMA}, "unknown key 'input-schema'; did you mean 'input_schema'?"),
+    ({"name": "f", "desciption": "x"}, "unknown key 'desciption'; did you mean 'description'?"),
+    ({"type": "function", "fucntion": BASE}, "unknown key 'fucntion'; did you mean 'function'?"),
+    ({"type": "function", "function": {**BASE, "params": SCHEMA}}, "unknown key 'params'"),
+    ({**OPENAI, "params": SCHEMA}, "get_weather has the unknown key 'params'"),
+    ({"name": "f", "zzz": 1}, "unknown key 'zzz'; use name, description, parameters"),
+    ({"name": "f", 3: 1}, "unknown key '3'"),
+    ({"functionDeclarations": [BASE]}, "item 0 has the unknown key 'functionDeclarations'"),
+    ({"parameters": SCHEMA}, "tools: item 0 has no name"),
+    ({"type": "function", "function": {"name": ""}}, "tools: item 0 has no name"),
+    ({"type": "function", "function": "get_weather"}, "tools: item 0 has no name"),
+    ({"type": "web_search"}, "tools: item 0 has no name"),
+    ({"type": "bash_20250124", "name": "bash"}, "tools: bash has type 'bash_20250124'; only functions"),
+    ({**BASE, "parameters": SCHEMA, "inputSchema": {}}, "has both parameters and inputSchema"),
+    ({**BASE, "parameters": [SCHEMA]}, "get_weather: parameters is list; give a JSON Schema"),
+    ({**BASE, "inputSchema": "{}"}, "get_weather: inputSchema is str; give a JSON Schema"),
+    ({**BASE, "parameters": {"properties": {1, 2}}}, "tools: get_weather cannot be written as JSON"),
+    ({"name": "f", "description": ["x"]}, "tools: f has a description of type list"),
+])  # fmt: skip
 def test_refused_descriptions(chat_tokenizer: Tokenizer, tool: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         chat_tokenizer.prompt_ids("hi", tools=[tool])
