@@ -36,12 +36,8 @@ def test_bad_targets(source: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("directory", "file", "link"):
         refuse(source, tmp_path / name, f"{name} exists already; remove it or give another path")
-        refuse(
-            source,
-            tmp_path / name,
-            f"{name} is not a model directory without other files, so it is",
-            overwrite=True,
-        )
+        message = f"{name} is not a model directory without other files, so it is"
+        refuse(source, tmp_path / name, message, overwrite=True)
     for place in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         refuse(source, place, "cannot be created")
 
@@ -72,13 +68,9 @@ def test_only_a_directory_with_nothing_but_a_model_is_replaced(source: Path, tmp
     (other / "config.json").write_text("{}")
     shutil.copytree(convert(source, tmp_path / "out"), nested)
     (nested / "mine").mkdir()
+    message = "is not a model directory without other files, so it is not overwritten"
     for target in (other, nested):
-        refuse(
-            source,
-            target,
-            "is not a model directory without other files, so it is not overwritten",
-            overwrite=True,
-        )
+        refuse(source, target, message, overwrite=True)
 
 
 def test_links_are_not_followed(source: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,55 +30,28 @@ def everything(directory: Path) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def link_as_lock(partial: Path, victim: Path) -> None:
-    (partial / "lock").symlink_to(victim)
+def link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "victim")
 
 
-def link_as_progress(partial: Path, victim: Path) -> None:
-    victim.write_text(PROGRESS)
-    (partial / "progress.json").symlink_to(victim)
-
-
-def link_as_shard(partial: Path, victim: Path) -> None:
-    (partial / "progress.json").write_text(PROGRESS)
-    (partial / "model.safetensors").symlink_to(victim)
-
-
-def a_directory(partial: Path, victim: Path) -> None:
-    (partial / "progress.json").write_text(PROGRESS)
-    (partial / "thesis").mkdir()
-
-
-def a_strange_name(partial: Path, victim: Path) -> None:
-    (partial / "progress.json").write_text(PROGRESS)
-    (partial / "notes").write_text("x")
-
-
-def no_progress(partial: Path, victim: Path) -> None:
-    (partial / "model.safetensors").write_text("mine")
-
-
-def another_progress(partial: Path, victim: Path) -> None:
-    (partial / "progress.json").write_text("[1]")
-    (partial / "config.json").write_text("{}")
-
-
-def a_pipe(partial: Path, victim: Path) -> None:
-    os.mkfifo(partial / "progress.json")
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [link_as_lock, link_as_progress, link_as_shard, a_directory, a_strange_name, no_progress,
-     another_progress, a_pipe],
-)  # fmt: skip
+@pytest.mark.parametrize("planted", [
+    {"lock": link},
+    {"progress.json": link},
+    {"progress.json": PROGRESS, "model.safetensors": link},
+    {"progress.json": PROGRESS, "thesis": Path.mkdir},
+    {"progress.json": PROGRESS, "notes": "x"},
+    {"model.safetensors": "mine"},
+    {"progress.json": "[1]", "config.json": "{}"},
+    {"progress.json": os.mkfifo},
+])  # fmt: skip
 def test_a_planted_partial_directory_is_refused_and_left_as_it_is(
-    plant: Callable[[Path, Path], None], tmp_path: Path
+    planted: dict[str, Any], tmp_path: Path
 ) -> None:
-    partial, victim = tmp_path / ".out.partial", tmp_path / "victim"
-    victim.write_text("precious")
+    (tmp_path / "victim").write_text(PROGRESS)
+    partial = tmp_path / ".out.partial"
     partial.mkdir()
-    plant(partial, victim)
+    for name, what in planted.items():
+        what(partial / name) if callable(what) else (partial / name).write_text(what)
     before = everything(tmp_path)
     with pytest.raises(InputError, match=r"\.out\.partial (holds|has no) .*; the conversion needs that name"):
         Workspace(tmp_path / "out", "mine")
@@ -126,10 +98,8 @@ def test_a_run_that_was_killed_before_its_first_shard_is_adopted(tmp_path: Path)
         for name in names:
             (partial / name).write_text("")
         with Workspace(tmp_path / "out", "mine"):
-            assert json.loads((partial / "progress.json").read_text()) == {
-                "fingerprint": "mine",
-                "shards": {},
-            }
+            progress = json.loads((partial / "progress.json").read_text())
+            assert progress == {"fingerprint": "mine", "shards": {}}
         for path in partial.iterdir():
             path.unlink()
         partial.rmdir()
@@ -151,19 +121,12 @@ def test_a_link_in_the_old_model_is_not_written_through(plant: Any, tmp_path: Pa
 def test_a_model_with_other_files_beside_it_is_not_overwritten(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for each in (
-        "config.json",
-        "model.safetensors",
-        "README.md",
-        ".DS_Store",
-        "model-00001-of-00002.safetensors",
-    ):
+    shard = "model-00001-of-00002.safetensors"
+    for each in ("config.json", "model.safetensors", "README.md", ".DS_Store", shard):
         (out / each).write_text('{"model_type": "diffusion_gemma"}')
     assert check_target(out, overwrite=True) == out
     (out / name).write_text("mine")
-    with pytest.raises(
-        InputError, match="out is not a model directory without other files, so it is not over"
-    ):
+    with pytest.raises(InputError, match="not a model directory without other files, so it is not over"):
         check_target(out, overwrite=True)
 
 

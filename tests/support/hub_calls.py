@@ -17,6 +17,7 @@ import mlx.core as mx
 import pytest
 from oracle import demo
 
+from support.bad_weights import pack
 from support.hub_server import Hub, running_hub
 
 DEMO = {path.name: path.read_bytes() for path in demo.DIRECTORY.iterdir()}
@@ -160,5 +161,4 @@ def safetensors_bytes(tensors: dict[str, mx.array]) -> bytes:
         span = [len(data), len(data) + len(raw)]
         header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": span}
         data += raw
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
+    return pack(header, data)

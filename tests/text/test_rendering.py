@@ -21,8 +21,6 @@ from mlx_diffusiongemma.text import rendering
 from mlx_diffusiongemma.text.rendering import RenderError, render
 from mlx_diffusiongemma.text.tokenizer import Tokenizer
 
-HELLO = [{"role": "user", "content": "hello"}]
-
 
 @pytest.mark.parametrize("template", [
     "{% for m in messages %}{{ m.role }}: {{ m['content'] | upper }}\n{% endfor %}",
