@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,6 +25,7 @@ from ..console.messages import one_line
 from ..errors import CheckpointError, InputError
 from ..habits import LOAD_KEYWORDS, led_on
 from ..model import DiffusionGemma
+from ..model.attention import ImageAttention
 from ..ops import on_gpu
 from ..text.tokenizer import Tokenizer
 from . import foreign_files, hub
@@ -49,6 +50,7 @@ def load(
     dtype: mx.Dtype | str | None = None,
     lazy: bool = False,
     adapter_path: str | Path | None = None,
+    image_attention: ImageAttention = "sliding",
 ) -> tuple[DiffusionGemma, Tokenizer]:
     """Load `(model, tokenizer)` from "demo" (bundled), a directory, or a Hugging Face hub id.
 
@@ -59,11 +61,17 @@ def load(
             bfloat16 is ten times slower there.
         lazy: do not read a weight until it is used. It must then be used in the thread that called `load`.
         adapter_path: a directory of adapters that mlx-lm's fine-tuning wrote for this model.
+        image_attention: layers in which the positions of an image see each other in both directions.
+            "sliding": sliding layers, inside the window, as in Gemma 4. "everywhere": all layers, as in
+            `generate` of Transformers' DiffusionGemma. "causal": none.
 
     Raises:
         InputError: the checkpoint cannot be used. Its subclass, such as `ConfigError`, says which part.
     """
     dtype = _dtype(dtype)
+    if image_attention not in get_args(ImageAttention):
+        choices = ", ".join(get_args(ImageAttention))
+        raise InputError(f"image_attention: found {image_attention!r}; give one of {choices}")
     directory = resolve(path_or_hf_repo)
     adapters = None if adapter_path is None else Path(adapter_path).expanduser()
     if adapters is not None:
@@ -77,7 +85,9 @@ def load(
         )
     tokenizer = Tokenizer.load(directory)
     _check_tokenizer(tokenizer, config, directory)
-    return _loaded(directory, config, dtype, lazy, adapters), tokenizer
+    model = _loaded(directory, config, dtype, lazy, adapters)
+    model.image_attention = image_attention
+    return model, tokenizer
 
 
 def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:

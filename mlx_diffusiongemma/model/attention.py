@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +16,12 @@ from ..prompt import Span, chunk_end, merge_spans
 # A sliding layer takes a prompt in bands of this many rows. A band reads itself and the window before it, not
 # the whole chunk. Smaller bands read fewer masked positions, larger ones need fewer launches.
 BAND_ROWS = 512
+
+
+# Where the positions of an image see each other in both directions: in sliding layers and inside the window
+# (Gemma 4 in Transformers, and Google's own code), in all layers and beyond the window (DiffusionGemma's
+# `generate` in Transformers), or nowhere (a direct call of DiffusionGemma in Transformers, and vLLM).
+ImageAttention = Literal["sliding", "everywhere", "causal"]
 
 
 class Attention(nn.Module):
@@ -103,11 +110,17 @@ class Chunk:
 
     offset: number of positions before the chunk.
     position: RoPE position of the first row: an int, or with padding int32 `[B]`, negative for padding.
-    spans: for each row of the batch, start and end of its image blocks in the chunk. In sliding layers the
-        positions of a block see each other in both directions. Full layers stay causal, as in Gemma 4.
+    spans: for each row of the batch, start and end of its image blocks in the chunk.
+    images: where the positions of a block see each other in both directions (see `ImageAttention`).
     """
 
-    def __init__(self, cache: PrefixCache, spans: Sequence[Sequence[Span]] = ()):
+    def __init__(
+        self,
+        cache: PrefixCache,
+        spans: Sequence[Sequence[Span]] = (),
+        images: ImageAttention = "sliding",
+    ):
+        self.images = images
         self.offset, self.left_padding, self.most_padded = cache.offset, cache.left_padding, cache.most_padded
         self.position = self.offset if self.left_padding is None else self.offset - self.left_padding
         self.spans = spans
@@ -125,8 +138,8 @@ class Chunk:
     def mask(self, start: int, end: int, keys: int, window: int | None = None) -> mx.array | str:
         """Return the mask of rows `start` to `end` of the chunk. The last of the `keys` keys are these rows.
 
-        A row sees itself and earlier positions, within `window`. In a sliding layer it also sees its whole
-        image block. Padding is hidden, except from itself, because attention to nothing is not finite.
+        A row sees itself and earlier positions, within `window`, and its image block as `images` says.
+        Padding is hidden, except from itself, because attention to nothing is not finite.
 
         Returns:
             "causal", or a boolean array `[rows, keys]`, or `[B, 1, rows, keys]` if the rows of the batch
@@ -134,7 +147,8 @@ class Chunk:
         """
         first = self.offset + end - keys  # position of the first key
         padding = max(0, self.most_padded - first)
-        blocks = window is not None and any(start < b and a < end for a, b in self._unbroken)
+        sees_blocks = self.images == "everywhere" or (self.images == "sliding" and window is not None)
+        blocks = sees_blocks and any(start < b and a < end for a, b in self._unbroken)
         if window is not None and keys <= window:
             window = None
         if window is None and not padding and not blocks:
@@ -143,10 +157,12 @@ class Chunk:
         if made not in self._masks:
             distance = mx.arange(keys - (end - start), keys)[:, None] - mx.arange(keys)[None, :]
             visible = distance >= 0
-            if blocks:
+            if blocks and self.images == "sliding":
                 visible = visible | self._same_block(start, end, keys)
             if window is not None:
                 visible = visible & (distance < window)
+            if blocks and self.images == "everywhere":  # also beyond the window
+                visible = visible | self._same_block(start, end, keys)
             if self.left_padding is not None and padding:
                 held = mx.arange(first, first + keys) >= self.left_padding[:, None, None, None]
                 visible = (visible & held) | (distance == 0)

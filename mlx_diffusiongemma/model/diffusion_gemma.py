@@ -27,7 +27,7 @@ from ..ops import (
 )
 from ..prompt import ImageSpan, Prompt, Span, chunk_end, merge_spans
 from ..threads import release_at_thread_end
-from .attention import Chunk
+from .attention import Chunk, ImageAttention
 from .layers import DecoderLayer, SelfConditioning
 
 _NO_TOWER = "the prompt has images, but this checkpoint has no vision tower; take one that has it"
@@ -79,6 +79,7 @@ class DiffusionGemma(nn.Module):
         self.config = config
         self.generation_config = generation_config or GenerationConfig(eos_token_id=config.eos_token_id)
         self.vision: Vision | None = None  # set by the loader if the checkpoint has a vision tower
+        self.image_attention: ImageAttention = "sliding"
         self.model = Backbone(config.text)
 
     @property
@@ -154,7 +155,7 @@ class DiffusionGemma(nn.Module):
                         # Soft tokens replace embeddings, but are not scaled like them.
                         soft = self.vision(image.pixels).astype(self.dtype)
                         x[row, image.start - start : image.end - start] = soft
-            self._encode_chunk(x, cache, Chunk(cache, inside))
+            self._encode_chunk(x, cache, Chunk(cache, inside, self.image_attention))
             start = end
 
     def placed(self, prompt: Prompt) -> Prompt:

@@ -60,3 +60,11 @@ def test_dtypes_by_name(tmp_path: Path) -> None:
     for wrong in ("foo", "auto", 32, mx.int32):
         with pytest.raises(mlx_dg.InputError, match=r"dtype: found .*; give one of float32, float16, bf"):
             mlx_dg.load("demo", dtype=wrong)  # type: ignore[arg-type]
+
+
+def test_an_unknown_rule_for_images_is_refused() -> None:
+    with pytest.raises(
+        mlx_dg.InputError, match="image_attention: found 'full'; give one of sliding, everywhere, causal"
+    ):
+        mlx_dg.load("demo", image_attention="full")  # type: ignore[arg-type]
+    assert mlx_dg.load("demo", image_attention="causal")[0].image_attention == "causal"
