@@ -15,6 +15,7 @@ from .report import record_cells, verification_text
 # Keys of the source's front matter that the card has too: the licence, and what the model is.
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _MOST_FRONT_MATTER = 20_000  # characters
+_ALIAS = re.compile(r"(?:^|[\s\[{,:-])[&*]\w", re.MULTILINE)  # may stand for a giant
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -78,8 +79,11 @@ def front_matter(readme: str) -> dict[str, Any]:
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     match = REGEX_YAML_BLOCK.search(readme)
+    text = match[2] if match else ""
+    if len(text) > _MOST_FRONT_MATTER or _ALIAS.search(text):
+        return {}
     try:
-        values = yaml.safe_load(match[2]) if match and len(match[2]) <= _MOST_FRONT_MATTER else None
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: an impossible date
         return {}
     return values if isinstance(values, dict) else {}
@@ -101,7 +105,7 @@ print(mlx_dg.generate(model, tokenizer, "Why is the sky blue?"))
 def _is_plain(value: Any) -> bool:
     """Return True for a nonempty string or a list of them. The hub refuses other values of these keys."""
     values = value if isinstance(value, list) else [value]
-    return bool(values) and all(isinstance(item, str) and item for item in values)
+    return 0 < len(values) <= 200 and all(isinstance(item, str) and item for item in values)
 
 
 def _table(record: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from mlx_diffusiongemma.converter.card import model_card, read_readme
+from mlx_diffusiongemma.converter.card import front_matter, model_card, read_readme
 
 
 def stored(*sizes: int, bits: int = 0, error: float | None = None) -> dict[str, Any]:
@@ -139,3 +139,16 @@ def test_front_matter_may_have_any_keys_values_and_bytes(tmp_path: Path) -> None
 def test_a_readme_that_is_not_a_file_is_not_read(plant: Callable[[Path], None], tmp_path: Path) -> None:
     plant(tmp_path / "README.md")
     assert read_readme(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    "matter",
+    [
+        "x: [" + "a," * 900_000 + "a]",
+        "x: " + "59:" * 30_000 + "59",
+        "a: &a xxx\nlanguage: [" + "*a," * 6000 + "*a]",
+    ],
+    ids=["long", "sexagesimal", "aliases"],
+)
+def test_front_matter_that_would_take_long_is_ignored(matter: str) -> None:
+    assert front_matter(f"---\nlicense: mit\n{matter}\n---\n") == {}
