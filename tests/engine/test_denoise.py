@@ -13,13 +13,13 @@ from oracle import tiny
 
 from mlx_diffusiongemma.checkpoint.loading import load_model
 from mlx_diffusiongemma.engine import denoise as denoising
-from mlx_diffusiongemma.engine.denoise import denoise
+from mlx_diffusiongemma.engine.denoise import Denoiser, denoise
 from mlx_diffusiongemma.engine.noise import NoiseKey, SeededDraws
 from mlx_diffusiongemma.engine.settings import Settings
-from mlx_diffusiongemma.engine.state import CanvasState, Step
+from mlx_diffusiongemma.engine.state import CanvasInit, CanvasState, Step
 from mlx_diffusiongemma.errors import InputError
 from mlx_diffusiongemma.model import DiffusionGemma
-from mlx_diffusiongemma.ops import Proposal
+from mlx_diffusiongemma.ops import FREE, Proposal
 
 LENGTH = 16
 
@@ -111,3 +111,24 @@ def test_few_compiled_steps_are_kept(model: DiffusionGemma, monkeypatch: pytest.
         part = Ramp(calls=[])
         denoising.denoiser_of(model).step_function(denoising.Rules(part, (part,)), ())
     assert len(denoising.denoiser_of(model)._compiled) <= 8
+
+
+def test_every_pinned_token_conditions_the_first_step(
+    model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its embedding stands in for a soft embedding, also for id 0. Other positions have zeros."""
+    seen: list[mx.array] = []
+
+    def keep(canvas: mx.array, soft_embedding: mx.array, pins: mx.array | None) -> Any:
+        seen.append(soft_embedding)
+        raise KeyboardInterrupt  # before the first step
+
+    monkeypatch.setattr(denoising, "initial_state", keep)
+    pins = mx.array([[0, FREE, 7] + [FREE] * (LENGTH - 3)], dtype=mx.int32)
+    draws = SeededDraws([NoiseKey(0, 0, 0, 0)], LENGTH, tiny.SHARP.vocab)
+    with pytest.raises(KeyboardInterrupt):
+        next(Denoiser(model).run(model.make_cache(), Settings(), draws, CanvasInit(pins)))
+    (soft,) = seen
+    expected = mx.zeros_like(soft)
+    expected[0, 0], expected[0, 2] = model.embed(mx.array([0, 7]))
+    assert mx.array_equal(soft, expected)
