@@ -96,6 +96,7 @@ def convert(
     Tokenizer.load(source.tokenizer_files())  # without one the result could not be loaded
     check_disk(target, planned.bytes_out + _OTHER_FILES_BYTES)
     source.check_copies()
+    _check_copied(source.tokenizer_files())
     config = _config_text(source, planned)
     name, public_name = upload_repo or target.name, _public_name(hf_path)
     with Workspace(target, _fingerprint(source, planned)) as workspace:
@@ -250,6 +251,15 @@ def _fingerprint(source: Source, planned: Plan) -> str:
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths()]
     subject = repr((metadata.version("mlx-diffusiongemma"), metadata.version("mlx"), stats, planned))
     return hashlib.sha256(subject.encode()).hexdigest()
+
+
+def _check_copied(directory: Path) -> None:
+    """Raise `CheckpointError` for a file to copy that is larger than files of its kind are."""
+    for name in COPIED:
+        file = directory / name
+        most = 128_000_000 if name.startswith("tokenizer.") else 20_000_000
+        if file.is_file() and file.stat().st_size > most:
+            raise CheckpointError(f"{file}: larger than {most // 10**6} MB; copy it from the original again")
 
 
 def _copy_files(directory: Path, out: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,12 @@ class Workspace:
         self.target, self.fingerprint = target, fingerprint
         self.path = partial_of(target)
         replaced = _replaced_of(target)
+        self._replaces = os.path.lexists(target)  # `check_target` has allowed it
         self._new_parents = [parent for parent in target.parents if not parent.exists()]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(replaced):
-                _check_ours(replaced)
+                _check_ours(replaced, _WRITTEN | _OF_MODELS)
             if os.path.lexists(self.path):
                 _check_ours(self.path, _WRITTEN)
             else:
@@ -108,6 +109,11 @@ class Workspace:
         """Move the workspace to the path of the target. Remove the old target."""
         replaced = _replaced_of(self.target)
         if os.path.lexists(self.target):
+            if not self._replaces or not _is_model(self.target):
+                raise DiffusionGemmaError(
+                    f"{self.target} has changed while the conversion ran; move it away and run the command "
+                    "again, which finishes at once"
+                )
             mark = self.target / _PROGRESS  # says later that the old model was ours to replace
             mark.unlink(missing_ok=True)  # a link itself, not what it leads to
             with mark.open("x", encoding="utf-8") as file:
@@ -164,12 +170,12 @@ def _progress(directory: Path) -> Any:
         return None
 
 
-def _check_ours(directory: Path, names: Iterable[str] | None = None) -> None:
+def _check_ours(directory: Path, names: Set[str]) -> None:
     """Raise `InputError` unless a conversion of this user wrote the directory. Read only its progress file.
 
     Then remove the directory's permissions that the umask excludes.
 
-    names: names of files that it may hold besides shards, None for any.
+    names: names of files that it may hold besides shards.
     """
     found, user = directory.lstat(), os.geteuid()
     problem: str | None
@@ -187,19 +193,20 @@ def _check_ours(directory: Path, names: Iterable[str] | None = None) -> None:
         directory.chmod(0o777 & ~umask)
 
 
-def _strange_content(directory: Path, user: int, names: Iterable[str] | None) -> str | None:
+def _strange_content(directory: Path, user: int, names: Set[str]) -> str | None:
     """Return the reason why no conversion can have written a directory, or None."""
     entries = list(os.scandir(directory))
-    if names is not None:
-        for entry in entries:
-            if not _is_written(entry, user, names):
-                return f"holds {one_line(entry.name, 40)!r}, which no conversion writes"
-        if {entry.name for entry in entries} <= _STARTED:  # of a run that ended before its first shard
-            return None
-    return None if isinstance(_progress(directory), dict) else f"has no {_PROGRESS} of a conversion"
+    for entry in entries:
+        if not _is_written(entry, user, names):
+            return f"holds {one_line(entry.name, 40)!r}, which no conversion writes"
+    if {entry.name for entry in entries} <= _STARTED:  # of a run that ended before its first shard
+        return None
+    progress = _progress(directory)
+    known = isinstance(progress, dict) and {"fingerprint", "shards"} <= progress.keys()
+    return None if known else f"has no {_PROGRESS} of a conversion"
 
 
-def _is_written(entry: os.DirEntry[str], user: int, names: Iterable[str]) -> bool:
+def _is_written(entry: os.DirEntry[str], user: int, names: Set[str]) -> bool:
     """Return True for a plain file of this user with a name that a conversion gives."""
     found = entry.stat(follow_symlinks=False)
     plain = stat.S_ISREG(found.st_mode) and found.st_uid == user
@@ -219,7 +226,7 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
     if not os.path.lexists(target):
         if not os.path.isdir(_replaced_of(target)):  # False where the name is too long
             return target
-        _check_ours(_replaced_of(target))
+        _check_ours(_replaced_of(target), _WRITTEN | _OF_MODELS)
         _replaced_of(target).rename(target)  # a run was interrupted between its two renames
     if not overwrite:
         way_out = ", give another path, or use --overwrite" if _is_model(target) else " or give another path"
@@ -235,7 +242,8 @@ def check_target(mlx_path: str | Path, overwrite: bool) -> Path:
 def check_apart(source: Source, target: Path) -> None:
     """Raise `InputError` if replacing `target` would remove the source."""
     files = {place for path in source.paths() for place in (path.parent, path.resolve().parent)}
-    if any(_is_within(directory, target) for directory in files):
+    own = (target, partial_of(target), _replaced_of(target))  # all are replaced or removed
+    if any(_is_within(directory, each) for directory in files for each in own):
         raise InputError(f"{target} holds the source, {source.name}; give another path")
 
 

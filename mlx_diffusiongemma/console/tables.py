@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from .messages import CONTROLS
 
+_MOST = 200  # characters of a cell
+
 
 def aligned(lines: Iterable[Sequence[str]], left: int) -> str:
     """Return lines in columns two spaces apart. The first `left` columns are flush left, others flush right.
 
     Control characters in cells, which may come from files, become visible signs.
     """
-    lines = [[cell.translate(CONTROLS) for cell in line] for line in lines]
+    lines = [[cell[:_MOST].translate(CONTROLS) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

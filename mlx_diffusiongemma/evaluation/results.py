@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..config.files import read_bytes
+from ..config.files import check_values, read_bytes
 from ..console.messages import shown
 from ..errors import InputError
 from .task import OUTCOMES
 
-FORMAT, _MOST_BYTES = 2, 200_000_000
+FORMAT, _MOST_BYTES, _MOST_VALUES = 2, 200_000_000, 500_000  # values: of a line
 _MOST = 2**53  # every number in a line is below this
 _TEXTS, _FLAGS, _PLACES = ("task", "group", "reason"), ("strict", "lenient"), ("run", "candidate")
 _COUNTS = ("new_tokens", "answer_tokens", "blocks", "denoising_steps")
@@ -122,6 +122,7 @@ def _parsed(raw: bytes, path: Path) -> tuple[Line, dict[Key, list[Line]], int]:
     """Return settings, the answers of each key that has all its candidates, and where these end."""
     header, *lines = raw.split(b"\n")[:-1] or [b""]  # the last part is empty or a half-written line
     try:
+        check_values(header, _MOST_VALUES)
         settings: Line = json.loads(header)
         version, candidates = settings["format"], settings["n"]
         known = settings["kind"] == "settings" and _is_count(candidates)
@@ -136,6 +137,7 @@ def _parsed(raw: bytes, path: Path) -> tuple[Line, dict[Key, list[Line]], int]:
     answers, group, end, at = dict[Key, list[Line]](), list[Line](), len(header) + 1, len(header) + 1
     for number, text in enumerate(lines, 2):
         try:
+            check_values(text, _MOST_VALUES)
             line = json.loads(text)
             key = (line["task"], line["run"])
             alone = not group or key == (group[0]["task"], group[0]["run"])

@@ -14,6 +14,7 @@ from .rendering import RenderError, render
 from .tool_descriptions import Tool, described_tools
 
 _MOST_CONFIG_BYTES = 8_000_000  # a tokenizer_config.json may list thousands of added tokens
+_MOST_TEMPLATES = 20
 _THOUGHT = ("<|channel>", "<channel|>")  # the delimiters of thoughts
 
 
@@ -117,6 +118,8 @@ def read_template(path: Path) -> str | dict[str, str] | None:
     tokenizer_config.json. Two files of its processors come last: processor_config.json, chat_template.json.
     """
     files = [*path.glob("additional_chat_templates/*.jinja"), *path.glob("chat_template.jinja")]
+    if len(files) > _MOST_TEMPLATES:
+        raise TokenizerError(f"{path}: {len(files)} chat templates; copy the original ones")
     templates = {file.stem: _read_text(file) for file in files if file.is_file()}
     if "chat_template" in templates:
         templates["default"] = templates.pop("chat_template")

@@ -12,6 +12,8 @@ from ..vision.patches import BUDGETS, Patches, check_budget, cut
 from ..vision.reading import read_image
 from .chat_template import read_object
 
+_MOST = {"patch": 32, "kernel": 4}
+
 
 @dataclass(frozen=True)
 class ImageProcessor:
@@ -38,7 +40,7 @@ class ImageProcessor:
         names = {"soft_tokens": "max_soft_tokens", "patch": "patch_size", "kernel": "pooling_kernel_size"}
         given = {field: values[name] for field, name in names.items() if values.get(name) is not None}
         if given.get("soft_tokens", 280) not in BUDGETS or any(
-            integer(value, 1, 1 << 10) is None for field, value in given.items() if field != "soft_tokens"
+            integer(value, 1, _MOST[field]) is None for field, value in given.items() if field in _MOST
         ):
             raise TokenizerError(f"{directory}: its image processor has {given}; copy the original file")
         return cls(**given)

@@ -1,4 +1,4 @@
-"""Reads images of every form that callers have into one: RGB, upright, at most 100 megapixels."""
+"""Reads images of every form that callers have into one: RGB, upright, at most 50 megapixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_MOST_PIXELS = 100_000_000
+# Formats whose readers run no other program, as that of EPS does.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
+_MOST_PIXELS = 50_000_000
 _MOST_BYTES = 200_000_000
 _WAY_OUT = "give a path, a PIL image, bytes, a uint8 array [H, W, 3] or a data URL"
 
@@ -35,7 +37,7 @@ def read_image(source: Any, name: str = "image") -> Image:
         name: of the image in error messages.
 
     Raises:
-        InputError: it is missing, damaged, larger than 100 megapixels, or of another kind.
+        InputError: it is missing, damaged, larger than 50 megapixels, or of another kind.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -75,7 +77,7 @@ def _opened(source: Any, name: str) -> Image:
     if isinstance(source, bytes | bytearray | memoryview):
         if not source:
             raise InputError(f"{name}: no bytes; {_WAY_OUT}")
-        return Image.open(io.BytesIO(source))
+        return Image.open(io.BytesIO(source), formats=_formats())
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"{name}: found {type(source).__name__}; {_WAY_OUT}")
     if str(source).startswith(("http:", "https:")):
@@ -85,7 +87,14 @@ def _opened(source: Any, name: str) -> Image:
         raise InputError(f"{name}: {_quoted(path)} is not a file; {_WAY_OUT}")
     if path.is_file() and path.stat().st_size > _MOST_BYTES:
         raise InputError(f"{name}: {_quoted(path)} has more than {_MOST_BYTES // 10**6} MB; make it smaller")
-    return Image.open(path)
+    return Image.open(path, formats=_formats())
+
+
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()  # HEIF is there if a plug-in for it is
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _quoted(source: Any) -> str:
@@ -125,12 +134,12 @@ def _rgb(image: Image, label: str) -> Image:
     if image.mode == "F":
         raise InputError(f"{label} has floating-point pixels; scale them to 8 bits first")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise InputError(
                 f"{label} has pixels from {values.min()} to {values.max()}; scale them to 8 bits"
             )
-        return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -19,7 +19,9 @@ from mlx_diffusiongemma.errors import InputError
 
 # Converts in small shards, with a pause after each.
 SLOW_CONVERSION = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have them ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from mlx_diffusiongemma.cli import run
 from mlx_diffusiongemma.converter import conversion, writing
 writing.SHARD_BYTES = 150_000

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from mlx_diffusiongemma.converter.workspace import Workspace, check_apart, check
 from mlx_diffusiongemma.errors import DiffusionGemmaError, InputError
 
 PROGRESS = '{"fingerprint": "x", "shards": {}}'
+MODEL = '{"model_type": "diffusion_gemma"}'
+
+
+def committed(out: Path, meanwhile: Callable[[Path], object]) -> None:
+    """Commit a workspace after something else has happened."""
+    with Workspace(out, "mine") as workspace:
+        workspace.finish_shard("model.safetensors", {"pieces": []})
+        meanwhile(out)
+        workspace.commit()
 
 
 def everything(directory: Path) -> dict[str, tuple[Any, ...]]:
@@ -84,7 +94,7 @@ def test_what_is_not_a_directory_of_this_user_is_refused(
 def test_a_foreign_replaced_directory_is_neither_adopted_nor_removed(tmp_path: Path) -> None:
     replaced = tmp_path / ".out.replaced"
     replaced.mkdir()
-    (replaced / "config.json").write_text('{"model_type": "diffusion_gemma"}')
+    (replaced / "config.json").write_text(MODEL)
     before = everything(tmp_path)
     with pytest.raises(InputError, match=r"\.out\.replaced has no progress\.json of a conversion"):
         check_target(tmp_path / "out", overwrite=False)
@@ -111,8 +121,8 @@ def test_a_link_in_the_old_model_is_not_written_through(plant: Any, tmp_path: Pa
     old.mkdir()
     victim.write_text("precious")
     plant(victim, old / "progress.json")
-    with Workspace(old, "mine") as workspace:
-        workspace.commit()
+    (old / "config.json").write_text(MODEL)
+    committed(old, lambda _: None)
     assert victim.read_text() == "precious"
     assert not (tmp_path / ".out.replaced").exists()
 
@@ -123,7 +133,7 @@ def test_a_model_with_other_files_beside_it_is_not_overwritten(name: str, tmp_pa
     out.mkdir()
     shard = "model-00001-of-00002.safetensors"
     for each in ("config.json", "model.safetensors", "README.md", ".DS_Store", shard):
-        (out / each).write_text('{"model_type": "diffusion_gemma"}')
+        (out / each).write_text(MODEL)
     assert check_target(out, overwrite=True) == out
     (out / name).write_text("mine")
     with pytest.raises(InputError, match="not a model directory without other files, so it is not over"):
@@ -202,3 +212,38 @@ def test_the_names_of_a_conversion_are_known(tmp_path: Path) -> None:
     target = convert(source, tmp_path / "out")
     written = {path.name for path in target.iterdir()}
     assert all(name in workspace._WRITTEN or workspace._SHARD.fullmatch(name) for name in written)
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, Path.touch, lambda path: path.symlink_to(path.parent / "other")]
+)
+def test_a_target_that_appears_meanwhile_is_not_replaced(make: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(MODEL)
+    with pytest.raises(DiffusionGemmaError, match="out has changed while the conversion ran; move it away"):
+        committed(out, make)
+    assert os.path.lexists(out)
+    assert not (out / "progress.json").exists()
+    assert (tmp_path / ".out.partial" / "progress.json").exists()
+
+
+def test_a_file_put_into_the_old_model_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text(MODEL)
+    with pytest.raises(DiffusionGemmaError, match="out has changed"):
+        committed(out, lambda path: (path / "thesis.docx").write_text("mine"))
+    assert (out / "thesis.docx").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [".out.partial", ".out.replaced"])
+def test_a_source_in_the_place_of_the_workspace_is_not_touched(name: str, tmp_path: Path) -> None:
+    source = tiny_source(tmp_path / name)
+    (source / "progress.json").write_text(PROGRESS)
+    before = everything(tmp_path)
+    opened = conversion.planned_conversion(source)[0]
+    with pytest.raises(InputError, match="out holds the source"):
+        check_apart(opened, tmp_path / "out")
+    assert everything(tmp_path) == before

@@ -153,3 +153,12 @@ def test_budgets_that_the_model_does_not_know(budget: Any) -> None:
     assert 280 in BUDGETS
     with pytest.raises(InputError, match="soft_tokens must be one of 70, 140, 280, 560, 1120, found"):
         cut(Image.new("RGB", (48, 48)), budget)
+
+
+def test_formats_that_run_another_program_are_not_opened(tmp_path: Path) -> None:
+    """Pillow reads EPS through Ghostscript."""
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    )
+    with pytest.raises(InputError, match="is not an image that Pillow can read"):
+        read_image(tmp_path / "a.png")
