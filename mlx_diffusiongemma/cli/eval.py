@@ -144,12 +144,12 @@ def _run(
             there = sum((task.name, number) in results.answers for task in tasks for number in range(runs))
             if there:
                 say(
-                    f"mlx_dg: {path} keeps {there} of {len(tasks) * runs} prompts' answers; "
+                    f"mlx_dg: {results.path} keeps {there} of {len(tasks) * runs} prompts' answers; "
                     "the same command continues from there"
                 )
             raise
     click.echo(table(lines, n))
-    say(f"mlx_dg: prompts, answers, seeds and grades: {path}")
+    say(f"mlx_dg: prompts, answers, seeds and grades: {results.path}")
 
 
 def _default_path(suite: str, identity: dict[str, Any], changed: Sequence[str]) -> Path:

@@ -85,6 +85,8 @@ class Results:
         file = self._file
         if file is None or not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
             path.parent.mkdir(parents=True, exist_ok=True)
+            while file is not None and os.path.lexists(path):  # something else has its name now
+                path = self.path = path.with_name(f"{path.stem}-answers{path.suffix}")
             self.close()  # there is no file yet, or it was moved or removed: write all answers to a new one
             file = self._open(path, "xb")
             new = [line for lines in self.answers.values() for line in lines] + new

@@ -175,3 +175,16 @@ def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
     results.add(("b", 0), [line("b")])
     results.close()
     assert list(read(path)[1]) == [("a", 0), ("b", 0)]
+
+
+def test_a_name_that_something_else_has_taken_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    results = Results(path, {"n": 1})
+    results.add(("a", 0), [line("a")])
+    path.unlink()
+    path.write_text("foreign")
+    results.add(("b", 0), [line("b")])
+    results.close()
+    assert path.read_text() == "foreign"
+    assert results.path == tmp_path / "r-answers.jsonl"
+    assert list(read(results.path)[1]) == [("a", 0), ("b", 0)]
