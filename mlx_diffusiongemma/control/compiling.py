@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 
 from ..console.messages import one_line
 from ..errors import InputError
@@ -27,9 +27,6 @@ from .vocabulary import Vocabulary, vocabulary_of
 
 _Spelled = tuple[tuple[int, ...], ...]  # ids of several texts
 
-# A step through nested repetitions, such as (.{0,1000}){1,1000}b, takes more than the default of 200,000.
-# The worst grammar tried took 0.7 s and 54 MB.
-_LIMITS = LLParserLimits(step_lexer_fuel=20_000_000)
 _MOST_CHOICES, _MOST_TEXT = 20_000, {"regex": 10_000, "grammar": 200_000}
 _PARTED = 10_000  # literals are looked for in this many characters of a pattern
 _MOST_TOKENS = 16_384  # maximum length of a grammar's shortest answer; more would take too long
@@ -77,7 +74,7 @@ class _Source:
         plain = self.literal.replace("\\", "")
         forced = all(vocabulary.spells(text) for text in {self.literal, plain})
         header = "" if forced else '%llguidance {"no_forcing": true}\n'
-        return LLMatcher(vocabulary.backend, header + self.lark, log_level=0, limits=_LIMITS)
+        return LLMatcher(vocabulary.backend, header + self.lark, log_level=0)
 
 
 def compile_grammar(
