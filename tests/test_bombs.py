@@ -19,6 +19,7 @@ BOMBS = [
     'generate("x", regex="a" * 10**6)',
     'generate("x", regex="a?" * 20_000)',
     'generate("x", choices=[str(i) * 10 for i in range(10**5)])',
+    'generate("x", choices=["a" * 5 * 10**6])',
     'generate("x", schema={"type": "string", "pattern": "^(?:(?:(?:a{4000}){4000}){4000}){4000}$"})',
     'generate("x", schema={"type": "string", "minLength": 10**9})',
     'generate("x", schema={"type": "array", "minItems": 10**9})',

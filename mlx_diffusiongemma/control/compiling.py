@@ -27,7 +27,7 @@ from .vocabulary import Vocabulary, vocabulary_of
 
 _Spelled = tuple[tuple[int, ...], ...]  # ids of several texts
 
-_MOST_CHOICES, _MOST_TEXT = 20_000, {"regex": 10_000, "grammar": 200_000}
+_MOST_CHOICES, _MOST_TEXT = 20_000, {"regex": 10_000, "grammar": 200_000, "choices": 1_000_000}
 _PARTED = 10_000  # literals are looked for in this many characters of a pattern
 _MOST_TOKENS = 16_384  # maximum length of a grammar's shortest answer; more would take too long
 
@@ -171,6 +171,8 @@ def _choices(choices: Any) -> _Source:
         raise InputError("choices: empty; give at least one text")
     if len(choices) > _MOST_CHOICES:
         raise InputError(f"choices: found {len(choices)}, more than {_MOST_CHOICES}; give fewer")
+    if sum(len(choice) for choice in choices if isinstance(choice, str)) > _MOST_TEXT["choices"]:
+        raise InputError(f"choices: more than {_MOST_TEXT['choices']} characters together; make them shorter")
     known: set[str] = set()
     for index, choice in enumerate(choices):
         if not isinstance(choice, str):
