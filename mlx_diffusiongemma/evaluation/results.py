@@ -52,7 +52,8 @@ class Results:
 
     def _resume(self, file: IO[bytes], path: Path) -> None:
         raw, first, end = read_bytes(path, _MOST_BYTES), _encoded(self.settings), 0
-        if raw and not (b"\n" not in raw and first.startswith(raw)):  # else it is empty or half of line 1
+        half = b"\n" not in raw and first.startswith(raw)  # of line 1; true of an empty file too
+        if not half:
             settings, self.answers, end = _parsed(raw, path)
             for key, was, now in differing({key: settings.get(key) for key in self.settings}, self.settings):
                 found = f"{path}: holds an evaluation with {key} {was}, not {now}"
@@ -83,8 +84,11 @@ class Results:
 
     def _write(self, path: Path, new: list[Line]) -> None:
         file = self._file
-        if file is None or not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if file is None or not _is_ours(path, file):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError:  # a file has the directory's place
+                path = self.path = Path(path.name)
             while file is not None and os.path.lexists(path):  # something else has its name now
                 path = self.path = path.with_name(f"{path.stem}-answers{path.suffix}")
             self.close()  # there is no file yet, or it was moved or removed: write all answers to a new one
@@ -103,6 +107,12 @@ class Results:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _is_ours(path: Path, file: IO[bytes]) -> bool:
+    """Return True if `path` still is the open `file`, and nothing else has written to it."""
+    found = os.fstat(file.fileno())
+    return path.exists() and os.path.samestat(path.stat(), found) and found.st_size == file.tell()
 
 
 def read(path: Path) -> tuple[Line, dict[Key, list[Line]]]:

@@ -177,14 +177,31 @@ def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
     assert list(read(path)[1]) == [("a", 0), ("b", 0)]
 
 
-def test_a_name_that_something_else_has_taken_is_left_to_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replace", [True, False], ids=["replaced", "rewritten"])
+def test_a_name_that_something_else_has_taken_is_left_to_it(replace: bool, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     results = Results(path, {"n": 1})
     results.add(("a", 0), [line("a")])
-    path.unlink()
+    if replace:
+        path.unlink()
     path.write_text("foreign")
     results.add(("b", 0), [line("b")])
     results.close()
     assert path.read_text() == "foreign"
     assert results.path == tmp_path / "r-answers.jsonl"
     assert list(read(results.path)[1]) == [("a", 0), ("b", 0)]
+
+
+def test_a_directory_whose_place_a_file_has_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "r.jsonl"
+    path.parent.mkdir()
+    results = Results(path, {"n": 1})
+    results.add(("a", 0), [line("a")])
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("foreign")
+    monkeypatch.chdir(tmp_path)
+    results.add(("b", 0), [line("b")])
+    results.close()
+    assert (tmp_path / "new").read_text() == "foreign"
+    assert list(read(tmp_path / "r.jsonl")[1]) == [("a", 0), ("b", 0)]
