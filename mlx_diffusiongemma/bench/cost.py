@@ -46,7 +46,7 @@ def step_cost(
         canvas: number of positions of the canvas.
         itemsize: bytes of an activation, a key or a logit.
         dense_rows: number of canvas positions whose soft embedding is softmax(logits) @ table over the whole
-            vocabulary. Sparse soft embeddings read the logits again, and almost nothing of the table.
+            vocabulary. The other rows embed a few tokens, and cost a second read of their logits.
     """
     text = config.text
     gated = 3 * text.hidden_size * text.intermediate_size  # weights of a gated MLP: gate, up, down

@@ -38,7 +38,7 @@ def check_adapters(directory: Path) -> None:
 
 
 def load_adapters(model: DiffusionGemma, directory: Path) -> None:
-    """Put the adapters of `directory` into a model. Its weights may still be lazy.
+    """Put the adapters of `directory` into a model, whose weights need not be read yet.
 
     Raises:
         CheckpointError: the adapters do not fit this model.

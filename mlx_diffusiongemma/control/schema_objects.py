@@ -37,7 +37,10 @@ def name_keys(node: dict[str, Any], names: Any) -> bool:
 
 
 def inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """Return `node`, or its definition if it is only a `$ref`. Do so inside a lone `anyOf`, too."""
+    """Replace a node that is only a `$ref` by its definition.
+
+    The branches of a node that is only an `anyOf` are replaced in the same way.
+    """
     if isinstance(node, dict) and node.keys() == {"$ref"}:
         return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
     if isinstance(node, dict) and node.keys() == {"anyOf"}:
@@ -46,7 +49,10 @@ def inlined(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _described(node: dict[str, Any], definitions: dict[str, Any], *lists: str) -> list[dict[str, Any]]:
-    """Return `node` and the schemas that it applies to the same value by `$ref` and `lists`, each once."""
+    """Return all schemas that `node` applies to one value, `node` first.
+
+    Follows `$ref` and the keywords in `lists` ("allOf", "anyOf"). No schema is returned twice.
+    """
     parts, known = [node], {id(node)}
     for part in parts:
         inner = [definitions[part["$ref"].rpartition("/")[2]]] if "$ref" in part else []

@@ -76,7 +76,7 @@ class Vocabulary:
         return np.array(list(ids), dtype=np.int64)
 
     def are_text(self, ids: Sequence[int]) -> bool:
-        """Return True if all of `ids` spell text. llguidance does not know which tokens are hidden."""
+        """Return True if every one of `ids` spells text, see the attribute `text`."""
         return all(token < self.size and self.text[token] for token in ids)
 
 
