@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..config.vision import VisionConfig
 from ..errors import CheckpointError, InputError
 from ..ops import on_gpu
 from ..prompt import ImageSpan
-from ..vision.patches import BUDGETS, Patches, cut
+from ..vision.patches import BUDGETS, Patches, cut, fitted_size
 from ..vision.reading import read_image
 from ..vision.tower import Vision
 from .tied_weights import model_tensors
@@ -78,17 +79,15 @@ class SoftTokens:
         for number, image in enumerate(images, start=1):
             start = next((i for i in range(at, len(ids)) if ids[i] == image_id), len(ids))
             end = next((i for i in range(start, len(ids)) if ids[i] != image_id), len(ids))
-            choices = [*_patches(image, f"image {number}", config)]
-            fitting = [each for each in choices if start + each.soft_tokens == end] or [
-                each for each in choices[:1] if len(choices) == 1 and start + each.soft_tokens <= end
-            ]
-            if not fitting:
-                numbers = " or ".join(str(each.soft_tokens) for each in choices)
+            choices = _choices(image, f"image {number}", config)
+            count = next(iter(choices)) if len(choices) == 1 else end - start
+            if count not in choices or start + count > end:
+                numbers = " or ".join(map(str, choices))
                 raise InputError(
                     f"image {number}: found {end - start} image ids for it, not {numbers}; repeat "
                     f"{image_id} once for each soft token"
                 )
-            patches = fitting[0]
+            patches = choices[count]()
             at = start + patches.soft_tokens
             spans.append(ImageSpan(start, patches.soft_tokens, patches.digest, patches))
         if image_id in ids[at:]:
@@ -96,18 +95,23 @@ class SoftTokens:
         return spans
 
 
-def _patches(image: Any, name: str, config: VisionConfig) -> Iterator[Patches]:
-    """Yield the patches of an image at each budget, or those that are given."""
+def _choices(image: Any, name: str, config: VisionConfig) -> dict[int, Callable[[], Patches]]:
+    """Return a function for each number of soft tokens that an image can become, which cuts its patches."""
     patch, kernel = config.patch_size, config.pooling_kernel_size
     if isinstance(image, tuple) and len(image) == 2:
         values, positions = np.asarray(image[0], np.float32), np.asarray(image[1])
         if values.ndim != 2 or positions.shape != (len(values), 2) or positions.dtype.kind not in "iu":
             raise InputError(f"{name}: patches must be [n, {3 * patch**2}] with int positions [n, 2]")
-        yield Patches(values, positions.astype(np.int32), len(values) // kernel**2)
-        return
+        given = Patches(values, positions.astype(np.int32), len(values) // kernel**2)
+        return {given.soft_tokens: lambda: given}
     picture = read_image(image, name)
+    choices: dict[int, Callable[[], Patches]] = {}
     for budget in BUDGETS:
-        yield cut(picture, budget, patch, kernel)
+        width, height = fitted_size(*picture.size, budget, patch, kernel)
+        choices.setdefault(
+            width * height // (patch * kernel) ** 2, partial(cut, picture, budget, patch, kernel)
+        )
+    return choices
 
 
 def vision_tensors(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:

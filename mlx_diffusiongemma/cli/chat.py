@@ -104,7 +104,7 @@ def terminal() -> TextIO | None:
 class Conversation:
     """Reads messages and commands until the end of `lines`, asks the model and shows its answers.
 
-    An interrupt ends the conversation only if there is no terminal.
+    An interrupt ends the conversation only without a terminal.
 
     failed: True if a line failed.
     over: True if the user quit instead of choosing a candidate.

@@ -33,7 +33,7 @@ def plot_trace(generation: Generation) -> Figure:
     replaced the token. The figure does not belong to pyplot. Show it as a notebook cell's last value, or
     `savefig` it.
 
-    Raises `InputError` if there is no trace, nothing was denoised, or matplotlib is missing.
+    Raises `InputError` without a trace, denoised canvases or matplotlib.
     """
     trace = getattr(generation, "trace", None)
     if trace is None:

@@ -91,7 +91,7 @@ class Results:
                 path = self.path = Path(path.name)
             while file is not None and os.path.lexists(path):  # something else has its name now
                 path = self.path = path.with_name(f"{path.stem}-answers{path.suffix}")
-            self.close()  # there is no file yet, or it was moved or removed: write all answers to a new one
+            self.close()  # the file is new, or was moved or removed: write all answers to another one
             file = self._open(path, "xb")
             new = [line for lines in self.answers.values() for line in lines] + new
         if file.tell() == 0:

@@ -75,7 +75,7 @@ def evaluate(
         limit: number of prompts to ask, from the first. None asks all.
         out: file for the answers. If it has the answers of an interrupted evaluation, that one continues.
         draws: random draws of the canvases instead of the seeded ones (see `generate`).
-        unsafe_exec: run generated code even where there is no sandbox, only resource limits.
+        unsafe_exec: run generated code without a sandbox, with resource limits only, where none works.
         settings: settings of `generate`, which replace those of the suite.
 
     Raises:

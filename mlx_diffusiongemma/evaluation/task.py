@@ -28,7 +28,7 @@ class Reply:
 
     finish_reason: "stop" if the reply ended by itself, "length" if max_new_tokens ended it. blocks: text that
     each canvas added to the answer, empty if the runner has no canvases. settings: settings in effect that
-    differ from the task's. error: reason why there is no reply, such as a prompt longer than the context.
+    differ from the task's. error: reason why no reply came, such as a prompt longer than the context.
     """
 
     answer: str

@@ -165,13 +165,19 @@ def test_pipes_and_giants_are_not_read(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
-def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "r.jsonl"
+def started_and_removed(directory: Path) -> tuple[Path, Results]:
+    """Return an evaluation with one answer, whose file and its directory are then removed."""
+    path = directory / "new" / "r.jsonl"
     path.parent.mkdir()
     results = Results(path, {"n": 1})
     results.add(("a", 0), [line("a")])
     path.unlink()
     path.parent.rmdir()
+    return path, results
+
+
+def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
+    path, results = started_and_removed(tmp_path)
     results.add(("b", 0), [line("b")])
     results.close()
     assert list(read(path)[1]) == [("a", 0), ("b", 0)]
@@ -193,12 +199,7 @@ def test_a_name_that_something_else_has_taken_is_left_to_it(replace: bool, tmp_p
 
 
 def test_a_directory_whose_place_a_file_has_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "r.jsonl"
-    path.parent.mkdir()
-    results = Results(path, {"n": 1})
-    results.add(("a", 0), [line("a")])
-    path.unlink()
-    path.parent.rmdir()
+    path, results = started_and_removed(tmp_path)
     path.parent.write_text("foreign")
     monkeypatch.chdir(tmp_path)
     results.add(("b", 0), [line("b")])

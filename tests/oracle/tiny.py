@@ -253,7 +253,7 @@ def build(
 ) -> Path:
     """Write config.json, generation_config.json and model.safetensors. Return the directory.
 
-    changes: fields of the spec to replace. There is no tokenizer, because the engine needs only ids.
+    changes: fields of the spec to replace. The engine needs only ids, so no tokenizer is made.
     """
     spec = replace(spec, **changes)
     directory = Path(directory)
